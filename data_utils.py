@@ -1,0 +1,131 @@
+"""Batches for training, straight from the memory-mapped token files.
+
+    init_data_pretrain("sanguo_bpe")
+    x, y, loss_mask = get_batch_pretrain("train", 16, 256, "cpu")
+
+x, y: (batch_size, block_size) int64, y one position ahead of x. loss_mask: the same shape, float32, 1 where y
+counts in the loss. With `index` a batch is a function of its number alone, so that a run can be resumed exactly
+and many processes can share one order; without it, it is drawn from torch's random state.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from errors import require
+from tokenizer import read_meta
+
+train_data = val_data = None  # uint16: (tokens,) for pretraining, (rows, block_size + 1) for fine-tuning
+train_mask = val_mask = None  # uint8 like the rows
+train_sample = val_sample = None  # uint16 like the rows where they are packed, else None
+
+
+def is_sft(dataset):
+    """Whether data/DATASET holds conversations with a loss mask, as prepare_sft.py writes them."""
+    return Path("data", dataset, "train_mask.bin").exists()
+
+
+def init_data_pretrain(dataset):
+    """Map data/DATASET/train.bin and val.bin. Raises UserError where one is missing or damaged."""
+    global train_data, val_data
+    train_data, val_data = (_map_tokens(dataset, split) for split in ("train", "val"))
+
+
+def get_batch_pretrain(split, batch_size, block_size, device, index=None):
+    """(x, y, loss_mask) at random places of the split; every position counts."""
+    data = train_data if split == "train" else val_data
+    require(
+        len(data) > block_size,
+        f"the {split} split has {len(data)} tokens, too few for a block of {block_size}",
+        "choose a smaller --block_size or prepare a longer book",
+    )
+    starts = torch.randint(len(data) - block_size, (batch_size,), generator=_rng(index)).tolist()
+    rows = torch.from_numpy(np.stack([data[i : i + block_size + 1] for i in starts]).astype(np.int64))
+    return _to_device(device, rows[:, :-1], rows[:, 1:], torch.ones(batch_size, block_size))
+
+
+def init_data_sft(dataset):
+    """Map the rows, loss masks and sample numbers of data/DATASET. Raises UserError where one is damaged."""
+    global train_data, val_data, train_mask, val_mask, train_sample, val_sample
+    row_length = read_meta(Path("data", dataset)).get("row_length")
+    require(isinstance(row_length, int) and row_length > 1, f"data/{dataset}/meta.json tells no row length", "prepare it again")
+    packed = Path("data", dataset, "train_sample.bin").exists()
+    train_data, val_data = (_map_tokens(dataset, split, row_length) for split in ("train", "val"))
+    train_mask, val_mask = (
+        _map(dataset, f"{split}_mask", np.uint8, data.shape) for split, data in (("train", train_data), ("val", val_data))
+    )
+    train_sample, val_sample = (
+        _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
+        for split, data in (("train", train_data), ("val", val_data))
+    )
+
+
+def get_batch_sft(split, batch_size, block_size, device, index=None, with_sample=False):
+    """(x, y, loss_mask) of whole rows: none begins in the middle of a sample.
+
+    block_size must be the rows' own. with_sample: also give which sample of its row each token of x belongs to,
+    (batch_size, block_size) int64, or None where rows are not packed. With `index` every row comes once an epoch,
+    each epoch in another order.
+    """
+    data, mask, sample = (
+        (train_data, train_mask, train_sample) if split == "train" else (val_data, val_mask, val_sample)
+    )
+    require(
+        data.shape[1] == block_size + 1,
+        f"the rows hold {data.shape[1] - 1} tokens, the block {block_size}",
+        f"prepare the data with --block_size={block_size}",
+    )
+    if index is None:
+        chosen = torch.randint(len(data), (batch_size,)).numpy()
+    else:
+        places = np.arange(index * batch_size, (index + 1) * batch_size)
+        orders = {epoch: torch.randperm(len(data), generator=_rng(int(epoch))).numpy() for epoch in set(places // len(data))}
+        chosen = np.array([orders[place // len(data)][place % len(data)] for place in places])
+    rows = torch.from_numpy(data[chosen].astype(np.int64))
+    loss_mask = torch.from_numpy(mask[chosen].astype(np.float32))
+    batch = _to_device(device, rows[:, :-1], rows[:, 1:], loss_mask[:, 1:])
+    if not with_sample:
+        return batch
+    if sample is None:
+        return *batch, None
+    return *batch, *_to_device(device, torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1])
+
+
+def _rng(index):
+    """A generator for batch number `index`, None (torch's own random state) for None."""
+    return None if index is None else torch.Generator().manual_seed(index)
+
+
+def _to_device(device, *tensors):
+    """The tensors on `device`; from pinned memory and without waiting where that is CUDA."""
+    if "cuda" in str(device):
+        return tuple(tensor.contiguous().pin_memory().to(device, non_blocking=True) for tensor in tensors)
+    return tuple(tensor.contiguous().to(device) for tensor in tensors)
+
+
+def _map_tokens(dataset, split, row_length=None):
+    """The ids of a split as (tokens,) or (rows, row_length) uint16, checked against the vocabulary."""
+    vocab_size = read_meta(Path("data", dataset)).get("vocab_size")
+    data = _map(dataset, split, np.uint16, row_length and (-1, row_length))
+    largest = max((int(data[i : i + (1 << 24)].max()) for i in range(0, len(data), 1 << 24)), default=-1)
+    require(
+        isinstance(vocab_size, int) and largest < vocab_size,
+        f"data/{dataset}/{split}.bin holds the id {largest}, the vocabulary {vocab_size} ids",
+        "prepare the data again",
+    )
+    return data
+
+
+def _map(dataset, name, dtype, shape=None):
+    """The file data/DATASET/NAME.bin as a read-only array, of `shape` where one is given."""
+    path = Path("data", dataset, f"{name}.bin")
+    require(path.is_file(), f"no file {path}", "prepare the data with data/prepare.py or data/prepare_sft.py")
+    size, row = path.stat().st_size, np.dtype(dtype).itemsize * (shape[1] if shape else 1)
+    require(size % row == 0, f"{path} has {size} bytes, no multiple of {row}", "it is cut off; prepare the data again")
+    require(size, f"{path} is empty", "prepare the data again, from a longer text")
+    data = np.memmap(path, dtype=dtype, mode="r")
+    if shape:
+        data = data.reshape(-1, shape[1])
+        require(shape[0] in (-1, len(data)), f"{path} has {len(data)} rows, not {shape[0]}", "prepare the data again")
+    return data

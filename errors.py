@@ -1,0 +1,29 @@
+"""How a script tells its user of a mistake: one line that says what is wrong and what to do."""
+
+import sys
+
+
+class UserError(Exception):
+    """A mistake of the user's. Ends a script with `error: WHAT; WHAT TO DO` on stderr and status 2."""
+
+    def __init__(self, what, todo):
+        super().__init__(f"{what}; {todo}")
+
+
+def require(condition, what, todo):
+    """Raise UserError(what, todo) unless `condition` holds."""
+    if not condition:
+        raise UserError(what, todo)
+
+
+def _excepthook(kind, error, traceback):
+    if issubclass(kind, UserError):
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2)
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130)
+    sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = _excepthook

@@ -1,0 +1,52 @@
+"""Reading and writing files so that nothing whole is ever replaced by something half."""
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from errors import UserError, require
+
+
+@contextmanager
+def write_whole(path, mode="w"):
+    """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(partial, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}", "free some space or choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, Chinese characters as they are."""
+    with write_whole(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def read_json(path, todo):
+    """The JSON object in `path`, a dict. Raises UserError, which ends with `todo`, where there is none."""
+    require(Path(path).is_file(), f"no file {path}", todo)
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    require(isinstance(value, dict), f"{path} is broken", todo)
+    return value
+
+
+def sha256(path):
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

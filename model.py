@@ -1,0 +1,352 @@
+"""MiniGLM: a GPT-2 style decoder, its training loss and its generator. It knows token ids, no files and no text.
+
+Shapes in the comments: B rows, T positions, C = n_embd, nh heads of hs = C / nh, V = vocab_size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+
+@dataclass
+class GLMConfig:
+    """The shape of a model. The defaults are the report's: 45M parameters with GPT-2's vocabulary."""
+
+    block_size: int = 512  # the longest context, in tokens
+    vocab_size: int = 50304  # GPT-2's 50257, rounded up to a multiple of 64
+    n_layer: int = 6
+    n_head: int = 8
+    n_embd: int = 512
+    dropout: float = 0.0
+    bias: bool = True  # in the linear layers and layer norms
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with an optional bias."""
+
+    def __init__(self, size, bias):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+
+    def forward(self, x):
+        """x (…, size), the same shape and dtype out."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention to the present and earlier positions (Vaswani et al. 2017, arXiv:1706.03762)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, mask=None, cache=None):
+        """x (B, T, C). mask: None for plain causal, or bool, True where a query sees a key. cache: see KVCache."""
+        B, T, C = x.shape
+        q, k, v = (
+            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+            for part in self.c_attn(x).split(C, dim=2)
+        )
+        if cache is not None:
+            k, v = cache.update(k, v)  # (B, nh, keys, hs)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+
+
+class MLP(nn.Module):
+    """Two linear layers with GPT-2's tanh form of GELU between them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        """x (B, T, C), the same shape out."""
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on the normalised residual stream."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x, mask=None, cache=None):
+        """x (B, T, C), the same shape out."""
+        x = x + self.attn(self.ln_1(x), mask, cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """The summed cross-entropy of a linear layer's logits, which never stand in memory all at once.
+
+    For each chunk of rows the loss and both gradients are computed while its logits are at hand
+    (the idea of Wijmans et al. 2024, arXiv:2411.09009). Products run in autocast's dtype, the softmax in float32.
+    """
+
+    CHUNK = 512  # rows
+
+    @staticmethod
+    def forward(ctx, x, weight, targets):
+        """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats."""
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        narrow_weight = weight.to(dtype)
+        grads = any(ctx.needs_input_grad)
+        grad_x = torch.empty_like(x) if grads else None
+        grad_weight = torch.zeros_like(weight) if grads else None
+        total = torch.zeros((), device=x.device)
+        for start in range(0, len(x), ChunkedCrossEntropy.CHUNK):
+            rows = slice(start, start + ChunkedCrossEntropy.CHUNK)
+            chunk = x[rows].to(dtype)
+            logits = (chunk @ narrow_weight.t()).float()  # (rows, V)
+            log_sum = logits.logsumexp(1, keepdim=True)
+            target = targets[rows, None]
+            total += (log_sum - logits.gather(1, target)).sum()
+            if grads:
+                probs = logits.sub_(log_sum).exp_()
+                probs.scatter_add_(1, target, torch.full_like(log_sum, -1.0))  # the gradient of the logits
+                probs = probs.to(dtype)
+                grad_x[rows] = probs @ narrow_weight
+                grad_weight += probs.t() @ chunk
+        ctx.save_for_backward(grad_x, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        """The gradients that forward has computed, times the loss's own."""
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None
+
+
+class KVCache:
+    """Keys and values of the positions already read, for B rows that may stand at different positions.
+
+    keys, values: (n_layer, B, nh, block_size, hs), allocated once.
+    """
+
+    def __init__(self, config, rows, device, dtype):
+        shape = (config.n_layer, rows, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.rows = torch.arange(rows, device=device)
+
+    def at(self, layer, positions):
+        """The view of one layer that writes at `positions` (B, T) and gives what attention needs."""
+        return _LayerCache(self.keys[layer], self.values[layer], self.rows, positions)
+
+
+@dataclass
+class _LayerCache:
+    keys: torch.Tensor
+    values: torch.Tensor
+    rows: torch.Tensor
+    positions: torch.Tensor
+
+    def update(self, k, v):
+        """Store k, v (B, nh, T, hs) at the positions; give all keys and values up to the furthest of them."""
+        if k.shape[2] == 1:
+            self.keys[self.rows, :, self.positions[:, 0]] = k[:, :, 0].to(self.keys.dtype)
+            self.values[self.rows, :, self.positions[:, 0]] = v[:, :, 0].to(self.values.dtype)
+            length = int(self.positions.max()) + 1
+            return self.keys[:, :, :length].to(k.dtype), self.values[:, :, :length].to(v.dtype)
+        self.keys[:, :, : k.shape[2]] = k  # a prefill begins at position 0 and sees nothing older
+        self.values[:, :, : v.shape[2]] = v
+        return k, v
+
+
+class MiniGLM(nn.Module):
+    """A decoder-only language model whose weights and logits are GPT-2's (Radford et al. 2019)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": LayerNorm(config.n_embd, config.bias),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight  # tied
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):  # what adds to the residual stream starts smaller, as in GPT-2
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def num_parameters(self):
+        """How many parameters there are, the tied embedding counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def hidden(self, idx, sample=None, cache=None, positions=None):
+        """The normalised residual stream (B, T, C) over idx (B, T) int64.
+
+        sample: (B, T) integers, which sample of a packed row each token belongs to: positions count from the
+        sample's beginning and attention stays inside it. cache, positions: for generation.
+        """
+        B, T = idx.shape
+        mask = None
+        if sample is not None:
+            mask = (sample[:, :, None] == sample[:, None, :]).tril()  # (B, T, T)
+            positions = mask.sum(-1) - 1
+            mask = mask[:, None]  # (B, 1, T, T)
+        elif positions is None:
+            positions = torch.arange(T, device=idx.device).expand(B, T)
+        elif T == 1:
+            keys = torch.arange(int(positions.max()) + 1, device=idx.device)
+            mask = (keys <= positions)[:, None, None]  # (B, 1, 1, keys)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+        for layer, block in enumerate(self.transformer.h):
+            x = block(x, mask, cache and cache.at(layer, positions))
+        return self.transformer.ln_f(x)
+
+    def forward(self, idx, targets=None, loss_mask=None, sample=None):
+        """(logits, loss) for idx (B, T) int64, T at most block_size.
+
+        Without targets: logits (B, T, V), loss None. With targets (B, T) int64: logits None and the mean
+        cross-entropy in nats, a scalar, over the positions where loss_mask (B, T) is not 0, all without one.
+        """
+        x = self.hidden(idx, sample)
+        if targets is None:
+            return self.lm_head(x), None
+        if loss_mask is not None:  # the vocabulary product is the dearest: only where it counts
+            chosen = loss_mask.reshape(-1) != 0
+            x, targets = x.flatten(0, 1)[chosen], targets.reshape(-1)[chosen]
+        loss = ChunkedCrossEntropy.apply(x.reshape(-1, x.size(-1)), self.lm_head.weight, targets.reshape(-1))
+        return None, loss / max(1, targets.numel())
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts,
+        max_new_tokens,
+        end_id=None,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        seed=None,
+        use_cache=True,
+    ):
+        """Go on from prompts, a list of lists of ids, all at once; yields at each step a list with one id a prompt.
+
+        A prompt that has given end_id yields None from then on; when all have, the generator ends. The other
+        settings have the names and meanings that they have in transformers: temperature 0 is greedy; top_k 0,
+        top_p 1, min_p 0, repetition_penalty 1 and no_repeat_ngram_size 0 are off. A seed repeats a run exactly.
+        A context that outgrows block_size keeps its last half; with or without the cache the rule is the same.
+        """
+        device = self.lm_head.weight.device
+        rng = None if seed is None else torch.Generator(device).manual_seed(seed)
+        texts = [list(prompt) for prompt in prompts]  # all ids so far, for the penalties
+        contexts = [self._fitting(text) for text in texts]  # the ids in the window
+        ended = [False] * len(prompts)
+        cache, fresh = None, True  # fresh: the contexts must be read from their beginning
+        for _ in range(max_new_tokens):
+            if use_cache and cache is None:
+                cache = KVCache(self.config, len(prompts), device, self.transformer.ln_f.weight.dtype)
+            logits = self._prefill(contexts, cache) if fresh else self._decode(contexts, cache)
+            logits = penalize(logits.float(), texts, repetition_penalty, no_repeat_ngram_size)
+            chosen = sample_token(logits, temperature, top_k, top_p, min_p, rng).tolist()
+            step = [None if done else token for token, done in zip(chosen, ended)]
+            ended = [done or token == end_id for token, done in zip(chosen, ended)]
+            yield step
+            if all(ended):
+                return
+            for text, token in zip(texts, chosen):
+                text.append(token)
+            grown = [self._fitting([*context, token]) for context, token in zip(contexts, chosen)]
+            fresh = not use_cache or any(len(new) <= len(old) for new, old in zip(grown, contexts))
+            contexts = grown
+
+    def _fitting(self, ids):
+        """ids, or their last half block when they are longer than the block."""
+        return ids if len(ids) <= self.config.block_size else ids[-(self.config.block_size // 2) :]
+
+    def _prefill(self, contexts, cache):
+        """Logits (B, V) after each context, read from its beginning. Shorter ones are padded behind their end."""
+        device = self.lm_head.weight.device
+        lengths = torch.tensor([len(context) for context in contexts], device=device)
+        idx = torch.zeros(len(contexts), int(lengths.max()), dtype=torch.int64, device=device)
+        for row, context in enumerate(contexts):
+            idx[row, : len(context)] = torch.tensor(context, device=device)
+        x = self.hidden(idx, cache=cache)
+        return self.lm_head(x[torch.arange(len(contexts), device=device), lengths - 1])
+
+    def _decode(self, contexts, cache):
+        """Logits (B, V) after each context, whose last id alone is new to the cache."""
+        device = self.lm_head.weight.device
+        idx = torch.tensor([[context[-1]] for context in contexts], device=device)
+        positions = torch.tensor([[len(context) - 1] for context in contexts], device=device)
+        return self.lm_head(self.hidden(idx, cache=cache, positions=positions)[:, 0])
+
+
+def penalize(logits, texts, repetition_penalty=1.0, no_repeat_ngram_size=0):
+    """Logits (B, V), made less likely where they repeat the ids in `texts` (B lists).
+
+    repetition_penalty divides positive logits of ids that stand in the text and multiplies negative ones
+    (Keskar et al. 2019, arXiv:1909.05858); no_repeat_ngram_size forbids an id that would complete an n-gram
+    that the text holds already (Paulus et al. 2017, arXiv:1705.04304).
+    """
+    for row, text in enumerate(texts):
+        if repetition_penalty != 1.0:
+            seen = torch.tensor(sorted(set(text)), device=logits.device)
+            score = logits[row, seen]
+            logits[row, seen] = torch.where(score < 0, score * repetition_penalty, score / repetition_penalty)
+        n = no_repeat_ngram_size
+        if n and len(text) >= n:
+            last = text[len(text) - n + 1 :]
+            banned = [text[i + n - 1] for i in range(len(text) - n + 1) if text[i : i + n - 1] == last]
+            logits[row, banned] = -math.inf
+    return logits
+
+
+def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    """Logits (B, V) over temperature, with -inf where top-k, top-p or min-p drops an id; the likeliest always stays.
+
+    top_p keeps the fewest ids whose probabilities reach top_p (Holtzman et al. 2019, arXiv:1904.09751); min_p
+    those with at least min_p times the likeliest one's probability (Nguyen et al. 2024, arXiv:2407.01082).
+    """
+    logits = logits / temperature
+    if 0 < top_k < logits.size(-1):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+    if top_p < 1.0:
+        ordered, order = logits.sort(descending=True)
+        probs = ordered.softmax(-1)
+        dropped = probs.cumsum(-1) - probs >= top_p  # those before it reach top_p already
+        dropped[:, 0] = False
+        logits = logits.masked_fill(dropped.scatter(-1, order, dropped), -math.inf)
+    if min_p > 0.0:
+        probs = logits.softmax(-1)
+        logits = logits.masked_fill(probs < min_p * probs.amax(-1, keepdim=True), -math.inf)
+    return logits
+
+
+def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, rng=None):
+    """One id a row (B,) int64 from logits (B, V): the likeliest at temperature 0, else drawn from what is kept."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = filter_logits(logits, temperature, top_k, top_p, min_p).softmax(-1)
+    return torch.multinomial(probs, 1, generator=rng)[:, 0]

