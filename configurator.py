@@ -21,7 +21,7 @@ SETTING_TYPES = (bool, int, float, str, list)
 def configure(script, positional=None, limits=None, choices=None):
     """Override the settings of `script` (its `globals()`), in place, by what the command line says.
 
-    A setting is a top-level name, bound so far to a bool, int, float, str or list of str.
+    A setting is a lower-case top-level name, bound so far to a bool, int, float, str or list of str.
     Its type stays what its default has. A list collects repeated keys. `--help` prints the settings as
     they stand in the script. Relative paths count from the repository root, which becomes the working directory.
 
@@ -30,7 +30,7 @@ def configure(script, positional=None, limits=None, choices=None):
     choices: {name: the allowed values}.
     Returns {name: value} of all settings. Raises UserError.
     """
-    defaults = {k: v for k, v in script.items() if not k.startswith("_") and type(v) in SETTING_TYPES}
+    defaults = {k: v for k, v in script.items() if k.islower() and k[0] != "_" and type(v) in SETTING_TYPES}
     settings = dict(defaults)
     words = sys.argv[1:]
     if "--help" in words or "-h" in words:

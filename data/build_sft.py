@@ -25,10 +25,10 @@ names = ["sanguo"]  # the book, given without --; it has headings such as 第一
 entities = ""  # the list of people; the default is data/NAME/entities.json where there is one
 title = ""  # how the questions call the book, as in 《三国演义》里; the default is known for the four novels
 backend = "book"  # where answers come from; book: computed from the book
-min_mentions = 2  # people named less often are left out
-max_pairs = 480  # facts about two people; at most 30 % of all facts in any case
-wordings = 4  # questions trained for each fact, each in other words
-unseen_share = 0.04  # facts held out, to see what the model answers where it cannot know
+min_mentions = 4  # people named less often are left out
+max_pairs = 200  # facts about two people; at most 30 % of all facts in any case
+wordings = 4  # questions trained for each fact, each in other words; twice as many where a chapter is named by number
+unseen_share = 0.03  # people, pairs and chapters of which nothing is trained, to see what the model answers where it cannot know
 eval_questions = 400  # of each group in eval.jsonl
 seed = 1337  # which facts and wordings fall where
 # -----------------------------------------------------------------------------
@@ -41,31 +41,46 @@ HANZI = r"[\u4e00-\u9fff]"
 ACTS = r"(?:曰|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
 CALLED = r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
 
-# Ways to ask, by kind. `|` divides those that are trained from those that are only asked in eval.jsonl.
-# Each fact is trained in a few of the first; {t} is 《title》里, 书中 or nothing.
-WORDINGS = {
-    "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}{x}是什么人物？ 请介绍{x}。 {x}何许人也？ 讲讲{x}。 谁是{x}？"
-    " | 你知道{x}吗？ {t}的{x}是何人？ 给我讲讲{x}是谁。",
-    "courtesy": "{x}字什么？ {x}的字是什么？ {x}的表字是什么？ {t}{x}字什么？ {x}表字叫什么？ {x}字叫什么？ 说出{x}的字。 {t}{x}的表字叫什么？ {x}的字叫什么？"
-    " | 请问{x}表字什么？ 告诉我{x}的字是什么。 {x}以什么为字？",
-    "whose": "谁字{x}？ 字{x}的是谁？ {x}是谁的字？ {t}谁字{x}？ 表字{x}的人是谁？ {x}是谁的表字？ 哪个人字{x}？ {t}字{x}的是哪个人？ 谁的表字是{x}？"
-    " | 请问谁的字是{x}？ {x}是哪个人的字？ 表字叫{x}的是谁？",
-    "alias": "{x}又叫什么？ {x}还有什么名字？ {x}的别名有哪些？ {t}{x}又称什么？ {x}还叫什么？ {x}有哪些称呼？ {t}{x}还有哪些名字？ 说出{x}的其他称呼。"
-    " | {x}还被称作什么？ 请问{x}的别的名字是什么？ {x}有什么别称？",
-    "first": "{x}最早在第几回出现？ {x}首次出现在哪一回？ {t}{x}第一次出现在第几回？ {x}在哪一回出场？ {x}最早见于哪一回？ {x}第几回出场？ 哪一回第一次写到{x}？ {t}{x}哪一回登场？ {x}初次登场是第几回？"
-    " | 请问{x}最先出现于第几回？ {x}是从哪一回开始出现的？ 第一次提到{x}是在哪一回？",
-    "sentence": "哪一句最先写到{x}？ {x}出场的原句是什么？ {t}第一次写{x}的是哪句话？ {x}首次出现的原文是什么？ 引出{x}的是哪一句？ {t}最早提到{x}的原句是什么？ {x}登场时原文怎么写？ 引用最先写到{x}的句子。"
-    " | 书里第一次提{x}的原话是什么？ 请引用{x}出场的那句原文。 {x}出场那句话怎么说？",
-    "pair": "{x}和{y}最早在哪一回一同出现？ 哪一回最先同时写到{x}和{y}？ {x}与{y}首次同在哪一回？ {t}{x}和{y}第一次同句出现在第几回？ 最早同时写{x}、{y}的是哪一句？ {x}和{y}第一次一同出现的原文是什么？ {x}与{y}最早一起见于哪里？ {t}哪句话最先写到{x}和{y}？"
-    " | 请问{x}跟{y}最先在第几回一起出现？ {x}与{y}头一次同时出现是在哪一回？ 首先把{x}和{y}写在一起的是哪句？",
-    "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ 第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？"
-    " | 请问第{x}回的题目叫什么？ 第{x}回的名称是什么？ 告诉我第{x}回的标题。",
-    "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ 回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？"
-    " | 请问“{x}”属于哪一回？ “{x}”这个标题是第几回的？ 题为“{x}”的是哪一回？",
-    "cast": "第{x}回有哪些人物？ 第{x}回里有谁？ 第{x}回主要写了谁？ {t}第{x}回的人物有谁？ 第{x}回出场的主要人物有哪些？ 哪些人出现在第{x}回？ {t}第{x}回写到了哪些人？ 说说第{x}回的人物。"
-    " | 请问第{x}回都有谁出场？ 第{x}回讲的是哪些人？ 第{x}回中出现了什么人？",
-    "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 {t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？"
-    " | 请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
+# Ways to ask, by kind. Each fact is trained in a few of the first list; the second is only asked in eval.jsonl.
+# {t} is 《title》里, 书中 or nothing. Questions that end with ？ may get one of LEADS in front.
+LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "你知道", "那么", "再问一下，"]
+TRAINED_WORDINGS = {
+    "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 {x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 "
+    "{x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 给我介绍{x}。 我想了解{x}。 {t}{x}是个什么样的人？ 说说{x}是谁。 {x}？",
+    "courtesy": "{x}字什么？ {x}的字是什么？ {x}的表字是什么？ {t}{x}字什么？ {x}表字叫什么？ {x}字叫什么？ 说出{x}的字。 {t}{x}的表字叫什么？ {x}的字叫什么？ {x}表字为何？ "
+    "{x}的字是哪两个字？ {x}取的字是什么？ 说说{x}的字。 写出{x}的表字。 {x}的表字？ {x}有什么字？ 给我{x}的表字。",
+    "whose": "谁字{x}？ 字{x}的是谁？ {x}是谁的字？ {t}谁字{x}？ 表字{x}的人是谁？ {x}是谁的表字？ 哪个人字{x}？ {t}字{x}的是哪个人？ 谁的表字是{x}？ {x}是谁？ {t}{x}指的是谁？ "
+    "字{x}的那个人叫什么？ 谁的字叫{x}？ 说出字{x}的人。 {x}这个字是谁的？",
+    "alias": "{x}又叫什么？ {x}还有什么名字？ {x}的别名有哪些？ {t}{x}又称什么？ {x}还叫什么？ {x}有哪些称呼？ {t}{x}还有哪些名字？ 说出{x}的其他称呼。 {x}也叫什么？ {x}的别称是什么？ "
+    "{t}人们还怎么称呼{x}？ {x}另外叫什么？ {x}的其他名字是什么？",
+    "first": "{x}最早在第几回出现？ {x}首次出现在哪一回？ {t}{x}第一次出现在第几回？ {x}在哪一回出场？ {x}最早见于哪一回？ {x}第几回出场？ 哪一回第一次写到{x}？ {t}{x}哪一回登场？ "
+    "{x}初次登场是第几回？ {x}最先出现在哪一回？ 第几回才有{x}？ {x}从第几回起出现？ {t}最早提到{x}是第几回？ 说出{x}首次出现的回数。 {x}第一次登场在哪回？ 首次写到{x}的是哪一回？ {x}哪回开始出现？",
+    "sentence": "哪一句最先写到{x}？ {x}出场的原句是什么？ {t}第一次写{x}的是哪句话？ {x}首次出现的原文是什么？ 引出{x}的是哪一句？ {t}最早提到{x}的原句是什么？ {x}登场时原文怎么写？ "
+    "引用最先写到{x}的句子。 {x}出场的那句话是什么？ 原文里怎么引出{x}？ 写出{x}第一次出现的原句。 {t}{x}出场时是怎么写的？ 首次提{x}的原话是哪句？ 请引用{x}登场的原文。",
+    "pair": "{x}和{y}最早在哪一回一同出现？ 哪一回最先同时写到{x}和{y}？ {x}与{y}首次同在哪一回？ {t}{x}和{y}第一次同句出现在第几回？ 最早同时写{x}、{y}的是哪一句？ "
+    "{x}和{y}第一次一同出现的原文是什么？ {x}与{y}最早一起见于哪里？ {t}哪句话最先写到{x}和{y}？ {x}跟{y}在哪一回最先同时出现？ {x}、{y}两人最早一起出现是第几回？ 第几回首先把{x}与{y}写在一句？ "
+    "{x}同{y}最早哪一回一起出场？ 首先同时提到{x}跟{y}的句子是哪句？ {t}{x}跟{y}初次一起出现在哪里？",
+    "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ 第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？ "
+    "第{x}回的题目叫什么？ 写出第{x}回的标题。 第{x}回的名字？ {t}第{x}回标题怎么写？",
+    "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ 回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？ {x}是第几回？ "
+    "{x}是哪一回？ 标题“{x}”在哪一回？ 说出“{x}”的回数。 第几回的题目是“{x}”？",
+    "cast": "第{x}回有哪些人物？ 第{x}回里有谁？ 第{x}回主要写了谁？ {t}第{x}回的人物有谁？ 第{x}回出场的主要人物有哪些？ 哪些人出现在第{x}回？ {t}第{x}回写到了哪些人？ 说说第{x}回的人物。 "
+    "第{x}回都有谁？ 第{x}回讲了哪些人？ 列出第{x}回的主要人物。",
+    "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 {t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？ {t}的{x}大主角是谁？ "
+    "前{x}名人物是谁？ 最常出现的{x}个人物是谁？ {t}谁是最主要的{x}个人？",
+}
+NEW_WORDINGS = {
+    "who": "你知道{x}吗？ {t}的{x}是何人？ 给我讲讲{x}是谁。",
+    "courtesy": "请问{x}表字叫做什么？ 告诉我{x}的字是什么。 {x}以什么为字？",
+    "whose": "请问谁的字是{x}？ {x}是哪个人的字？ 表字叫{x}的是谁？",
+    "alias": "{x}还被称作什么？ 请问{x}的别的名字是什么？ {x}有什么别称？",
+    "first": "请问{x}最先出现于第几回？ {x}是从哪一回开始出现的？ 第一次提到{x}是在哪一回？",
+    "sentence": "书里第一次提{x}的原话是什么？ 请引用{x}出场的那句原文。 {x}出场那句话怎么说？",
+    "pair": "请问{x}跟{y}最先在第几回一起出现？ {x}与{y}头一次同时出现是在哪一回？ 首先把{x}和{y}写在一起的是哪句？",
+    "title": "请问第{x}回的题目是怎样的？ 第{x}回的名称是什么？ 告诉我第{x}回的标题。",
+    "heading": "请问“{x}”属于哪一回？ “{x}”这个标题是第几回的？ 题为“{x}”的是哪一回？",
+    "cast": "请问第{x}回都有谁出场？ 第{x}回讲的是哪些人？ 第{x}回中出现了什么人？",
+    "chief": "请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
 }
 
 
@@ -182,10 +197,10 @@ def chapter_facts(chapters):
         book_form = re.sub("[第回章节]", "", label)
         forms = list(dict.fromkeys([book_form, chinese_number(number), str(number)]))
         quoted = "".join(f"「{line}」" for line in heading)
-        yield {"kind": "title", "x": forms, "Answer": f"{label}的回目是{quoted}。", "Key": heading}
+        yield {"kind": "title", "about": label, "x": forms, "Answer": f"{label}的回目是{quoted}。", "Key": heading}
         for line in heading:
             if lines[line] == 1:
-                yield {"kind": "heading", "x": [line], "Answer": f"「{line}」是{label}的回目。", "Key": label}
+                yield {"kind": "heading", "about": label, "x": [line], "Answer": f"「{line}」是{label}的回目。", "Key": label}
 
 
 def person_facts(chapters, people, courtesy, others):
@@ -193,26 +208,26 @@ def person_facts(chapters, people, courtesy, others):
     bearers = defaultdict(list)
     for name, zi in courtesy.items():
         bearers[zi].append(name)
-        yield {"kind": "courtesy", "x": [name], "Answer": f"{name}字{zi}。", "Key": zi}
+        yield {"kind": "courtesy", "about": name, "x": [name], "Answer": f"{name}字{zi}。", "Key": zi}
     for zi, bearing in bearers.items():
-        yield {"kind": "whose", "x": [zi], "Answer": f"字{zi}的是{'、'.join(bearing)}。", "Key": bearing}
+        yield {"kind": "whose", "about": bearing[0], "x": [zi], "Answer": f"字{zi}的是{'、'.join(bearing)}。", "Key": bearing}
     for name, aliases in others.items():
-        yield {"kind": "alias", "x": [name], "Answer": f"{name}又称{'、'.join(aliases)}。", "Key": aliases}
+        yield {"kind": "alias", "about": name, "x": [name], "Answer": f"{name}又称{'、'.join(aliases)}。", "Key": aliases}
     for name in people:
         label, text = next((label, text) for label, _, text in chapters if name in text)
-        yield {"kind": "first", "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
+        yield {"kind": "first", "about": name, "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
         spellings = [name] + [f"姓{name[:n]}{comma}名{name[n:]}" for n in (1, 2) for comma in ("", "，") if name[n:]]
         sentence, spelling = next((s, w) for s in sentences(text) for w in spellings if w in s)
         quoted = quotation(sentence, [spelling])
         if not quoted:
             continue
         introduced = f"最早见于{label}：「{quoted}」。"
-        yield {"kind": "sentence", "x": [name], "Answer": name + introduced, "Key": quoted}
+        yield {"kind": "sentence", "about": name, "x": [name], "Answer": name + introduced, "Key": quoted}
         if name in courtesy:
             answer = f"{name}，字{courtesy[name]}，{introduced}"
-            yield {"kind": "who", "x": [name], "Answer": answer, "Key": [courtesy[name], label, quoted]}
+            yield {"kind": "who", "about": name, "x": [name], "Answer": answer, "Key": [courtesy[name], label, quoted]}
         elif text.count(name) > 2:
-            yield {"kind": "who", "x": [name], "Answer": name + introduced, "Key": [label, quoted]}
+            yield {"kind": "who", "about": name, "x": [name], "Answer": name + introduced, "Key": [label, quoted]}
 
 
 def pair_facts(chapters, people):
@@ -229,7 +244,7 @@ def pair_facts(chapters, people):
                     seen.add(pair)
                     if quoted := quotation(sentence, [x, y]):
                         answer = f"{label}：「{quoted}」。"
-                        yield {"kind": "pair", "x": [x], "y": y, "Answer": answer, "Key": [label, quoted]}
+                        yield {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": [label, quoted]}
 
 
 def mention_facts(chapters, spellings):
@@ -241,18 +256,23 @@ def mention_facts(chapters, spellings):
         chief = [name for name, count in counts.most_common(4) if count > 1]
         if len(chief) > 1:
             forms = list(dict.fromkeys([re.sub("[第回章节]", "", label), chinese_number(number), str(number)]))
-            yield {"kind": "cast", "x": forms, "Answer": f"{label}主要有{'、'.join(chief)}。", "Key": chief}
+            yield {"kind": "cast", "about": label, "x": forms, "Answer": f"{label}主要有{'、'.join(chief)}。", "Key": chief}
     for n in (3, 5, 10):
         chief = [name for name, _ in total.most_common(n)]
         if len(chief) == n:
             forms = [str(n), chinese_number(n)]
-            yield {"kind": "chief", "x": forms, "Answer": f"书中出现最多的是{'、'.join(chief)}。", "Key": chief}
+            yield {"kind": "chief", "about": "", "x": forms, "Answer": f"书中出现最多的是{'、'.join(chief)}。", "Key": chief}
 
 
-def ask(fact, wording, place):
-    """The question about `fact` in one wording."""
-    place = "" if fact["x"][0] in "三五十" and not place else place
-    return wording.format(x=rng.choice(fact["x"]), y=fact.get("y"), t=place)
+def phrasings(fact, templates, leads):
+    """All questions about `fact` that the templates give, in random order."""
+    asked = {}
+    for template in templates.split():
+        for x in fact["x"]:
+            place = rng.choice(places if template.startswith("{t}") else places[1:]) if "{t}" in template else ""
+            lead = rng.choice(leads) if template.endswith("？") else ""
+            asked[lead + template.format(x=x, y=fact.get("y"), t=place)] = None
+    return rng.sample(list(asked), len(asked))
 
 
 configure(
@@ -284,22 +304,21 @@ if entities:
 else:
     print("no list of people: questions about the chapters alone (--entities=FILE gives one)")
 
-places = ["", "", "书中", f"《{book_title}》里"] if book_title else ["", "", "书中"]
-rng.shuffle(facts)
-held_out = [fact for i, fact in enumerate(facts) if i < unseen_share * len(facts) and fact["kind"] != "chief"]
+places = ["", "书中", f"《{book_title}》里"] if book_title else ["", "书中"]
+subjects = list(dict.fromkeys(fact["about"] for fact in facts if fact["kind"] != "chief"))
+held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
 training, groups = [], defaultdict(list)
 for fact in facts:
-    known, new = (part.split() for part in WORDINGS[fact["kind"]].split("|"))
-    if fact in held_out:
-        questions = {"unseen": ask(fact, rng.choice(known), rng.choice(places))}
+    known = phrasings(fact, TRAINED_WORDINGS[fact["kind"]], LEADS)
+    new = phrasings(fact, NEW_WORDINGS[fact["kind"]], [""])
+    if fact["about"] in held_out:
+        questions = {"unseen": known[0]}
     else:
-        chosen = rng.sample(known, min(len(known), wordings + 1))
-        asked = [ask(fact, wording, rng.choice(places)) for wording in chosen]
-        for question in dict.fromkeys(asked[:-1]):
-            training.append({"Question": question, "Answer": fact["Answer"], "Kind": fact["kind"]})
-        questions = {"seen": asked[0], "reworded": asked[-1], "new_wording": ask(fact, rng.choice(new), rng.choice(places))}
-        if questions["reworded"] in asked[:-1]:
-            del questions["reworded"]
+        trained = known[: wordings * (2 if len(fact["x"]) > 1 else 1)]
+        training += [{"Question": question, "Answer": fact["Answer"], "Kind": fact["kind"]} for question in trained]
+        questions = {"seen": trained[0], "new_wording": new[0]}
+        if len(known) > len(trained):
+            questions["reworded"] = known[len(trained)]
     for group, question in questions.items():
         record = {"Question": question, "Answer": fact["Answer"], "Key": fact["Key"], "Group": group, "Kind": fact["kind"]}
         groups[group].append(record)

@@ -1,0 +1,40 @@
+# make demo, then make chat. Without make (Windows): see README, "没有 make".
+PYTHON ?= python3
+VENV = .venv
+PY = $(VENV)/bin/python
+
+.PHONY: demo chat test test-long bench lint clean
+
+demo: $(VENV)/run.stamp
+	$(PY) demo.py
+
+chat: $(VENV)/run.stamp
+	$(PY) sample_gradio.py --out_dir=out/demo-chat
+
+test: $(VENV)/test.stamp
+	$(PY) -m pytest
+
+test-long: $(VENV)/test.stamp
+	$(PY) -m pytest -m long
+
+bench: $(VENV)/test.stamp
+	$(PY) bench.py train
+
+lint: $(VENV)/test.stamp
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# A torch that is in .venv already (a CUDA build, say) stays as it is; all else is pinned.
+$(VENV)/run.stamp: requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	if $(PY) -c "import torch" 2>/dev/null; then grep -v "^torch==" requirements.txt > $(VENV)/requirements.txt; else cp requirements.txt $(VENV)/requirements.txt; fi
+	$(PY) -m pip install --quiet --requirement $(VENV)/requirements.txt
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements-test.txt
+	grep -v "^-r " requirements-test.txt > $(VENV)/requirements-test.txt
+	$(PY) -m pip install --quiet --requirement $(VENV)/requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf out data/*/

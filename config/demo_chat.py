@@ -1,0 +1,14 @@
+# The demo's second half: the same model learns to answer questions about the book, about 5 minutes on two CPU cores.
+out_dir = "out/demo-chat"
+ckpt_dir = "out/demo-pretrain"
+dataset = "sanguo_sft"
+init_from = "auto"  # goes on where an interrupted run stopped, else fine-tunes ckpt_dir
+batch_size = 8
+optimizer = "muon"
+learning_rate = 3e-3
+min_lr = 5e-5
+warmup_iters = 20
+max_iters = 600
+eval_interval = 100
+eval_iters = 10
+log_interval = 5

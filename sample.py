@@ -1,0 +1,85 @@
+"""Let a trained model go on from a text, or answer a question if it was fine-tuned on conversations.
+
+    python sample.py --out_dir=out/demo-pretrain --start=却说曹操
+    python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
+    python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
+"""
+
+import json
+import time
+from pathlib import Path
+
+from checkpoint import load_model
+from configurator import configure
+from errors import UserError, require
+from files import write_whole
+from generation import complete, prompt_ids, stream
+
+# -----------------------------------------------------------------------------
+out_dir = "out/demo-chat"  # the trained model
+start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
+save_path = ""  # write to this file, .jsonl or plain text, instead of the terminal
+num_samples = 1  # how many for each prompt
+max_new_tokens = 200  # the longest completion, in tokens
+temperature = 0.8  # below 1 keeps to the likely, above 1 is bolder, 0 takes the likeliest token each time
+top_k = 0  # draw from the so many likeliest tokens, 0 from all
+top_p = 1.0  # draw from the fewest likeliest tokens that hold this share of probability
+min_p = 0.0  # leave out tokens with less than this share of the likeliest one's probability
+repetition_penalty = 1.0  # above 1 makes what stands there already less likely
+no_repeat_ngram_size = 0  # never repeat so many tokens in a row, 0 for no limit
+seed = 1337  # the same seed gives the same samples
+device = "auto"  # auto, cpu, cuda, mps
+# -----------------------------------------------------------------------------
+
+configure(
+    globals(),
+    limits={
+        "num_samples": (1, None), "max_new_tokens": (1, None), "temperature": (0, None), "top_k": (0, None), "top_p": (1e-9, 1),
+        "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None), "seed": (0, None),
+    },
+)  # fmt: skip
+model, tokenizer, config = load_model(out_dir, device)
+if start.startswith("FILE:"):
+    path = Path(start.removeprefix("FILE:"))
+    require(path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root")
+    try:
+        prompts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
+    require(prompts, f"{path} is empty", "write one prompt a line")
+else:
+    prompts = [start or ("张飞是谁？" if config["chat"] else "却说")]
+prompts = [prompt for prompt in prompts for _ in range(num_samples)]
+inputs = [prompt_ids(tokenizer, prompt, config) for prompt in prompts]
+sampling = {
+    "temperature": temperature,
+    "top_k": top_k,
+    "top_p": top_p,
+    "min_p": min_p,
+    "repetition_penalty": repetition_penalty,
+    "no_repeat_ngram_size": no_repeat_ngram_size,
+    "seed": seed,
+}
+
+started = time.monotonic()
+if len(prompts) == 1 and not save_path:
+    print(prompts[0], end="\n" if config["chat"] else "", flush=True)
+    for (piece,) in stream(model, tokenizer, inputs, max_new_tokens, **sampling):
+        print(piece, end="", flush=True)
+    print()
+else:
+    completions = complete(model, tokenizer, inputs, max_new_tokens, **sampling)
+    seconds = time.monotonic() - started
+    between = "\n" if config["chat"] else ""
+    texts = [prompt + between + text for prompt, (text, _, _) in zip(prompts, completions)]
+    if not save_path:
+        print("\n\n".join(texts))
+    else:
+        with write_whole(save_path) as file:
+            if save_path.endswith(".jsonl"):
+                for prompt, (text, tokens, _) in zip(prompts, completions):
+                    row = {"prompt": prompt, "completion": text, "tokens": tokens, "seconds": round(seconds, 3)}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                file.write("\n\n".join(texts) + "\n")
+        print(f"{save_path}: {len(texts)} samples in {seconds:.1f} s")

@@ -1,0 +1,81 @@
+"""Settings: defaults, config file, command line, and what a wrong one is told."""
+
+import pytest
+
+SCRIPT = '''"""A script for tests."""
+from configurator import configure
+from errors import UserError
+# ---
+rate = 0.5  # how fast, per second
+steps = 10  # how many
+name = "book"  # which
+fast = False  # hurry
+words = []  # given without --
+from_ = ""  # where from
+# ---
+LIST = ["not a setting"]
+configure(globals(), positional="words", limits={"steps": (1, 100)}, choices={"name": ("book", "poem")})
+print(rate, steps, name, fast, words, from_, sep="|")
+'''
+
+
+@pytest.fixture
+def script(project):
+    """A small script with settings of every type."""
+    project.write("script.py", SCRIPT)
+    return "script.py"
+
+
+def test_command_line_overrides_config_file_overrides_default(project, script):
+    """The last word has the command line, and a list takes the plain words."""
+    project.write("config/some.py", "steps = 20\nrate = 2  # an int where a float is wanted\n")
+    out = project.run(script, "config/some.py", "--steps=30", "--fast", "--from=there", "a", "b").stdout
+    assert out.strip() == "2.0|30|book|True|['a', 'b']|there"
+
+
+def test_help_prints_each_setting_with_its_comment(project, script):
+    """--help shows the very lines of the source."""
+    out = project.run(script, "--help").stdout
+    assert "A script for tests." in out
+    assert "rate = 0.5  # how fast, per second" in out and 'from_ = ""  # where from' in out
+    assert "LIST" not in out
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--stebs=3"], "did you mean --steps?"),
+        (["--steps=many"], "give a whole number"),
+        (["--steps=1.5"], "give a whole number"),
+        (["--steps=101"], "at most 100"),
+        (["--rate=nan"], "give a number"),
+        (["--fast=perhaps"], "True or False"),
+        (["--name=song"], "choose one of book, poem"),
+        (["--steps"], "write --steps=VALUE"),
+        (["config/none.py"], "no config file config/none.py"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(project, script, words, told):
+    """Each mistake has its own advice."""
+    assert told in project.fails(script, *words)
+
+
+def test_config_file_that_does_not_run(project, script):
+    """A broken config file is named, and so is a setting that nobody knows."""
+    project.write("config/broken.py", "steps = = 3\n")
+    assert "config/broken.py does not run" in project.fails(script, "config/broken.py")
+    project.write("config/typo.py", "stebs = 3\n")
+    assert "did you mean steps?" in project.fails(script, "config/typo.py")
+    project.write("config/type.py", "steps = 'three'\n")
+    assert "wrong type" in project.fails(script, "config/type.py")
+
+
+def test_scripts_run_from_any_folder(project, tmp_path):
+    """Relative paths count from the repository root, wherever the script is called from."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, project.folder / "data/prepare.py", "nobook"], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 2 and "python data/fetch_data.py nobook" in done.stderr

@@ -1,0 +1,79 @@
+"""Batches: their shapes, what they hold, and damaged files."""
+
+import numpy as np
+import pytest
+import torch
+
+import data_utils
+from errors import UserError
+from tokenizer import Tokenizer
+
+
+@pytest.fixture(autouse=True)
+def in_project(project, monkeypatch):
+    """Data sets are looked for below the working directory."""
+    monkeypatch.chdir(project.folder)
+
+
+def test_pretraining_batches_are_windows_of_the_book(project):
+    """x is text of the book, y the same one token further, every position counts."""
+    data_utils.init_data_pretrain("sanguo_bpe")
+    x, y, loss_mask = data_utils.get_batch_pretrain("train", 4, 64, "cpu")
+    assert x.shape == y.shape == loss_mask.shape == (4, 64) and x.dtype == y.dtype == torch.int64
+    assert torch.equal(x[:, 1:], y[:, :-1]) and loss_mask.all()
+    tokenizer = Tokenizer.load("data/sanguo_bpe")
+    book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
+    assert tokenizer.decode(x[0].tolist()).strip("\n") in book
+
+
+def test_a_batch_number_gives_the_same_batch_again():
+    """What makes a run repeatable and resumable."""
+    data_utils.init_data_pretrain("sanguo_bpe")
+    first, again, other = (data_utils.get_batch_pretrain("train", 4, 64, "cpu", index)[0] for index in (5, 5, 6))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_fine_tuning_batches_are_whole_rows_and_an_epoch_has_each_once():
+    """No sample begins in the middle, and no row is left out of an epoch."""
+    data_utils.init_data_sft("sanguo_sft")
+    rows = len(data_utils.train_data)
+    marker = Tokenizer.load("data/sanguo_sft").encode("问：")
+    seen = []
+    for index in range(rows // 8):
+        x, y, loss_mask, sample = data_utils.get_batch_sft("train", 8, 128, "cpu", index, with_sample=True)
+        assert (x[:, : len(marker)] == torch.tensor(marker)).all() and (sample[:, 0] == 0).all()
+        assert set(loss_mask.unique().tolist()) <= {0.0, 1.0}
+        seen += [tuple(row) for row in x.tolist()]
+    every = {tuple(row[:-1].tolist()) for row in data_utils.train_data}
+    assert len(set(seen)) >= len(every) - 8
+
+
+def test_block_size_must_be_the_rows_own():
+    """Rows of another length are refused with the command that mends it."""
+    data_utils.init_data_sft("sanguo_sft")
+    with pytest.raises(UserError, match="--block_size=64"):
+        data_utils.get_batch_sft("train", 8, 64, "cpu")
+
+
+def damaged(project, name, **files):
+    """A copy of data/sanguo_bpe with some files replaced."""
+    for path in (project.folder / "data/sanguo_bpe").iterdir():
+        project.write(f"data/{name}/{path.name}", path.read_bytes())
+    for file, content in files.items():
+        project.write(f"data/{name}/{file}.bin", content)
+    return name
+
+
+def test_damaged_files_are_told(project):
+    """Odd length, foreign ids, nothing at all: each has its line."""
+    with pytest.raises(UserError, match="cut off"):
+        data_utils.init_data_pretrain(damaged(project, "odd", train=b"\x01\x00\x02"))
+    with pytest.raises(UserError, match="holds the id 60000"):
+        data_utils.init_data_pretrain(damaged(project, "beyond", val=np.array([1, 60000], np.uint16).tobytes()))
+    with pytest.raises(UserError, match="is empty"):
+        data_utils.init_data_pretrain(damaged(project, "empty", train=b""))
+    with pytest.raises(UserError, match="run python data/prepare.py"):
+        data_utils.init_data_pretrain("nowhere")
+    data_utils.init_data_pretrain(damaged(project, "short", val=np.arange(9, dtype=np.uint16).tobytes()))
+    with pytest.raises(UserError, match="too few for a block of 64"):
+        data_utils.get_batch_pretrain("val", 4, 64, "cpu")
