@@ -33,7 +33,13 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
         tokenizer.save(out_dir)
     write_json(
         Path(out_dir, "config.json"),
-        {"model": shape, "chat": chat, "tokenizer": tokenizer.name, "iter_num": state["iter_num"], "settings": settings},
+        {
+            "model": shape,
+            "chat": chat,
+            "tokenizer": tokenizer.name,
+            "iter_num": state["iter_num"],
+            "settings": settings,
+        },
     )
 
 
@@ -46,7 +52,9 @@ def load_checkpoint(out_dir, device="cpu"):
         GLMConfig(**checkpoint["model_args"])
         assert isinstance(checkpoint["model"], dict)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} is cut off or no checkpoint of MiniGLM", "train again, or copy the file again") from error
+        raise UserError(
+            f"{path} is cut off or no checkpoint of MiniGLM", "train again, or copy the file again"
+        ) from error
     return checkpoint
 
 
@@ -56,7 +64,9 @@ def build_model(checkpoint, **changes):
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
-        raise UserError("the checkpoint's weights do not fit its own shape", "train again, or copy the file again") from error
+        raise UserError(
+            "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
+        ) from error
     return model
 
 

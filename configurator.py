@@ -52,7 +52,9 @@ def configure(script, positional=None, limits=None, choices=None):
         settings[name] = values if isinstance(defaults[name], list) else values[-1]
     for name, (lowest, highest) in (limits or {}).items():
         inside = (lowest is None or settings[name] >= lowest) and (highest is None or settings[name] <= highest)
-        bounds = " and ".join([f"at least {lowest}"] * (lowest is not None) + [f"at most {highest}"] * (highest is not None))
+        bounds = " and ".join(
+            [f"at least {lowest}"] * (lowest is not None) + [f"at most {highest}"] * (highest is not None)
+        )
         require(inside, f"--{name}={settings[name]} is out of range", f"give a number that is {bounds}")
     for name, allowed in (choices or {}).items():
         require(

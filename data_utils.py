@@ -49,11 +49,16 @@ def init_data_sft(dataset):
     """Map the rows, loss masks and sample numbers of data/DATASET. Raises UserError where one is damaged."""
     global train_data, val_data, train_mask, val_mask, train_sample, val_sample
     row_length = read_meta(Path("data", dataset)).get("row_length")
-    require(isinstance(row_length, int) and row_length > 1, f"data/{dataset}/meta.json tells no row length", "prepare it again")
+    require(
+        isinstance(row_length, int) and row_length > 1,
+        f"data/{dataset}/meta.json tells no row length",
+        "prepare it again",
+    )
     packed = Path("data", dataset, "train_sample.bin").exists()
     train_data, val_data = (_map_tokens(dataset, split, row_length) for split in ("train", "val"))
     train_mask, val_mask = (
-        _map(dataset, f"{split}_mask", np.uint8, data.shape) for split, data in (("train", train_data), ("val", val_data))
+        _map(dataset, f"{split}_mask", np.uint8, data.shape)
+        for split, data in (("train", train_data), ("val", val_data))
     )
     train_sample, val_sample = (
         _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
@@ -80,7 +85,9 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, with_sample
         chosen = torch.randint(len(data), (batch_size,)).numpy()
     else:
         places = np.arange(index * batch_size, (index + 1) * batch_size)
-        orders = {epoch: torch.randperm(len(data), generator=_rng(int(epoch))).numpy() for epoch in set(places // len(data))}
+        orders = {
+            epoch: torch.randperm(len(data), generator=_rng(int(epoch))).numpy() for epoch in set(places // len(data))
+        }
         chosen = np.array([orders[place // len(data)][place % len(data)] for place in places])
     rows = torch.from_numpy(data[chosen].astype(np.int64))
     loss_mask = torch.from_numpy(mask[chosen].astype(np.float32))

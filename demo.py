@@ -20,7 +20,16 @@ from files import read_json, write_json, write_whole
 out_dir = "out"  # demo-pretrain and demo-chat are written below it
 # -----------------------------------------------------------------------------
 
-QUESTIONS = ["张飞字什么？", "谁字孔明？", "赵云是谁？", "请问黄忠的表字是什么？", "第一百零六回的回目是什么？", "“诸葛亮舌战群儒”是第几回？", "关羽和张辽最早在哪一回一同出现？", "书中出现最多的三个人物是谁？"]
+QUESTIONS = [
+    "张飞字什么？",
+    "谁字孔明？",
+    "赵云是谁？",
+    "请问黄忠的表字是什么？",
+    "第一百零六回的回目是什么？",
+    "“诸葛亮舌战群儒”是第几回？",
+    "关羽和张辽最早在哪一回一同出现？",
+    "书中出现最多的三个人物是谁？",
+]
 
 configure(globals())
 pretrained, chat = f"{out_dir}/demo-pretrain", f"{out_dir}/demo-chat"
@@ -50,7 +59,9 @@ STAGES = {  # directory: the commands that fill it
 
 def recipe(commands):
     """A digest of a stage's commands and the config files they name, to notice that a finished stage was another one."""
-    configs = [Path(word).read_bytes() for command in commands for word in command.split() if word.startswith("config/")]
+    configs = [
+        Path(word).read_bytes() for command in commands for word in command.split() if word.startswith("config/")
+    ]
     return hashlib.sha256("\n".join(commands).encode() + b"".join(configs)).hexdigest()
 
 
@@ -64,7 +75,10 @@ def run(directory, commands):
             raise SystemExit(done.returncode)
         if command.startswith("train.py") and stopped_early(directory, command):
             raise UserError("the training was stopped", "run the same command again, it goes on where it was")
-    write_json(f"{directory}/done.json", {"commands": commands, "recipe": recipe(commands), "seconds": round(time.monotonic() - started, 1)})
+    write_json(
+        f"{directory}/done.json",
+        {"commands": commands, "recipe": recipe(commands), "seconds": round(time.monotonic() - started, 1)},
+    )
 
 
 def stopped_early(directory, command):
@@ -89,7 +103,10 @@ for directory, commands in STAGES.items():
     if done.exists():
         same = read_json(done, f"delete {done} and run again").get("recipe") == recipe(commands)
         if not same:
-            raise UserError(f"{directory} was finished with other settings", f"delete {directory} to make it anew, or restore the settings")
+            raise UserError(
+                f"{directory} was finished with other settings",
+                f"delete {directory} to make it anew, or restore the settings",
+            )
         print(f"{directory}: finished before")
         continue
     if directory == chat:
@@ -97,7 +114,14 @@ for directory, commands in STAGES.items():
             file.write("\n".join(QUESTIONS) + "\n")
     run(directory, commands)
 
-stages = {directory: json.loads(Path(directory, "done.json").read_text(encoding="utf-8"))["seconds"] for directory in STAGES}
+stages = {
+    directory: json.loads(Path(directory, "done.json").read_text(encoding="utf-8"))["seconds"] for directory in STAGES
+}
 print("\n" + "\n".join(f"{directory:20} {seconds:7.1f} s" for directory, seconds in stages.items()))
-print(f"this run {(time.monotonic() - started) / 60:.1f} min" + (f", peak memory {peak_memory() / 2**30:.2f} GiB" if peak_memory() else ""))
-print(f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\nnow talk to it: make chat, or python sample_gradio.py --out_dir={chat}")
+print(
+    f"this run {(time.monotonic() - started) / 60:.1f} min"
+    + (f", peak memory {peak_memory() / 2**30:.2f} GiB" if peak_memory() else "")
+)
+print(
+    f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\nnow talk to it: make chat, or python sample_gradio.py --out_dir={chat}"
+)

@@ -1,7 +1,7 @@
 """Measure a trained model: its loss on the held-out split, or its answers to questions whose answers are known.
 
-    python evaluations.py --out_dir=out/demo-pretrain
-    python evaluations.py --out_dir=out/demo-chat --eval_file=data/sanguo_sft/eval.jsonl --book=data/sanguo/input.txt
+python evaluations.py --out_dir=out/demo-pretrain
+python evaluations.py --out_dir=out/demo-chat --eval_file=data/sanguo_sft/eval.jsonl --book=data/sanguo/input.txt
 """
 
 import json
@@ -59,15 +59,13 @@ def windows(ids, block_size):
 
     A window reads block_size tokens and counts its second half, so that each has at least half a block before it.
     """
-    stride = max(1, block_size // 2)
-    batch = []
-    for start in range(0, max(1, len(ids) - 1 - block_size + stride), stride):
-        start = min(start, max(0, len(ids) - 1 - block_size))
-        row = torch.tensor(ids[start : start + block_size + 1].astype("int64"))
+    batch, done = [], 0  # done: tokens predicted so far
+    while done < len(ids) - 1:
+        start = max(0, min(done - block_size // 2, len(ids) - 1 - block_size))
+        row = torch.from_numpy(ids[start : start + block_size + 1].astype("int64"))
         mask = torch.zeros(len(row) - 1)
-        first = 0 if not start else counted_to - start
-        mask[first:] = 1.0
-        counted_to = start + len(mask)
+        mask[done - start :] = 1.0
+        done = start + len(mask)
         batch.append((row[:-1], row[1:], mask))
         if len(batch) == batch_size:
             yield tuple(map(torch.stack, zip(*batch)))
@@ -101,10 +99,14 @@ def measure_split(model, tokenizer, dataset):
     device = model.lm_head.weight.device
     if data_utils.is_sft(dataset):
         data_utils.init_data_sft(dataset)
-        learned = [int(i) for row, mask in zip(data_utils.val_data, data_utils.val_mask) for i in row[1:][mask[1:] != 0]]
+        learned = [
+            int(i) for row, mask in zip(data_utils.val_data, data_utils.val_mask) for i in row[1:][mask[1:] != 0]
+        ]
         text, count = tokenizer.decode(learned), len(learned)
-        steps = math.ceil(len(data_utils.val_data) / 1)
-        rows = (data_utils.get_batch_sft("val", 1, block_size, device, i, with_sample=True) for i in range(steps))
+        rows = (
+            data_utils.get_batch_sft("val", 1, block_size, device, i, with_sample=True)
+            for i in range(len(data_utils.val_data))
+        )
     else:
         data_utils.init_data_pretrain(dataset)
         ids = data_utils.val_data
@@ -130,10 +132,16 @@ def read_questions(path):
         for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
             if line.strip():
                 record = json.loads(line)
-                proper = isinstance(record, dict) and all(isinstance(record.get(k), str) and record[k].strip() for k in ("Question", "Answer"))
+                proper = isinstance(record, dict) and all(
+                    isinstance(record.get(k), str) and record[k].strip() for k in ("Question", "Answer")
+                )
                 key = record.get("Key", []) if proper else []
-                proper = proper and (isinstance(key, str) or isinstance(key, list) and all(isinstance(k, str) for k in key))
-                require(proper, f"{path} line {number} is no question", 'write {"Question": "…", "Answer": "…", "Key": "…"}')
+                proper = proper and (
+                    isinstance(key, str) or isinstance(key, list) and all(isinstance(k, str) for k in key)
+                )
+                require(
+                    proper, f"{path} line {number} is no question", 'write {"Question": "…", "Answer": "…", "Key": "…"}'
+                )
                 records.append(record)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON lines in UTF-8", 'write {"Question": "…", "Answer": "…"} a line') from error

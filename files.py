@@ -23,7 +23,9 @@ def write_whole(path, mode="w"):
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}", "free some space or choose another place") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "free some space or choose another place"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -18,7 +18,11 @@ def prompt_ids(tokenizer, prompt, config):
     messages = [{"role": "user", "content": prompt.strip()}] if isinstance(prompt, str) else prompt
     require(messages and messages[-1]["content"].strip(), "the question is empty", "ask something, as --start=QUESTION")
     ids = tokenizer.encode_prompt(messages)
-    require(len(ids) < block_size, f"the question is {len(ids)} tokens long, the model reads {block_size - 1}", "ask a shorter one")
+    require(
+        len(ids) < block_size,
+        f"the question is {len(ids)} tokens long, the model reads {block_size - 1}",
+        "ask a shorter one",
+    )
     return ids
 
 

@@ -282,8 +282,8 @@ class MiniGLM(nn.Module):
             contexts = grown
 
     def _fitting(self, ids):
-        """ids, or their last half block when they are longer than the block."""
-        return ids if len(ids) <= self.config.block_size else ids[-(self.config.block_size // 2) :]
+        """A copy of ids, or of their last half block when they are longer than the block."""
+        return ids[:] if len(ids) <= self.config.block_size else ids[-(self.config.block_size // 2) :]
 
     def _prefill(self, contexts, cache):
         """Logits (B, V) after each context, read from its beginning. Shorter ones are padded behind their end."""

@@ -1,8 +1,8 @@
 """Let a trained model go on from a text, or answer a question if it was fine-tuned on conversations.
 
-    python sample.py --out_dir=out/demo-pretrain --start=却说曹操
-    python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
-    python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
+python sample.py --out_dir=out/demo-pretrain --start=却说曹操
+python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
+python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
 """
 
 import json

@@ -1,6 +1,6 @@
 """The chat page: talk to a trained model in the browser, or let it go on from a text.
 
-    python sample_gradio.py --out_dir=out/demo-chat     # then open http://127.0.0.1:7860
+python sample_gradio.py --out_dir=out/demo-chat     # then open http://127.0.0.1:7860
 """
 
 import json
@@ -26,7 +26,13 @@ share = False  # a public address through gradio's servers, with --auth only
 device = "auto"  # auto, cpu, cuda, mps
 # -----------------------------------------------------------------------------
 
-CHAT_EXAMPLES = ["张飞字什么？", "谁字孔明？", "赵云最早在第几回出现？", "第一百零六回的回目是什么？", "哪一句最先写到貂蝉？"]
+CHAT_EXAMPLES = [
+    "张飞字什么？",
+    "谁字孔明？",
+    "赵云最早在第几回出现？",
+    "第一百零六回的回目是什么？",
+    "哪一句最先写到貂蝉？",
+]
 NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：“"]
 
 configure(globals(), limits={"port": (1, 65535)})
@@ -43,7 +49,11 @@ chat = config["chat"]
 def reply(text, history, temperature, top_k, top_p, repetition_penalty, max_new_tokens, turns):
     """Stream the model's answer to `text`: yields it longer and longer, and the speed."""
     if chat:
-        earlier = [{"role": turn["role"], "content": plain(turn["content"])} for turn in history[-2 * int(turns) :]] if turns else []
+        earlier = (
+            [{"role": turn["role"], "content": plain(turn["content"])} for turn in history[-2 * int(turns) :]]
+            if turns
+            else []
+        )
         prompt = [*earlier, {"role": "user", "content": text}]
     else:
         prompt = text
@@ -52,7 +62,12 @@ def reply(text, history, temperature, top_k, top_p, repetition_penalty, max_new_
     except UserError as error:
         raise gr.Error(f"换个问法再试：{error}", duration=None) from error
     answer, tokens, started = "" if chat else text, 0, time.monotonic()
-    settings = {"temperature": temperature, "top_k": int(top_k), "top_p": top_p, "repetition_penalty": repetition_penalty}
+    settings = {
+        "temperature": temperature,
+        "top_k": int(top_k),
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+    }
     for (piece,) in stream(model, tokenizer, [ids], int(max_new_tokens), **settings):
         tokens += 1
         if piece:
@@ -82,19 +97,42 @@ def example_questions():
 
 speed = gr.Markdown(elem_id="speed", render=False)
 controls = [
-    gr.Slider(0, 1.5, 0 if chat else 0.8, step=0.05, label="温度 temperature", info="0 每次取最可能的词；越高越大胆", render=False),
+    gr.Slider(
+        0,
+        1.5,
+        0 if chat else 0.8,
+        step=0.05,
+        label="温度 temperature",
+        info="0 每次取最可能的词；越高越大胆",
+        render=False,
+    ),
     gr.Slider(0, 200, 0, step=1, label="top-k", info="只在最可能的 k 个词里抽；0 不限", render=False),
     gr.Slider(0.05, 1, 1, step=0.05, label="top-p", info="只在概率之和达到 p 的词里抽；1 不限", render=False),
     gr.Slider(1, 2, 1, step=0.05, label="重复惩罚 repetition penalty", info="大于 1 时少说已说过的词", render=False),
     gr.Slider(8, 512, 200, step=8, label="最长 max new tokens", info="一次最多写多少个 token", render=False),
-    gr.Slider(0, 4, 0, step=1, label="带上前几轮", info="把前几轮问答也给模型看；演示的模型只学过单轮", visible=chat, render=False),
+    gr.Slider(
+        0,
+        4,
+        0,
+        step=1,
+        label="带上前几轮",
+        info="把前几轮问答也给模型看；演示的模型只学过单轮",
+        visible=chat,
+        render=False,
+    ),
 ]
 page = gr.ChatInterface(
     reply,
     chatbot=gr.Chatbot(
-        render_markdown=False, show_label=False, height=460, elem_id="chatbot", placeholder="问问书里的人物和章回" if chat else "写一句开头，模型接着写"
+        render_markdown=False,
+        show_label=False,
+        height=460,
+        elem_id="chatbot",
+        placeholder="问问书里的人物和章回" if chat else "写一句开头，模型接着写",
     ),
-    textbox=gr.Textbox(placeholder="张飞字什么？" if chat else "却说曹操", show_label=False, elem_id="question", max_length=4000),
+    textbox=gr.Textbox(
+        placeholder="张飞字什么？" if chat else "却说曹操", show_label=False, elem_id="question", max_length=4000
+    ),
     additional_inputs=controls,
     additional_inputs_accordion=gr.Accordion("设置 Settings", open=False),
     additional_outputs=[speed],

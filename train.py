@@ -33,7 +33,9 @@ from tokenizer import Tokenizer, read_meta
 # where things are
 out_dir = "out"  # checkpoint, log and tokenizer go here
 dataset = "sanguo"  # data/DATASET, as prepare.py or prepare_sft.py wrote it
-init_from = "scratch"  # scratch, resume (out_dir's run), finetune (ckpt_dir's model) or auto (resume where there is something)
+init_from = (
+    "scratch"  # scratch, resume (out_dir's run), finetune (ckpt_dir's model) or auto (resume where there is something)
+)
 ckpt_dir = ""  # the out_dir whose model finetune starts from
 overwrite = False  # let scratch and finetune replace a checkpoint in out_dir
 # the model; resume and finetune take the checkpoint's shape
@@ -73,10 +75,13 @@ seed = 1337  # the same seed, settings and machine give the same run
 max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=resume goes on
 # -----------------------------------------------------------------------------
 
-positive = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "batch_size", "gradient_accumulation_steps"), (1, None))
+positive = dict.fromkeys(
+    ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "gradient_accumulation_steps"), (1, None)
+)
 intervals = dict.fromkeys(("max_iters", "eval_interval", "eval_iters", "log_interval"), (1, None))
 unsigned = dict.fromkeys(
-    ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes", "seed"), (0, None)
+    ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes", "seed"),
+    (0, None),
 )
 shares = dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
 settings = configure(
@@ -113,11 +118,7 @@ if dtype == "auto":
     else:
         # without a matrix unit (AMX) a CPU multiplies float32 faster than bfloat16
         dtype = "bfloat16" if device_type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "float32"
-autocast = (
-    contextlib.nullcontext()
-    if dtype == "float32"
-    else torch.autocast(device_type, dtype=getattr(torch, dtype))
-)
+autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device_type, dtype=getattr(torch, dtype))
 torch.manual_seed(seed + rank)
 if sys.platform == "linux" and device == "cpu":
     # glibc gives every large tensor back to the system and faults its pages in again at the next step, which
@@ -127,7 +128,7 @@ if sys.platform == "linux" and device == "cpu":
 
 # data: the files tell whether these are books or conversations
 data_dir = Path("data", dataset)
-require(data_dir.is_dir(), f"no data set {data_dir}", f"run python data/prepare.py, or check --dataset")
+require(data_dir.is_dir(), f"no data set {data_dir}", "run python data/prepare.py, or check --dataset")
 chat = is_sft(dataset)
 meta = read_meta(data_dir)
 tokenizer = Tokenizer.load(data_dir)
@@ -147,9 +148,13 @@ require(
     f"{out_dir} holds a checkpoint already",
     "go on with --init_from=resume, choose another --out_dir, or replace it with --overwrite=True",
 )
-require(init_from != "finetune" or ckpt_dir, "finetune needs a model to start from", "give its directory as --ckpt_dir=DIR")
+require(
+    init_from != "finetune" or ckpt_dir, "finetune needs a model to start from", "give its directory as --ckpt_dir=DIR"
+)
 if init_from == "scratch":
-    require(n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose --n_head as a divisor")
+    require(
+        n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose --n_head as a divisor"
+    )
     vocab_size = math.ceil(tokenizer.vocab_size / 64) * 64
     model = MiniGLM(GLMConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
     checkpoint = {}
@@ -183,7 +188,9 @@ optimizers = [
 ]
 if muon_parameters:
     # match_rms_adamw: updates of AdamW's size, so that one learning rate serves both (arXiv:2502.16982)
-    optimizers.append(torch.optim.Muon(muon_parameters, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    optimizers.append(
+        torch.optim.Muon(muon_parameters, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    )
 scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
 
 # where the run stands
@@ -199,7 +206,15 @@ if init_from == "resume":
 checkpoint = None
 if main_process:
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    kept = [line for line in log_path.read_text(encoding="utf-8").splitlines() if json.loads(line)["iter"] <= iter_num and iter_num] if log_path.exists() else []
+    kept = (
+        [
+            line
+            for line in log_path.read_text(encoding="utf-8").splitlines()
+            if json.loads(line)["iter"] <= iter_num and iter_num
+        ]
+        if log_path.exists()
+        else []
+    )
     log_path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 network = torch.compile(model) if compile else model
@@ -258,7 +273,9 @@ stopping = []  # why the run is to stop before max_iters
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: stopping.append(signal.Signals(number).name))
 if main_process:
-    print(f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}")
+    print(
+        f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}"
+    )
     if device == "cpu" and model.num_parameters() > 20_000_000:
         print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")

@@ -1,7 +1,7 @@
 """Draw what a training did: out_dir/loss.png from log.jsonl, and metrics.png where metrics.json is.
 
-    python visualize.py --out_dir=out/demo-pretrain
-    python visualize.py --out_dir=out/a --out_dir=out/b      # both on one picture, in the first directory
+python visualize.py --out_dir=out/demo-pretrain
+python visualize.py --out_dir=out/a --out_dir=out/b      # both on one picture, in the first directory
 """
 
 import json
@@ -22,7 +22,16 @@ from files import read_json, write_whole
 out_dir = ["out/demo-pretrain"]  # one trained model or several
 # -----------------------------------------------------------------------------
 
-CJK_FONTS = ["Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC", "Heiti SC", "WenQuanYi Micro Hei"]
+CJK_FONTS = [
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Heiti SC",
+    "WenQuanYi Micro Hei",
+]
 SCORES = ["accuracy", "exact_match", "rouge_l", "bleu_4", "distinct_2", "loop_share"]
 LABELS = {"train": ("训练（每步）", "train, each step"), "train_eval": ("训练", "train"), "val": ("验证", "validation")}
 
@@ -78,7 +87,9 @@ def draw_losses(directories, chinese):
                 label=prefix + LABELS[split][0 if chinese else 1],
             )
             if split == "val":
-                axes.annotate(f"{losses[-1]:.3f}", (steps[-1], losses[-1]), textcoords="offset points", xytext=(4, 6), fontsize=9)
+                axes.annotate(
+                    f"{losses[-1]:.3f}", (steps[-1], losses[-1]), textcoords="offset points", xytext=(4, 6), fontsize=9
+                )
     axes.set_xlabel("步数" if chinese else "iterations")
     axes.set_ylabel("损失（nat/token）" if chinese else "loss (nats per token)")
     axes.set_title(" · ".join(Path(d).name for d in directories))
@@ -89,7 +100,11 @@ def draw_losses(directories, chinese):
 
 def draw_metrics(directories, chinese):
     """The scores of metrics.json, by group of questions, a panel a directory that has one."""
-    found = {d: read_json(Path(d, "metrics.json"), "run evaluations.py again") for d in directories if Path(d, "metrics.json").exists()}
+    found = {
+        d: read_json(Path(d, "metrics.json"), "run evaluations.py again")
+        for d in directories
+        if Path(d, "metrics.json").exists()
+    }
     found = {d: m for d, m in found.items() if "groups" in m}
     if not found:
         return
@@ -99,7 +114,9 @@ def draw_metrics(directories, chinese):
         width = 0.8 / len(groups)
         for i, (group, values) in enumerate(groups.items()):
             heights = [values.get(score) or 0.0 for score in SCORES]
-            bars = axes.bar([x + i * width for x in range(len(SCORES))], heights, width, label=f"{group} (n={values['n']})")
+            bars = axes.bar(
+                [x + i * width for x in range(len(SCORES))], heights, width, label=f"{group} (n={values['n']})"
+            )
             axes.bar_label(bars, [f"{h:.2f}" for h in heights], fontsize=7)
         axes.set_xticks([x + 0.4 - width / 2 for x in range(len(SCORES))], SCORES)
         axes.set_ylim(0, 1.12)

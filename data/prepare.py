@@ -1,8 +1,8 @@
 """Turn books into token ids for pretraining: data/NAME/input.txt -> data/DATASET/{train,val}.bin and meta.json.
 
-    python data/prepare.py                                  # 《三国演义》 with GPT-2's tokens -> data/sanguo
-    python data/prepare.py sanguo --tokenizer=bpe           # with tokens learnt from it -> data/sanguo_bpe
-    python data/prepare.py honglou xiyou --dataset=novels   # two books as one data set
+python data/prepare.py                                  # 《三国演义》 with GPT-2's tokens -> data/sanguo
+python data/prepare.py sanguo --tokenizer=bpe           # with tokens learnt from it -> data/sanguo_bpe
+python data/prepare.py honglou xiyou --dataset=novels   # two books as one data set
 """
 
 import os
@@ -47,7 +47,9 @@ def normalised(path):
                     yield text + "\n" * line.endswith("\n")
                 empty = not text
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings") from error
+        raise UserError(
+            f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings"
+        ) from error
 
 
 def split(path, held_out):
@@ -140,4 +142,6 @@ if tokenizer == "bpe":
 write_json(target / "meta.json", meta)
 for name, counts in meta["splits"].items():
     ratio = counts["tokens"] / max(1, counts["characters"])
-    print(f"{target / name}.bin: {counts['tokens']:,} tokens, {counts['characters']:,} characters, {ratio:.2f} tokens each")
+    print(
+        f"{target / name}.bin: {counts['tokens']:,} tokens, {counts['characters']:,} characters, {ratio:.2f} tokens each"
+    )

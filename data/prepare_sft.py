@@ -77,7 +77,11 @@ def question(asked, answered):
 
 def message(turn, role):
     """One turn of {"role", "content" | "arguments" | "records"}; a table or a call is written as JSON."""
-    content = next((turn[key] for key in ("content", "arguments", "records") if turn.get(key) is not None), None) if isinstance(turn, dict) else None
+    content = (
+        next((turn[key] for key in ("content", "arguments", "records") if turn.get(key) is not None), None)
+        if isinstance(turn, dict)
+        else None
+    )
     if content is not None and not isinstance(content, str):
         content = json.dumps(content, ensure_ascii=False)
     return say(role, content)

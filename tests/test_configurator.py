@@ -76,6 +76,9 @@ def test_scripts_run_from_any_folder(project, tmp_path):
     import sys
 
     done = subprocess.run(
-        [sys.executable, project.folder / "data/prepare.py", "nobook"], cwd=tmp_path, capture_output=True, encoding="utf-8"
+        [sys.executable, project.folder / "data/prepare.py", "nobook"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 2 and "python data/fetch_data.py nobook" in done.stderr

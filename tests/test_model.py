@@ -101,7 +101,9 @@ def test_a_batch_gives_what_each_prompt_gives_alone():
     """Prompts of different length do not disturb each other."""
     model = small_model()
     prompts = [[5], [7, 8, 9, 10], list(range(30))]
-    assert generated(model, prompts, 15, temperature=0) == [generated(model, [p], 15, temperature=0)[0] for p in prompts]
+    assert generated(model, prompts, 15, temperature=0) == [
+        generated(model, [p], 15, temperature=0)[0] for p in prompts
+    ]
 
 
 @pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}])
@@ -109,7 +111,9 @@ def test_greedy_equals_transformers(pair, settings):
     """Token for token what transformers' generate gives."""
     model, theirs = pair
     prompt = [3, 1, 4, 1, 5, 9]
-    expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False, eos_token_id=None, **settings)
+    expected = theirs.generate(
+        torch.tensor([prompt]), max_new_tokens=30, do_sample=False, eos_token_id=None, **settings
+    )
     assert generated(model, [prompt], 30, temperature=0, **settings)[0] == expected[0, len(prompt) :].tolist()
 
 
@@ -124,7 +128,10 @@ def test_filters_equal_transformers():
         ({"top_k": 7}, [TopKLogitsWarper(7)]),
         ({"top_p": 0.8}, [TopPLogitsWarper(0.8)]),
         ({"min_p": 0.05}, [MinPLogitsWarper(0.05)]),
-        ({"temperature": 0.6, "top_k": 20, "top_p": 0.9}, [TemperatureLogitsWarper(0.6), TopKLogitsWarper(20), TopPLogitsWarper(0.9)]),
+        (
+            {"temperature": 0.6, "top_k": 20, "top_p": 0.9},
+            [TemperatureLogitsWarper(0.6), TopKLogitsWarper(20), TopPLogitsWarper(0.9)],
+        ),
     ):
         expected = logits
         for warper in warpers:

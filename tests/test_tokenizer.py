@@ -57,16 +57,32 @@ def test_streaming_shows_whole_characters_only(tokenizer):
 
 def test_mask_covers_what_the_assistant_says(tokenizer):
     """Questions count nothing; an answer counts with its end."""
-    talk = [("system", "你是谋士。"), ("user", "张飞字什么？"), ("assistant", "张飞字翼德。"), ("user", "赵云呢？"), ("assistant", "子龙。")]
+    talk = [
+        ("system", "你是谋士。"),
+        ("user", "张飞字什么？"),
+        ("assistant", "张飞字翼德。"),
+        ("user", "赵云呢？"),
+        ("assistant", "子龙。"),
+    ]
     ids, mask = tokenizer.encode_conversation([{"role": role, "content": content} for role, content in talk])
     learned = [i for i, m in zip(ids, mask) if m]
-    assert learned == [*tokenizer.encode("张飞字翼德。"), tokenizer.end_id, *tokenizer.encode("子龙。"), tokenizer.end_id]
+    assert learned == [
+        *tokenizer.encode("张飞字翼德。"),
+        tokenizer.end_id,
+        *tokenizer.encode("子龙。"),
+        tokenizer.end_id,
+    ]
     assert tokenizer.decode(ids) == "系统：你是谋士。\n问：张飞字什么？\n答：张飞字翼德。问：赵云呢？\n答：子龙。"
 
 
 def test_tool_calls_are_learned_and_their_returns_are_not(tokenizer):
     """The search call counts with its marker, since there the model must choose between 查 and 答."""
-    talk = [("user", "找酒店。"), ("search", '{"type": "舒适型"}'), ("return", '[{"name": "香江"}]'), ("assistant", "推荐香江。")]
+    talk = [
+        ("user", "找酒店。"),
+        ("search", '{"type": "舒适型"}'),
+        ("return", '[{"name": "香江"}]'),
+        ("assistant", "推荐香江。"),
+    ]
     ids, mask = tokenizer.encode_conversation([{"role": role, "content": content} for role, content in talk])
     assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == '查：{"type": "舒适型"}答：推荐香江。'
 

@@ -1,0 +1,149 @@
+"""Questions about the book: every answer is checked against the book itself, by other code than that which made it."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def book(project):
+    """{第N回: (heading, text)} of the real book."""
+    text = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^(第\S+回) (.*)\n", text, flags=re.MULTILINE)[1:]
+    return {label: (heading, body) for label, heading, body in zip(parts[::3], parts[1::3], parts[2::3])}
+
+
+@pytest.fixture(scope="module")
+def questions(project):
+    """All trained questions."""
+    return [
+        json.loads(line)
+        for line in (project.folder / "data/sanguo_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluation(project):
+    """All evaluation questions."""
+    return [
+        json.loads(line)
+        for line in (project.folder / "data/sanguo_sft/eval.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def test_there_are_enough_and_few_about_pairs(questions):
+    """At least 2,000 facts and 8,000 questions; pairs of people at most 30 %."""
+    answers = {(q["Kind"], q["Answer"]) for q in questions}
+    kinds = Counter(kind for kind, _ in answers)
+    assert len(questions) >= 8000 and len(answers) >= 2000
+    assert kinds["pair"] <= 0.3 * len(answers) and len(kinds) == 11
+
+
+def test_quotations_are_the_books_own_words(book, questions):
+    """Whatever stands between 「 and 」 stands in the chapter that the answer names."""
+    for q in questions:
+        label = re.search(r"第[^回]+回", q["Answer"])
+        for quote in re.findall("「(.+?)」", q["Answer"]):
+            heading, body = book[label[0]]
+            assert quote in (heading if q["Kind"] in ("title", "heading") else body), q
+
+
+def test_first_chapters_are_first(book, questions):
+    """No earlier chapter has the name; for pairs, no earlier sentence has both."""
+    chapters = list(book.items())
+    for answer in {q["Answer"] for q in questions if q["Kind"] == "first"}:
+        name, label = re.fullmatch("(.+)最早见于(第.+回)。", answer).groups()
+        assert next(key for key, (_, body) in chapters if name in body) == label
+    pairs = {}
+    for q in questions:
+        if q["Kind"] == "pair":
+            pairs.setdefault(q["Answer"], []).append(q["Question"])
+    assert len(pairs) > 100
+
+
+def test_courtesy_names_are_given_by_the_book(book, questions):
+    """字 and the name stand in the book; 翼德 is the novel's, 益德 the list's; 孔明 is 诸葛亮, not 胡昭."""
+    text = "".join(body for _, body in book.values())
+    courtesy = dict(
+        re.fullmatch("(.+)字(..)。", a).groups() for a in {q["Answer"] for q in questions if q["Kind"] == "courtesy"}
+    )
+    assert len(courtesy) > 100
+    for name, zi in courtesy.items():
+        assert f"字{zi}" in text or f"后改{zi}" in text, name
+    known = {
+        "张飞": "翼德",
+        "诸葛亮": "孔明",
+        "赵云": "子龙",
+        "吕布": "奉先",
+        "孙权": "仲谋",
+        "司马懿": "仲达",
+        "关羽": "云长",
+        "马超": "孟起",
+    }
+    assert {name: courtesy[name] for name in known if name in courtesy}.items() <= known.items()
+    assert len(known.keys() & courtesy.keys()) >= 6
+    assert not any("益德" in q["Answer"] or "胡昭" in q["Answer"] for q in questions)
+
+
+def test_chapters_are_asked_in_several_numerals(questions):
+    """一百六, 一百零六 and 106 are the same chapter."""
+    asked = {q["Question"] for q in questions if "「公孙渊兵败死襄平」「司马懿诈病赚曹爽」" in q["Answer"]}
+    assert {form for form in ("一百六", "一百零六", "106") if any(f"第{form}回" in q for q in asked)} == {
+        "一百六",
+        "一百零六",
+        "106",
+    }
+
+
+def test_groups_are_what_they_say(questions, evaluation):
+    """seen: the very question was trained; reworded, new_wording: only its fact; unseen: not even that."""
+    trained = {q["Question"] for q in questions}
+    facts = {(q["Kind"], q["Answer"]) for q in questions}
+    for e in evaluation:
+        assert (e["Question"] in trained) == (e["Group"] == "seen"), e
+        assert ((e["Kind"], e["Answer"]) in facts) == (e["Group"] != "unseen"), e
+        keys = [e["Key"]] if isinstance(e["Key"], str) else e["Key"]
+        assert keys and all(key in e["Answer"] for key in keys), e
+    assert Counter(e["Group"] for e in evaluation).keys() == {"seen", "reworded", "new_wording", "unseen"}
+
+
+def test_the_same_seed_gives_the_same_questions(project, questions):
+    """And the files are repeatable."""
+    before = (project.folder / "data/sanguo_sft/questions.jsonl").read_bytes()
+    project.run("data/build_sft.py")
+    assert (project.folder / "data/sanguo_sft/questions.jsonl").read_bytes() == before
+
+
+def test_a_book_of_ones_own(project):
+    """Any book with chapter headings, with or without a list of people."""
+    chapters = "".join(
+        f"第{n}章 标题{n}\n{'王五' if n > 3 else '李四'}曰：“今日乃第{n}日。”李四，字子明，笑之。\n"
+        for n in range(1, 9)
+    )
+    project.write("data/own/input.txt", chapters)
+    assert "no list of people" in project.run("data/build_sft.py", "own").stdout
+    project.write("people.json", '{"李四": ["李四", "子明"], "王五": []}')
+    project.run("data/build_sft.py", "own", "--entities=people.json", "--min_mentions=1")
+    answers = (project.folder / "data/own_sft/questions.jsonl").read_text(encoding="utf-8")
+    assert "李四字子明。" in answers and "王五最早见于第4章" in answers
+
+
+@pytest.mark.parametrize(
+    "book_text, people, told",
+    [
+        ("没有章回的书。\n", None, "no chapter headings"),
+        ("第一回 甲\n文\n", "[1, 2]", "is broken"),
+        ("第一回 甲\n文\n", '{"甲": 3}', "no list of people"),
+        ("第一回 甲\n文\n", "{", "is broken"),
+    ],
+)
+def test_bad_input_is_told(project, book_text, people, told):
+    """In one line."""
+    project.write("data/badbook/input.txt", book_text)
+    words = ["data/build_sft.py", "badbook"]
+    if people:
+        project.write("badpeople.json", people)
+        words.append("--entities=badpeople.json")
+    assert told in project.fails(*words)

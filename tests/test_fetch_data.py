@@ -1,0 +1,164 @@
+"""Fetching books: the package, encodings, and a server that misbehaves."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+TEXT = "却说曹操引军追赶，玄德大败而走。\n" * 4000
+
+
+class Misbehaving(BaseHTTPRequestHandler):
+    """Serves TEXT: /good; /cut stops in the middle of each answer but the last; /stall falls silent once; and so on."""
+
+    protocol_version = "HTTP/1.1"
+    calls = {}
+
+    def do_GET(self):
+        """Answer as the path says."""
+        kind = self.path.strip("/").split("/")[0]
+        count = self.calls[self.path] = self.calls.get(self.path, 0) + 1
+        body = TEXT.encode()
+        if kind == "missing" or kind == "down" or (kind == "busy" and count < 3):
+            return self.send_error({"missing": 404, "down": 503, "busy": 503}[kind])
+        start = 0
+        if (asked := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) and kind != "norange":
+            start = int(asked[1])
+            self.server.resumed_at.append(start)
+        rest = body[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", '"one"')
+        self.send_header("Content-Length", str(len(rest) + (10**6 if kind == "liar" else 0)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.end_headers()
+        if kind in ("cut", "norange") and count < 3:
+            self.wfile.write(rest[: len(rest) // 2])
+            self.close_connection = True
+        elif kind == "stall" and count == 1:
+            self.wfile.write(rest[:70000])
+            self.wfile.flush()
+            self.server.released.wait(20)
+            self.close_connection = True
+        else:
+            self.wfile.write(rest)
+            self.close_connection = kind == "liar"
+
+    def log_message(self, *words):
+        """Silence."""
+
+
+@pytest.fixture
+def server():
+    """The misbehaving server on a port of its own."""
+    Misbehaving.calls = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Misbehaving)
+    server.resumed_at, server.released = [], threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.released.set()
+    server.shutdown()
+
+
+def book(project, name):
+    """data/NAME/input.txt."""
+    return (project.folder / "data" / name / "input.txt").read_text(encoding="utf-8")
+
+
+def test_the_novel_and_its_people(project):
+    """120 chapters, about 600,000 characters, a paragraph a line; the list of people has other names too."""
+    text = book(project, "sanguo")
+    assert len(re.findall(r"^第\S+回 ", text, re.MULTILINE)) == 120
+    assert 590_000 < len(text) < 605_000 and "\r" not in text and "\t" not in text
+    people = json.loads((project.folder / "data/sanguo/entities.json").read_text(encoding="utf-8"))
+    assert "孔明" in people["诸葛亮"] and "孔明" in people["胡昭"] and not any("[" in name for name in people)
+
+
+@pytest.mark.parametrize("kind", ["good", "cut", "busy", "norange"])
+def test_downloads_arrive_whole(project, server, kind):
+    """Cut-off answers are resumed, a busy server is asked again, one that knows no ranges starts over."""
+    project.run("data/fetch_data.py", kind, f"--from={server.url}/{kind}", "--timeout=5")
+    assert book(project, kind) == TEXT
+    assert bool(server.resumed_at) == (kind == "cut")
+    assert [path.name for path in (project.folder / "data" / kind).iterdir()] == ["input.txt"]
+
+
+def test_a_stalled_download_is_tried_again_where_it_was(project, server):
+    """Silence for longer than --timeout ends a try, and the next one asks for the rest."""
+    project.run("data/fetch_data.py", "stall", f"--from={server.url}/stall", "--timeout=1")
+    assert book(project, "stall") == TEXT and server.resumed_at and server.resumed_at[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["missing", "down", "liar"])
+def test_a_failed_download_is_told_and_keeps_the_old_book(project, server, kind):
+    """A length that is not kept, or no answer, never replaces what is there."""
+    project.write(f"data/{kind}/input.txt", "旧书\n")
+    told = project.fails("data/fetch_data.py", kind, f"--from={server.url}/{kind}", "--retries=2", "--timeout=2")
+    assert f"could not download {server.url}/{kind}" in told
+    assert book(project, kind) == "旧书\n"
+
+
+def test_an_interrupted_download_goes_on_in_the_next_call(project, server):
+    """What was fetched before is not fetched again."""
+    project.fails("data/fetch_data.py", "later", f"--from={server.url}/cut/later", "--retries=1", "--timeout=5")
+    project.run("data/fetch_data.py", "later", f"--from={server.url}/cut/later", "--retries=3", "--timeout=5")
+    assert book(project, "later") == TEXT and server.resumed_at[0] > 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030", "big5"])
+def test_encodings_are_recognised(project, encoding):
+    """A text in any of the named encodings arrives as UTF-8, and the encoding found is printed."""
+    text = "却說曹操引軍追趕，玄德大敗而走。關公橫刀立馬，眾皆駭然。\n" if encoding == "big5" else TEXT[:400]
+    project.write("mine.txt", (text * 5).encode(encoding))
+    out = project.run("data/fetch_data.py", "mine", "--from=mine.txt").stdout
+    assert book(project, "mine") == text * 5
+    assert {"utf-8-sig": "utf_8", "utf-8": "utf_8", "utf-16": "utf_16"}.get(encoding, encoding) in out
+
+
+def test_line_ends_become_newlines(project):
+    """Windows and old Mac line ends."""
+    project.write("mine.txt", "一行\r\n两行\r三行\n".encode() * 3)
+    project.run("data/fetch_data.py", "ends", "--from=mine.txt")
+    assert book(project, "ends") == "一行\n两行\n三行\n" * 3
+
+
+@pytest.mark.parametrize(
+    "content, words, told",
+    [
+        (b"", ["mine", "--from=bad.txt"], "is empty"),
+        (b" \n\n", ["mine", "--from=bad.txt"], "is empty"),
+        (bytes(range(256)) * 20, ["mine", "--from=bad.txt"], "no text"),
+        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 500, ["mine", "--from=bad.txt"], "no text"),
+        (None, ["mine", "--from=nowhere.txt"], "no file nowhere.txt"),
+        (None, ["tianlong"], "--from=PATH"),
+        (None, ["unheard"], "no address is known"),
+        (None, ["../outside", "--from=bad.txt"], "is no name"),
+        (None, ["a", "b", "--from=bad.txt"], "name one book"),
+    ],
+)
+def test_bad_input_is_told(project, content, words, told):
+    """Each mistake in one line with its remedy."""
+    project.write("bad.txt", content or b"")
+    assert told in project.fails("data/fetch_data.py", *words)
+
+
+def test_the_names_are_listed(project):
+    """--list shows what needs no --from."""
+    out = project.run("data/fetch_data.py", "--list").stdout
+    assert all(name in out for name in ("sanguo", "reviews", "honglou", "xiyou", "shuihu", "tianlong"))
+
+
+@pytest.mark.long
+def test_reviews(project):
+    """Reviews of both kinds, in two splits that share none."""
+    project.run("data/fetch_data.py", "reviews")
+    splits = {}
+    for split in ("train", "eval"):
+        lines = (project.folder / f"data/reviews/{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        splits[split] = [json.loads(line) for line in lines]
+        assert {record["Answer"] for record in splits[split]} == {"正面", "负面"}
+    assert len(splits["train"]) > 25_000 and len(splits["eval"]) > 2_000
+    assert not {r["Question"] for r in splits["train"]} & {r["Question"] for r in splits["eval"]}

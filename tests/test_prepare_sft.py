@@ -1,0 +1,168 @@
+"""Conversations to rows: every form of record, packing, and bad records."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tokenizer import Tokenizer
+
+FORMS = {
+    "question": {"Question": "甲？", "Answer": "乙。"},
+    "alpaca": {"instruction": "翻译。", "input": "甲", "output": "乙。"},
+    "belle": {"instruction": "甲？", "input": "", "output": "乙。"},
+    "firefly": {"kind": "NLI", "input": "甲？", "target": "乙。"},
+    "moss": {"conversation": [{"human": "甲？", "assistant": "乙。"}, {"human": "丙？", "assistant": "丁。"}]},
+    "safety": {"prompt": "甲？", "response": "乙。"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "甲？"}, {"from": "gpt", "value": "乙。"}]},
+    "openai": {
+        "messages": [
+            {"role": "system", "content": "子。"},
+            {"role": "user", "content": "甲？"},
+            {"role": "assistant", "content": "乙。"},
+        ]
+    },
+    "hotel": [
+        {"role": "user", "content": "找酒店。"},
+        {"role": "search", "arguments": {"type": "舒适型"}},
+        {"role": "return", "records": [{"name": "香江"}]},
+        {"role": "assistant", "content": "香江。"},
+    ],
+}
+RENDERED = {
+    "question": "问：甲？\n答：乙。",
+    "alpaca": "问：翻译。\n甲\n答：乙。",
+    "belle": "问：甲？\n答：乙。",
+    "firefly": "问：甲？\n答：乙。",
+    "moss": "问：甲？\n答：乙。问：丙？\n答：丁。",
+    "safety": "问：甲？\n答：乙。",
+    "sharegpt": "问：甲？\n答：乙。",
+    "openai": "系统：子。\n问：甲？\n答：乙。",
+    "hotel": '问：找酒店。\n查：{"type": "舒适型"}果：[{"name": "香江"}]\n答：香江。',
+}
+
+
+def rows_of(project, dataset, kind="", split="train", dtype=np.uint16):
+    """The rows of a data set's file."""
+    length = json.loads((project.folder / "data" / dataset / "meta.json").read_text(encoding="utf-8"))["row_length"]
+    return np.fromfile(project.folder / "data" / dataset / f"{split}{kind}.bin", dtype=dtype).reshape(-1, length)
+
+
+def prepare(project, dataset, records, *words):
+    """Run prepare_sft.py on records, JSON or raw lines."""
+    lines = [record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records]
+    project.write(f"data/{dataset}.jsonl", "\n".join(lines) + "\n")
+    return project.run(
+        "data/prepare_sft.py", f"data/{dataset}.jsonl", f"--dataset={dataset}", "--block_size=64", *words
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_record_is_read(project, form):
+    """Each form becomes the turns that the README shows; the mask covers what the assistant says."""
+    prepare(project, f"form-{form}", [FORMS[form]])
+    ids, mask = rows_of(project, f"form-{form}")[0], rows_of(project, f"form-{form}", "_mask", dtype=np.uint8)[0]
+    tokenizer = Tokenizer.load(project.folder / "data/sanguo_bpe")
+    assert tokenizer.decode(ids.tolist()) == RENDERED[form]
+    learned = [int(i) for i, m in zip(ids, mask) if m]
+    assert (
+        learned[-1] == tokenizer.end_id
+        and "甲" not in tokenizer.decode(learned)
+        and '香江"' not in tokenizer.decode(learned)
+    )
+
+
+def test_one_json_list_is_read_like_lines(project):
+    """BELLE and ShareGPT come as one list too."""
+    project.write("data/list.json", json.dumps([FORMS["alpaca"], FORMS["belle"]], ensure_ascii=False, indent=1))
+    out = project.run(
+        "data/prepare_sft.py", "data/list.json", "--dataset=list", "--block_size=64", "--val_fraction=0"
+    ).stdout
+    assert "2 samples" in out or "1 samples" in out
+
+
+def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained):
+    """Packing changes neither the loss nor what is learned: samples of a row do not see each other."""
+    import data_utils
+    from checkpoint import load_model
+
+    records = [{"Question": f"第{n}回有谁？", "Answer": "曹操、刘备、" * (n % 4) + "孙权。"} for n in range(40)]
+    prepare(project, "packed", records)
+    prepare(project, "unpacked", records, "--pack=False")
+    assert len(rows_of(project, "packed")) < len(rows_of(project, "unpacked")) / 2
+    assert not (project.folder / "data/unpacked/train_sample.bin").exists()
+    model, _, _ = load_model(pretrained)
+    import os
+
+    losses, here = [], os.getcwd()
+    os.chdir(project.folder)
+    for dataset in ("packed", "unpacked"):
+        data_utils.init_data_sft(dataset)
+        total = count = 0
+        for i in range(len(data_utils.train_data)):
+            x, y, loss_mask, sample = data_utils.get_batch_sft("train", 1, 64, "cpu", i, with_sample=True)
+            with torch.no_grad():
+                total += model(x, y, loss_mask, sample)[1].item() * loss_mask.sum().item()
+            count += loss_mask.sum().item()
+        losses.append(total / count)
+    os.chdir(here)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+BAD = [
+    ('{"Question": "甲？"}', "lacks a field"),
+    ('{"Question": "甲？", "Answer": ""}', "has an empty field"),
+    ('{"Question": "甲？", "Answer": 3}', "has a field of the wrong type"),
+    ('{"Question": "甲？", "Answer": "乙"', "is no JSON"),
+    ('"甲"', "is no JSON object"),
+    ('{"some": "thing"}', "has no known form"),
+    ('{"messages": [{"role": "assistant", "content": "乙"}]}', "has a role out of turn"),
+    ('{"messages": [{"role": "user", "content": "甲"}]}', "does not end with an answer"),
+    ('{"messages": [{"role": "judge", "content": "甲"}]}', "has an unknown role"),
+    ('{"messages": []}', "has a field of the wrong type"),
+    ('{"Question": "甲？", "Answer": "' + "乙" * 300 + '"}', "is longer than the block"),
+]
+
+
+def test_bad_records_are_counted_told_and_left_out(project):
+    """File, line and reason; the good ones are kept, exit 0."""
+    done = prepare(project, "mixed", [FORMS["question"]] * 3 + [line for line, _ in BAD])
+    for number, (_, reason) in enumerate(BAD, 4):
+        assert f"data/mixed.jsonl line {number} {reason}: left out" in done.stderr
+    meta = json.loads((project.folder / "data/mixed/meta.json").read_text(encoding="utf-8"))
+    assert meta["splits"]["train"]["samples"] + meta["splits"]["val"]["samples"] == 3
+    assert sum(meta["left_out"].values()) == len(BAD)
+
+
+@pytest.mark.parametrize("line, reason", BAD)
+def test_strict_stops_at_the_first(project, line, reason):
+    """And nothing is written."""
+    project.write("data/strict.jsonl", json.dumps(FORMS["question"]) + "\n" + line + "\n")
+    told = project.fails("data/prepare_sft.py", "data/strict.jsonl", "--dataset=strict", "--block_size=64", "--strict")
+    assert f"data/strict.jsonl line 2 {reason}" in told and not (project.folder / "data/strict").exists()
+
+
+def test_long_samples_can_be_truncated(project):
+    """--too_long=truncate keeps the beginning."""
+    prepare(project, "cut", [{"Question": "甲？", "Answer": "乙丙" * 200}] * 2, "--too_long=truncate")
+    assert rows_of(project, "cut", "_mask", dtype=np.uint8)[0, -1] == 1
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ([], "name one FILE.jsonl"),
+        (["nowhere.jsonl", "--dataset=x"], "no file nowhere.jsonl"),
+        (["bad.jsonl"], "--dataset=NAME"),
+        (["bad.jsonl", "--dataset=x"], "no good record"),
+        (["bad.jsonl", "--dataset=x", "--tokenizer_from=data/nowhere"], "data/prepare.py"),
+        (["bytes.jsonl", "--dataset=x"], "no UTF-8 text"),
+        (["bad.jsonl", "--dataset=x", "--too_long=fold"], "drop, truncate"),
+    ],
+)
+def test_mistakes_are_told(project, words, told):
+    """In one line each."""
+    project.write("bad.jsonl", "not json\n")
+    project.write("bytes.jsonl", b"\xff\xfe\xfa" * 30)
+    assert told in project.fails("data/prepare_sft.py", *words)

@@ -1,0 +1,69 @@
+"""Talking to a model on the command line."""
+
+import json
+import shutil
+
+import pytest
+from conftest import TALK
+
+
+@pytest.mark.parametrize("question, answer", TALK)
+def test_a_chat_model_answers_what_it_was_taught(project, chat, question, answer):
+    """The answer, greedy, as it was taught, and then it stops."""
+    out = project.run("sample.py", "--out_dir=out/talk", f"--start={question}", "--temperature=0").stdout
+    assert out.splitlines() == [question, answer]
+
+
+def test_a_novel_model_goes_on_from_the_text(project, pretrained):
+    """The text itself comes first; the same seed gives the same samples, another one others."""
+    words = ["sample.py", "--out_dir=out/small", "--start=却说曹操", "--max_new_tokens=30"]
+    first = project.run(*words, "--num_samples=2").stdout
+    assert first.startswith("却说曹操") and first.count("却说曹操") >= 2 and "\ufffd" not in first
+    assert (
+        project.run(*words, "--num_samples=2").stdout
+        == first
+        != project.run(*words, "--num_samples=2", "--seed=2").stdout
+    )
+
+
+def test_prompts_from_a_file_are_answered_in_one_file(project, chat):
+    """One prompt a line in, one record a line out."""
+    project.write("ask.txt", "\n".join(question for question, _ in TALK) + "\n")
+    project.run("sample.py", "--out_dir=out/talk", "--start=FILE:ask.txt", "--save_path=told.jsonl", "--temperature=0")
+    rows = [json.loads(line) for line in (project.folder / "told.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["prompt"], row["completion"]) for row in rows] == TALK
+    assert all(row["tokens"] > 3 and row["seconds"] > 0 for row in rows)
+    project.run("sample.py", "--out_dir=out/talk", "--start=FILE:ask.txt", "--save_path=told.txt", "--temperature=0")
+    assert all(answer in (project.folder / "told.txt").read_text(encoding="utf-8") for _, answer in TALK)
+
+
+def test_generation_goes_on_beyond_the_block(project, pretrained):
+    """More tokens than the block of 128 holds."""
+    project.run("sample.py", "--out_dir=out/small", "--start=却说", "--max_new_tokens=300", "--save_path=long.jsonl")
+    assert json.loads((project.folder / "long.jsonl").read_text(encoding="utf-8"))["tokens"] == 300
+
+
+def test_out_dir_alone_can_be_moved(project, chat):
+    """Nothing outside it is needed."""
+    moved = project.folder / "elsewhere/model"
+    shutil.copytree(chat, moved)
+    out = project.run("sample.py", "--out_dir=elsewhere/model", "--start=张飞字什么？", "--temperature=0").stdout
+    assert "张飞字翼德。" in out
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--out_dir=out/nowhere"], "train first"),
+        (["--start=" + "曹操" * 200], "ask a shorter one"),
+        (["--start=FILE:nowhere.txt"], "no file nowhere.txt"),
+        (["--start=   "], "the question is empty"),
+        (["--top_p=0"], "--top_p=0.0 is out of range"),
+        (["--temperature=-1"], "at least 0"),
+        (["--max_new_tokens=0"], "at least 1"),
+        (["--topk=5"], "did you mean --top_k?"),
+    ],
+)
+def test_mistakes_are_told(project, chat, words, told):
+    """In one line each."""
+    assert told in project.fails("sample.py", "--out_dir=out/talk", *words)

@@ -1,0 +1,217 @@
+"""Training: what it writes, resuming, refusing, fine-tuning, many processes."""
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import SMALL
+
+QUICK = [
+    *SMALL,
+    "--dataset=sanguo_bpe",
+    "--max_iters=12",
+    "--eval_interval=4",
+    "--eval_iters=1",
+    "--log_interval=1",
+    "--warmup_iters=2",
+]
+
+
+def events(directory, split="train"):
+    """The events of a log."""
+    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["split"] == split]
+
+
+def test_what_a_run_leaves(pretrained, project):
+    """A checkpoint that opens without pickle, the config, the tokenizer, and a log whose loss falls."""
+    checkpoint = torch.load(pretrained / "ckpt.pt", weights_only=True)
+    assert checkpoint["iter_num"] == 60
+    config = json.loads((pretrained / "config.json").read_text(encoding="utf-8"))
+    assert config["model"]["vocab_size"] == 4096 and config["chat"] is False
+    assert (pretrained / "tokenizer.tiktoken").read_bytes() == (
+        project.folder / "data/sanguo_bpe/tokenizer.tiktoken"
+    ).read_bytes()
+    train = events(pretrained)
+    assert [event["iter"] for event in train] == list(range(60))
+    assert train[0]["loss"] == pytest.approx(math.log(4096), abs=0.3) and train[-1]["loss"] < 7
+    assert train[0]["lr"] < train[5]["lr"] > train[-1]["lr"]
+    assert events(pretrained, "val")[-1]["loss"] < events(pretrained, "val")[0]["loss"]
+    assert train[-1]["tokens"] == 60 * 8 * 128 and train[-1]["seconds"] > train[0]["seconds"] >= 0
+
+
+def test_fine_tuning_learns_by_heart_and_marks_the_model_as_chat(chat):
+    """The loss on a few answers goes to almost nothing."""
+    assert json.loads((chat / "config.json").read_text(encoding="utf-8"))["chat"] is True
+    assert events(chat, "train_eval")[-1]["loss"] < 0.1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_to_the_same_losses(project, optimizer):
+    """Killed after step 4 or later and resumed, a run with dropout ends with the very losses of an undisturbed one."""
+    words = ["train.py", *QUICK, f"--optimizer={optimizer}", "--dropout=0.1", "--max_iters=40"]
+    project.run(*words, f"--out_dir=out/whole-{optimizer}")
+    killed = project.folder / f"out/killed-{optimizer}"
+    process = subprocess.Popen(
+        [sys.executable, *words, f"--out_dir=out/killed-{optimizer}"],
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "ckpt.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.wait()
+    assert torch.load(killed / "ckpt.pt", weights_only=True)["iter_num"] < 40
+    project.run(*words, f"--out_dir=out/killed-{optimizer}", "--init_from=resume")
+    whole = project.folder / f"out/whole-{optimizer}"
+    losses = [[(event["iter"], event["loss"]) for event in events(directory)] for directory in (whole, killed)]
+    assert losses[0] == losses[1] and len(losses[0]) == 40
+    weights = [torch.load(directory / "ckpt.pt", weights_only=True)["model"] for directory in (whole, killed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_auto_resumes_scratch_refuses_and_overwrite_replaces(project):
+    """A finished model is never lost by repeating a command."""
+    words = ["train.py", *QUICK, "--out_dir=out/again"]
+    assert "scratch at step 0" in project.run(*words, "--init_from=auto").stdout
+    assert "resume at step 12" in project.run(*words, "--init_from=auto").stdout
+    assert "--overwrite=True" in project.fails(*words)
+    assert "scratch at step 0" in project.run(*words, "--overwrite=True").stdout
+
+
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(project):
+    """--max_minutes ends a run in good order, and resuming finishes it."""
+    words = ["train.py", *QUICK, "--out_dir=out/stopped"]
+    out = project.run(*words, "--max_minutes=0.0001").stdout
+    assert "stopped at step 1" in out and "--init_from=resume" in out
+    project.run(*words, "--init_from=resume")
+    assert [event["iter"] for event in events(project.folder / "out/stopped")] == list(range(12))
+
+
+def test_accumulation_and_processes_give_the_losses_of_one(project):
+    """Two processes with one batch each are one process with two batches, to rounding; only one writes and prints."""
+    words = [*QUICK, "--gradient_accumulation_steps=2", "--seed=5"]
+    project.run("train.py", *words, "--out_dir=out/one")
+    out = project.run(
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "train.py",
+        *words,
+        "--out_dir=out/two",
+        OMP_NUM_THREADS="1",
+    ).stdout
+    assert out.count("parameters on cpu") == 1
+    one, two = ([event["loss"] for event in events(project.folder / out_dir)] for out_dir in ("out/one", "out/two"))
+    assert one == pytest.approx(two, abs=2e-4) and len(two) == 12
+
+
+def test_bfloat16_follows_float32(project):
+    """Mixed precision changes the losses only within its noise."""
+    project.run("train.py", *QUICK, "--out_dir=out/f32", "--max_iters=50")
+    project.run("train.py", *QUICK, "--out_dir=out/bf16", "--max_iters=50", "--dtype=bfloat16")
+    f32, bf16 = ([event["loss"] for event in events(project.folder / out_dir)] for out_dir in ("out/f32", "out/bf16"))
+    assert f32 == pytest.approx(bf16, abs=0.05)
+    assert (
+        torch.load(project.folder / "out/bf16/ckpt.pt", weights_only=True)["model"]["lm_head.weight"].dtype
+        == torch.float32
+    )
+
+
+def test_the_reports_recipe_runs_and_says_what_suits_a_cpu(project):
+    """config/train_config.py is the 45M model; one step of it works, and a CPU is told of the demo's config."""
+    out = project.run(
+        "train.py",
+        "config/train_config.py",
+        "--max_iters=1",
+        "--batch_size=1",
+        "--eval_iters=1",
+        "--out_dir=out/report",
+    ).stdout
+    assert "44,967,936 parameters" in out or "45," in out.split(" parameters")[0]
+    assert "config/demo_pretrain.py suits a CPU" in out
+    config = json.loads((project.folder / "out/report/config.json").read_text(encoding="utf-8"))
+    assert config["model"] == {
+        "block_size": 512,
+        "vocab_size": 50304,
+        "n_layer": 6,
+        "n_head": 8,
+        "n_embd": 512,
+        "dropout": 0.0,
+        "bias": True,
+    }
+    shutil.rmtree(project.folder / "out/report")
+
+
+def test_eval_only_tells_the_losses_and_changes_nothing(project, pretrained):
+    """The checkpoint stays as it is."""
+    before = (pretrained / "ckpt.pt").read_bytes()
+    done = project.run(
+        "train.py",
+        "--out_dir=out/small",
+        "--dataset=sanguo_bpe",
+        "--init_from=resume",
+        "--eval_only",
+        "--eval_iters=1",
+        "--max_iters=60",
+        *SMALL,
+    )
+    assert "validation loss" in done.stdout + done.stderr
+    assert (pretrained / "ckpt.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--dataset=nowhere"], "run python data/prepare.py"),
+        (["--init_from=resume", "--out_dir=out/nowhere"], "no checkpoint"),
+        (["--init_from=finetune"], "--ckpt_dir=DIR"),
+        (["--n_embd=65"], "divisor"),
+        (["--device=tpu"], "no device tpu"),
+        (["--batch_size=0"], "at least 1"),
+        (["--learning_rate=-1"], "at least 0"),
+        (["--dropout=1.0"], "out of range"),
+        (["--block_size=100000"], "too few for a block"),
+        (["--learnin_rate=1"], "did you mean --learning_rate?"),
+        (["--gradient_accumulation_steps=2.5"], "whole number"),
+        (["--init_from=finetune", "--ckpt_dir=out/small", "--dataset=sanguo"], "another tokenizer"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(project, pretrained, words, told):
+    """Each with what to do, before anything is written."""
+    assert told in project.fails("train.py", *QUICK, "--out_dir=out/mistake", *words)
+    assert not (project.folder / "out/mistake/ckpt.pt").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "foreign", "shape"])
+def test_damaged_checkpoints_are_told(project, pretrained, damage):
+    """Cut off, no checkpoint at all, a pickle of something else, weights of another shape."""
+    whole = (pretrained / "ckpt.pt").read_bytes()
+    folder = project.folder / "out" / f"damaged-{damage}"
+    shutil.copytree(pretrained, folder, dirs_exist_ok=True)
+    if damage == "cut":
+        (folder / "ckpt.pt").write_bytes(whole[: len(whole) // 2])
+    elif damage == "text":
+        (folder / "ckpt.pt").write_bytes("却说曹操".encode())
+    elif damage == "foreign":
+        torch.save({"something": [1, 2, 3]}, folder / "ckpt.pt")
+    else:
+        checkpoint = torch.load(folder / "ckpt.pt", weights_only=True)
+        checkpoint["model_args"]["n_layer"] = 5
+        torch.save(checkpoint, folder / "ckpt.pt")
+    for script in ("sample.py", "evaluations.py"):
+        told = project.fails(script, f"--out_dir=out/damaged-{damage}")
+        assert "no checkpoint of MiniGLM" in told or "do not fit" in told
+    told = project.fails(
+        "train.py", *QUICK, "--init_from=finetune", f"--ckpt_dir=out/damaged-{damage}", "--out_dir=out/mistake"
+    )
+    assert "no checkpoint of MiniGLM" in told or "do not fit" in told
