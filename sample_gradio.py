@@ -3,6 +3,7 @@
 python sample_gradio.py --out_dir=out/demo-chat     # then open http://127.0.0.1:7860
 """
 
+import html
 import json
 import os
 import time
@@ -44,6 +45,20 @@ require(
 require(not auth or ":" in auth, "--auth is no name and password", "write --auth=NAME:PASSWORD")
 model, tokenizer, config = load_model(out_dir, device)
 chat = config["chat"]
+
+
+class PlainChatbot(gr.Chatbot):
+    """A Chatbot that shows what is said as text: gradio's own would show its HTML tags as HTML."""
+
+    is_template = True  # drawn as gr.Chatbot is
+
+    def postprocess(self, value):
+        """Escape the messages on their way to the browser."""
+        return super().postprocess([{**turn, "content": html.escape(plain(turn["content"]))} for turn in value or []])
+
+    def preprocess(self, payload):
+        """And undo it on their way back."""
+        return [{**turn, "content": html.unescape(plain(turn["content"]))} for turn in super().preprocess(payload)]
 
 
 def reply(text, history, temperature, top_k, top_p, repetition_penalty, max_new_tokens, turns):
@@ -123,7 +138,7 @@ controls = [
 ]
 page = gr.ChatInterface(
     reply,
-    chatbot=gr.Chatbot(
+    chatbot=PlainChatbot(
         render_markdown=False,
         show_label=False,
         height=460,

@@ -69,7 +69,11 @@ class Tokenizer:
         path = Path(folder, RANK_FILE)
         name = read_meta(folder).get("tokenizer") if Path(folder, "meta.json").exists() else None
         if not path.exists():
-            require(name == "gpt2", f"{folder} holds no {RANK_FILE}", "prepare the data again, or copy the file back")
+            require(
+                name == "gpt2",
+                f"{folder} holds no tokenizer",
+                "name a data set that data/prepare.py wrote, or a trained model's out_dir",
+            )
             return cls.gpt2()
         try:
             pairs = [line.split() for line in path.read_bytes().splitlines() if line]

@@ -7,6 +7,7 @@ Every fact is read off the book; the list of people only says which words are na
 itself bears it out. Without a list there are questions about the chapters alone.
 """
 
+import itertools
 import json
 import random
 import re
@@ -315,14 +316,17 @@ def mention_facts(chapters, spellings):
 
 
 def phrasings(fact, templates, leads):
-    """All questions about `fact` that the templates give, in random order."""
-    asked = {}
-    for template in templates.split():
-        for x in fact["x"]:
+    """All questions about `fact` that the templates give, in random order, its numerals taking turns."""
+    by_form = []
+    for x in fact["x"]:
+        asked = {}
+        for template in templates.split():
             place = rng.choice(places if template.startswith("{t}") else places[1:]) if "{t}" in template else ""
             lead = rng.choice(leads) if template.endswith("？") else ""
             asked[lead + template.format(x=x, y=fact.get("y"), t=place)] = None
-    return rng.sample(list(asked), len(asked))
+        by_form.append(rng.sample(list(asked), len(asked)))
+    rng.shuffle(by_form)
+    return [question for turn in itertools.zip_longest(*by_form) for question in turn if question]
 
 
 configure(

@@ -37,7 +37,7 @@ def test_fine_tuning_batches_are_whole_rows_and_an_epoch_has_each_once():
     """No sample begins in the middle, and no row is left out of an epoch."""
     data_utils.init_data_sft("sanguo_sft")
     rows = len(data_utils.train_data)
-    marker = Tokenizer.load("data/sanguo_sft").encode("问：")
+    marker = Tokenizer.load("data/sanguo_sft").encode("问")
     seen = []
     for index in range(rows // 8):
         x, y, loss_mask, sample = data_utils.get_batch_sft("train", 8, 128, "cpu", index, with_sample=True)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import data_utils
+from checkpoint import load_model
 from tokenizer import Tokenizer
 
 FORMS = {
@@ -82,21 +84,16 @@ def test_one_json_list_is_read_like_lines(project):
     assert "2 samples" in out or "1 samples" in out
 
 
-def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained):
+def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained, monkeypatch):
     """Packing changes neither the loss nor what is learned: samples of a row do not see each other."""
-    import data_utils
-    from checkpoint import load_model
-
     records = [{"Question": f"第{n}回有谁？", "Answer": "曹操、刘备、" * (n % 4) + "孙权。"} for n in range(40)]
     prepare(project, "packed", records)
     prepare(project, "unpacked", records, "--pack=False")
     assert len(rows_of(project, "packed")) < len(rows_of(project, "unpacked")) / 2
     assert not (project.folder / "data/unpacked/train_sample.bin").exists()
     model, _, _ = load_model(pretrained)
-    import os
-
-    losses, here = [], os.getcwd()
-    os.chdir(project.folder)
+    monkeypatch.chdir(project.folder)
+    losses = []
     for dataset in ("packed", "unpacked"):
         data_utils.init_data_sft(dataset)
         total = count = 0
@@ -106,7 +103,6 @@ def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained):
                 total += model(x, y, loss_mask, sample)[1].item() * loss_mask.sum().item()
             count += loss_mask.sum().item()
         losses.append(total / count)
-    os.chdir(here)
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
