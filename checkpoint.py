@@ -8,6 +8,7 @@ import torch
 
 from errors import UserError, require
 from files import read_json, write_json, write_whole
+from machine import pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
@@ -29,8 +30,7 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
     checkpoint = {"model": model.state_dict(), "model_args": shape, "settings": settings, "chat": chat}
     with write_whole(Path(out_dir, CHECKPOINT), "wb") as file:
         torch.save(checkpoint | state | {"tokenizer": fingerprint(tokenizer)}, file)
-    if not Path(out_dir, "config.json").exists() or state["iter_num"] == 0:
-        tokenizer.save(out_dir)
+    tokenizer.save(out_dir)
     write_json(
         Path(out_dir, "config.json"),
         {
@@ -43,14 +43,17 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
     )
 
 
-def load_checkpoint(out_dir, device="cpu"):
-    """The checkpoint in `out_dir`, a dict, its tensors on `device`. Runs no code from the file; raises UserError."""
+def load_checkpoint(out_dir, mmap=False):
+    """The checkpoint in `out_dir`, a dict of tensors on the CPU and plain values. Runs no code from the file.
+
+    mmap: read only what is used, for a checkpoint that is not to be written again meanwhile. Raises UserError.
+    """
     path = Path(out_dir, CHECKPOINT)
     require(path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         GLMConfig(**checkpoint["model_args"])
-        assert isinstance(checkpoint["model"], dict)
+        assert isinstance(checkpoint["model"], dict) and {"tokenizer", "iter_num", "optimizers"} <= checkpoint.keys()
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
             f"{path} is cut off or no checkpoint of MiniGLM", "train again, or copy the file again"
@@ -73,7 +76,7 @@ def build_model(checkpoint, **changes):
 def load_model(out_dir, device="auto"):
     """(model in evaluation mode on the device, tokenizer, config.json) of `out_dir`."""
     config = read_json(Path(out_dir, "config.json"), "train first, or check --out_dir")
-    checkpoint = load_checkpoint(out_dir)
+    checkpoint = load_checkpoint(out_dir, mmap=True)
     tokenizer = Tokenizer.load(out_dir)
     require(
         fingerprint(tokenizer) == checkpoint.get("tokenizer"),
@@ -81,12 +84,3 @@ def load_model(out_dir, device="auto"):
         "copy the whole directory again",
     )
     return build_model(checkpoint).eval().to(pick_device(device)), tokenizer, config
-
-
-def pick_device(device):
-    """The torch device that `auto` means here: cuda, else mps, else cpu. Raises UserError for one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, present in there.items() if present)
-    require(there.get(device.split(":")[0]), f"there is no device {device} here", "choose --device=auto")
-    return device

@@ -140,13 +140,19 @@ page = gr.ChatInterface(
     reply,
     chatbot=PlainChatbot(
         render_markdown=False,
+        buttons=["copy", "copy_all"],
         show_label=False,
         height=460,
         elem_id="chatbot",
         placeholder="问问书里的人物和章回" if chat else "写一句开头，模型接着写",
     ),
     textbox=gr.Textbox(
-        placeholder="张飞字什么？" if chat else "却说曹操", show_label=False, elem_id="question", max_length=4000
+        placeholder="张飞字什么？" if chat else "却说曹操",
+        show_label=False,
+        elem_id="question",
+        max_length=4000,
+        submit_btn=True,
+        stop_btn=True,
     ),
     additional_inputs=controls,
     additional_inputs_accordion=gr.Accordion("设置 Settings", open=False),

@@ -7,12 +7,10 @@ Writes out_dir/ckpt.pt, config.json, the tokenizer and log.jsonl, a line an even
 """
 
 import contextlib
-import ctypes
 import json
 import math
 import os
 import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,10 +20,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import build_model, fingerprint, load_checkpoint, pick_device, save_checkpoint
+from checkpoint import build_model, fingerprint, load_checkpoint, save_checkpoint
 from configurator import configure
 from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft
 from errors import require
+from files import write_whole
+from machine import keep_freed_memory, pick_device, pick_dtype
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, read_meta
 
@@ -95,6 +95,11 @@ settings = configure(
     },
 )
 lr_decay_iters = lr_decay_iters or max_iters
+require(
+    min_lr <= learning_rate or not decay_lr,
+    f"--min_lr={min_lr} is above --learning_rate={learning_rate}",
+    "choose it below",
+)
 
 # devices and processes
 rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -112,19 +117,11 @@ require(
     f"choose a multiple of {world_size}",
 )
 micro_steps = gradient_accumulation_steps // world_size
-if dtype == "auto":
-    if device_type == "cuda":
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    else:
-        # without a matrix unit (AMX) a CPU multiplies float32 faster than bfloat16
-        dtype = "bfloat16" if device_type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+dtype = pick_dtype(dtype, device)
 autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device_type, dtype=getattr(torch, dtype))
 torch.manual_seed(seed + rank)
-if sys.platform == "linux" and device == "cpu":
-    # glibc gives every large tensor back to the system and faults its pages in again at the next step, which
-    # costs a sixth of the time: keep them. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1; musl has no mallopt.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
-    mallopt(-3, 1 << 30), mallopt(-1, (1 << 31) - 1)
+if device == "cpu":
+    keep_freed_memory()
 
 # data: the files tell whether these are books or conversations
 data_dir = Path("data", dataset)
@@ -195,27 +192,34 @@ scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
 
 # where the run stands
 iter_num, tokens, seconds_before, best_val_loss = 0, 0, 0.0, math.inf
-log_path = Path(out_dir, "log.jsonl")
+log_path, earlier = Path(out_dir, "log.jsonl"), []
+
+
+def events_before(step):
+    """The log's lines on steps before `step`: those after the checkpoint will be taken again."""
+    for line in log_path.read_text(encoding="utf-8").splitlines() if log_path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line of a killed run may be half
+            if json.loads(line)["iter"] < step:
+                yield line + "\n"
+
+
 if init_from == "resume":
+    require(
+        len(checkpoint["optimizers"]) == len(optimizers),
+        f"{out_dir} was not trained with --optimizer={optimizer}",
+        "resume with the settings of the run, which are in its config.json",
+    )
     for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
         each.load_state_dict(state)
     scaler.load_state_dict(checkpoint["scaler"])
     iter_num, tokens = checkpoint["iter_num"], checkpoint["tokens"]
     seconds_before, best_val_loss = checkpoint["seconds"], checkpoint["best_val_loss"]
     torch.set_rng_state(checkpoint["random_state"].cpu())
+    earlier = list(events_before(iter_num))
 checkpoint = None
 if main_process:
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
-    kept = (
-        [
-            line
-            for line in log_path.read_text(encoding="utf-8").splitlines()
-            if json.loads(line)["iter"] <= iter_num and iter_num
-        ]
-        if log_path.exists()
-        else []
-    )
-    log_path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    with write_whole(log_path) as file:
+        file.writelines(earlier)
 
 network = torch.compile(model) if compile else model
 if world_size > 1:
@@ -269,6 +273,14 @@ def save():
     save_checkpoint(out_dir, model, tokenizer, settings, chat, state)
 
 
+def asked_to_stop():
+    """Whether any process was asked to stop; all must know, or they would wait for each other for ever."""
+    asked = torch.tensor(float(bool(stopping)), device=device)
+    if world_size > 1:
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+    return bool(asked)
+
+
 stopping = []  # why the run is to stop before max_iters
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: stopping.append(signal.Signals(number).name))
@@ -279,11 +291,11 @@ if main_process:
     if device == "cpu" and model.num_parameters() > 20_000_000:
         print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")
-started = time.monotonic()
+started, tokens_before = time.monotonic(), tokens
 
 # the loop
 while True:
-    last = iter_num >= max_iters or bool(stopping)
+    last = asked_to_stop() or iter_num >= max_iters
     if iter_num % eval_interval == 0 or last or eval_only:
         if main_process:
             train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
@@ -326,7 +338,8 @@ while True:
             dist.all_reduce(step_loss, op=dist.ReduceOp.AVG)
         if main_process:
             write_log("train", step_loss.item())
-            progress.set_postfix(loss=f"{step_loss.item():.3f}", refresh=False)
+            speed = (tokens - tokens_before) / (time.monotonic() - started)
+            progress.set_postfix_str(f"loss {step_loss.item():.3f}, {speed:,.0f} tokens/s", refresh=False)
     iter_num += 1
     progress.update()
     if max_minutes and time.monotonic() - started > 60 * max_minutes:

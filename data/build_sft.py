@@ -27,8 +27,8 @@ entities = ""  # the list of people; the default is data/NAME/entities.json wher
 title = ""  # how the questions call the book, as in 《三国演义》里; the default is known for the four novels
 backend = "book"  # where answers come from; book: computed from the book
 min_mentions = 4  # people named less often are left out
-max_pairs = 200  # facts about two people; at most 30 % of all facts in any case
-wordings = 4  # questions trained for each fact, each in other words; twice as many where a chapter is named by number
+max_pairs = 200  # facts about two people, the best known; at most 30 % of all facts in any case
+wordings = 4  # questions trained for each fact, each in other words; more for some kinds, see MORE_WORDINGS
 unseen_share = (
     0.03  # people, pairs and chapters of which nothing is trained, to see what the model answers where it cannot know
 )
@@ -74,6 +74,7 @@ TRAINED_WORDINGS = {
     "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 {t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？ {t}的{x}大主角是谁？ "
     "前{x}名人物是谁？ 最常出现的{x}个人物是谁？ {t}谁是最主要的{x}个人？",
 }
+MORE_WORDINGS = {"title": 2, "cast": 2, "chief": 4}  # times as many: numerals have several forms, chief facts are few
 NEW_WORDINGS = {
     "who": "你知道{x}吗？ {t}的{x}是何人？ 给我讲讲{x}是谁。",
     "courtesy": "请问{x}表字叫做什么？ 告诉我{x}的字是什么。 {x}以什么为字？",
@@ -127,16 +128,31 @@ def read_people(path, text):
     people = read_json(path, 'give a list of people, {"name": ["name", "other name"]}')
     proper = all(isinstance(x, list) and all(isinstance(a, str) for a in x) for x in people.values())
     require(proper, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
-    spelling = "|".join(sorted(map(re.escape, people), key=len, reverse=True))
-    acting = {match[1] for match in re.finditer(f"({spelling}){ACTS}", text)}
-    acting |= {match[1] for match in re.finditer(f"{CALLED}({spelling})", text)}
+    spellings = {alias for name, aliases in people.items() for alias in (name, *aliases) if len(alias) > 1}
+    followers, acting = defaultdict(Counter), set()
+    for match in any_of(spellings).finditer(text):  # the longest: 陈元 is not in 陈元龙
+        followers[match[0]][text[match.end() : match.end() + 1]] += 1
+        if re.match(ACTS, text[match.end() : match.end() + 2]) or re.search(CALLED + "$", text[: match.start()][-2:]):
+            acting.add(match[0])
     kept = {}
     for name, aliases in people.items():
-        if len(name) < 2 or text.count(name) < min_mentions or re.search("[氏后王]$|夫人$", name):
-            continue  # a surname alone, a title or 李氏 may be many persons
-        if name in acting:
+        after = followers[name]
+        if len(name) < 2 or after.total() < min_mentions or name not in acting or re.search("[氏后王]$|夫人$", name):
+            continue  # a surname alone, a title or 李氏 may be many persons; 浮云 does nothing
+        character, often = after.most_common(1)[0]
+        if often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为也等":
+            continue  # part of a phrase: 马相 stands mostly in 两马相交
+        if text.find(name) == any_of([name, *(s for s in spellings if name in s)]).search(text).start():
             kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
     return kept
+
+
+def any_of(words):
+    """A pattern for the longest of some words, by their first character, which is far faster than one after the other."""
+    rests = defaultdict(list)
+    for word in sorted(words, key=lambda word: (-len(word), word)):
+        rests[re.escape(word[0])].append(re.escape(word[1:]))
+    return re.compile("|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in rests.items()))
 
 
 def courtesy_names(people, text):
@@ -177,8 +193,7 @@ def other_names(people, courtesy, text):
 
 def count_mentions(text, spellings):
     """Counter of persons named in `text`; spellings: {name as written: person}. The longest spelling wins."""
-    pattern = re.compile("|".join(sorted(map(re.escape, spellings), key=len, reverse=True)))
-    return Counter(spellings[match[0]] for match in pattern.finditer(text))
+    return Counter(spellings[match[0]] for match in any_of(spellings).finditer(text))
 
 
 def quotation(sentence, words):
@@ -265,7 +280,7 @@ def person_facts(chapters, people, courtesy, others):
 def pair_facts(chapters, people):
     """The first sentence that names two people, for each pair that some sentence names."""
     seen = set()
-    pattern = re.compile("|".join(sorted(map(re.escape, people), key=len, reverse=True)))
+    pattern = any_of(people)
     for label, _, text in chapters:
         for sentence in sentences(text):
             present = list(dict.fromkeys(pattern.findall(sentence)))
@@ -359,8 +374,9 @@ if entities:
     spellings |= {alias: person for person, aliases in others.items() for alias in aliases}
     facts += person_facts(chapters, people, courtesy, others)
     facts += mention_facts(chapters, spellings)
-    pairs = list(pair_facts(chapters, people))
-    facts += rng.sample(pairs, min(len(pairs), max_pairs, len(facts) * 3 // 7))
+    mentions = count_mentions(body, spellings)
+    pairs = sorted(pair_facts(chapters, people), key=lambda fact: -min(mentions[fact["x"][0]], mentions[fact["y"]]))
+    facts += pairs[: min(max_pairs, len(facts) * 3 // 7)]
 else:
     print("no list of people: questions about the chapters alone (--entities=FILE gives one)")
 
@@ -374,7 +390,7 @@ for fact in facts:
     if fact["about"] in held_out:
         questions = {"unseen": known[0]}
     else:
-        trained = known[: wordings * (2 if len(fact["x"]) > 1 else 1)]
+        trained = known[: wordings * MORE_WORDINGS.get(fact["kind"], 1)]
         training += [{"Question": question, "Answer": fact["Answer"], "Kind": fact["kind"]} for question in trained]
         questions = {"seen": trained[0], "new_wording": new[0]}
         if len(known) > len(trained):

@@ -1,0 +1,284 @@
+"""How fast and how large: ours beside its peers, measured in turns in one run.
+
+    python bench.py train                          # the report's 45M model, batch 16 x 256
+    python bench.py train --n_layer=4 --n_head=4 --n_embd=256 --vocab_size=4096
+    python bench.py generate
+    python bench.py prepare
+
+Prints a table and, last, one JSON line. `nanogpt` is the way of the best-known script: float32, full logits, the
+whole context again for each new token, unfused AdamW. Each contestant has a process of its own, so that its peak
+memory is its own; they take turns, so that a noisy machine treats all alike; the median turn counts.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from configurator import configure
+from errors import UserError, require
+from machine import keep_freed_memory, pick_dtype
+from model import GLMConfig, MiniGLM
+from tokenizer import Tokenizer
+
+# -----------------------------------------------------------------------------
+what = ["train"]  # train, generate or prepare, given without --
+n_layer = 6  # the model's shape; the defaults are the report's
+n_head = 8  # attention heads
+n_embd = 512  # width
+vocab_size = 50304  # GPT-2's, rounded up
+block_size = 256  # tokens of a row in training; generation takes 1,024
+batch_size = 16  # rows of a training step
+dtype = "auto"  # of our matrix products: auto, float32, bfloat16
+new_tokens = 128  # tokens generated in a turn
+megabytes = 8  # of text tokenised in a turn
+turns = 5  # how often each contestant is measured
+# -----------------------------------------------------------------------------
+
+CONTESTANTS = {
+    "train": ("ours", "nanogpt", "transformers"),
+    "generate": ("ours", "ours-batch-16", "nanogpt", "transformers"),
+    "prepare": ("ours", "tiktoken"),
+}
+
+
+def gpt2(s, positions):
+    """transformers' GPT-2 of the same shape, with random weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=s["vocab_size"], n_positions=positions, n_embd=s["n_embd"], n_layer=s["n_layer"], n_head=s["n_head"],
+            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=0, eos_token_id=None, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def miniglm(s, positions):
+    """Our model of the same shape, with random weights."""
+    return MiniGLM(GLMConfig(positions, s["vocab_size"], s["n_layer"], s["n_head"], s["n_embd"]))
+
+
+def train_turn(name, s):
+    """A function that takes one training step and gives (tokens, seconds)."""
+    torch.manual_seed(0)
+    rows = torch.randint(s["vocab_size"], (s["batch_size"], s["block_size"] + 1))
+    x, y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    model = gpt2(s, s["block_size"]) if name == "transformers" else miniglm(s, s["block_size"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=name == "ours", foreach=False)
+    narrow = name == "ours" and s["dtype"] == "bfloat16"
+    if name == "ours":
+        keep_freed_memory()
+
+    def turn():
+        started = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+            if name == "ours":
+                loss = model(x, y)[1]
+            else:
+                logits = model(x).logits if name == "transformers" else model(x)[0]
+                loss = F.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return x.numel(), time.perf_counter() - started
+
+    return turn
+
+
+def generate_turn(name, s):
+    """A function that generates greedily and gives (tokens, seconds)."""
+    torch.manual_seed(0)
+    prompts = [list(range(1, 17))] * (16 if name == "ours-batch-16" else 1)
+    model = (gpt2(s, 1024) if name == "transformers" else miniglm(s, 1024)).eval()
+    n = s["new_tokens"]
+
+    def turn():
+        started = time.perf_counter()
+        if name == "transformers":
+            with torch.inference_mode():
+                model.generate(torch.tensor(prompts), max_new_tokens=n, do_sample=False)
+        else:
+            for _ in model.generate(prompts, n, temperature=0, use_cache=name != "nanogpt"):
+                pass
+        return n * len(prompts), time.perf_counter() - started
+
+    return turn
+
+
+def prepare_turn(name, s):
+    """A function that tokenises a text with GPT-2's tokens and gives (tokens, seconds)."""
+    book = Path("data/sanguo/input.txt")
+    require(book.is_file(), f"no book {book}", "run python data/fetch_data.py")
+    text = book.read_text(encoding="utf-8")
+    text *= max(1, round(s["megabytes"] * 2**20 / len(text.encode("utf-8"))))
+    if name == "tiktoken":
+        encode = Tokenizer.gpt2()._encoding.encode_ordinary_batch
+        size = len(text) // (8 * (os.cpu_count() or 1)) + 1
+        parts = [text[i : i + size] for i in range(0, len(text), size)]
+
+        def turn():
+            started = time.perf_counter()
+            tokens = sum(map(len, encode(parts, num_threads=os.cpu_count() or 1)))
+            return tokens, time.perf_counter() - started
+    else:
+        folder = Path(tempfile.mkdtemp(dir="data", prefix="bench-"))
+        (folder / "input.txt").write_text(text, encoding="utf-8")
+
+        def turn():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "data/prepare.py", folder.name], check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - started
+            return sum((folder / f"{split}.bin").stat().st_size // 2 for split in ("train", "val")), seconds
+
+    return turn
+
+
+def contestant(name, settings, pipe):
+    """The process of one contestant: a warm-up, then a turn whenever asked; last its peak memory in bytes."""
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    turn = {"train": train_turn, "generate": generate_turn, "prepare": prepare_turn}[settings["what"]](name, settings)
+    turn()
+    pipe.send("ready")
+    while pipe.recv():
+        pipe.send(turn())
+    pipe.send(peak_memory())
+
+
+def peak_memory():
+    """This process's most memory so far, or its children's where that is more; None where it cannot be told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def training_roofline(s):
+    """Tokens a second if a step were nothing but its matrix products, each in the dtype and layout that is fastest here."""
+    rows, C, V = s["batch_size"] * s["block_size"], s["n_embd"], s["vocab_size"]
+    seconds = 0.0
+    for count, inner, outer in (
+        (s["n_layer"], C, 3 * C),
+        (s["n_layer"], C, C),
+        (2 * s["n_layer"], C, 4 * C),
+        (1, C, V),
+    ):
+        for a, b, c in ((rows, inner, outer), (rows, outer, inner), (inner, rows, outer)):  # forward, dx, dw
+            seconds += count * min(product_seconds(a, b, c, kind) for kind in (torch.float32, torch.bfloat16))
+    return rows / seconds
+
+
+def product_seconds(a, b, c, kind):
+    """The fastest of some (a, b) x (b, c) products, with either layout of the second operand."""
+    left, best = torch.randn(a, b).to(kind), float("inf")
+    for right in (torch.randn(b, c).to(kind), torch.randn(c, b).to(kind).t()):
+        for _ in range(4):
+            started = time.perf_counter()
+            left @ right
+            best = min(best, time.perf_counter() - started)
+    return best
+
+
+def generation_roofline(s):
+    """Tokens a second if a token cost nothing but reading the weights once, at the rate at which memory is read here."""
+    parameters = sum(p.numel() for p in miniglm(s, 1024).parameters())
+    memory, best = torch.zeros(1 << 27), float("inf")  # 512 MB
+    for _ in range(5):
+        started = time.perf_counter()
+        memory.sum()
+        best = min(best, time.perf_counter() - started)
+    return (memory.numel() * 4 / best) / (4 * parameters)
+
+
+def machine():
+    """What was measured on."""
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "amx": bool(torch.cpu.get_capabilities().get("amx_bf16")),
+        "torch": torch.__version__,
+    }
+
+
+def main():
+    """Measure and print."""
+    settings = configure(
+        globals(),
+        positional="what",
+        limits={
+            "turns": (1, None),
+            "batch_size": (1, None),
+            "block_size": (2, None),
+            "new_tokens": (2, 1000),
+            "megabytes": (1, None),
+        },
+        choices={"dtype": ("auto", "float32", "bfloat16")},
+    )
+    require(len(what) == 1 and what[0] in CONTESTANTS, "no such benchmark", "write train, generate or prepare")
+    settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
+    spawn = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in CONTESTANTS[what[0]]:
+        pipes[name], theirs = spawn.Pipe()
+        spawn.Process(target=contestant, args=(name, settings, theirs), daemon=True).start()
+        theirs.close()
+        try:
+            pipes[name].recv()
+        except EOFError as error:
+            raise UserError(
+                f"{name} could not be measured", "install requirements-test.txt, or see the message above"
+            ) from error
+    speeds = {name: [] for name in pipes}
+    for _ in range(turns):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            tokens, seconds = pipe.recv()
+            speeds[name].append(tokens / seconds)
+    results = {}
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        memory = pipe.recv()
+        results[name] = {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_bytes": memory}
+    ours, peers = results["ours"], {name: result for name, result in results.items() if name != "ours"}
+    limit = {"train": training_roofline, "generate": generation_roofline}.get(
+        what[0], lambda s: peers["tiktoken"]["tokens_per_second"]
+    )(settings)
+    print(f"{what[0]:16}{'tokens/s':>12}{'ours ÷ it':>12}{'peak memory':>16}")
+    for name, result in results.items():
+        ratio = ours["tokens_per_second"] / result["tokens_per_second"]
+        print(
+            f"{name:16}{result['tokens_per_second']:12,.0f}{ratio:12.2f}{(result['peak_memory_bytes'] or 0) / 2**20:12,.0f} MiB"
+        )
+    print(f"{'roofline':16}{limit:12,.0f}{ours['tokens_per_second'] / limit:12.2f}")
+    report = {
+        "bench": what[0],
+        "ours": ours,
+        "peers": peers,
+        "ratios": {name: ours["tokens_per_second"] / peer["tokens_per_second"] for name, peer in peers.items()},
+        "memory_ratios": {
+            name: ours["peak_memory_bytes"] / peer["peak_memory_bytes"]
+            for name, peer in peers.items()
+            if peer["peak_memory_bytes"]
+        },
+        "roofline": {"limit": limit, "share": ours["tokens_per_second"] / limit},
+        "machine": machine(),
+        "settings": settings,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The benchmark's form; its figures are the machine's."""
+
+import json
+
+import pytest
+
+TINY = [
+    "--n_layer=1",
+    "--n_head=2",
+    "--n_embd=32",
+    "--vocab_size=512",
+    "--block_size=32",
+    "--batch_size=2",
+    "--turns=1",
+    "--new_tokens=8",
+]
+
+
+@pytest.mark.parametrize("what, peers", [("train", {"nanogpt", "transformers"}), ("prepare", {"tiktoken"})])
+def test_the_last_line_is_the_report(project, what, peers):
+    """One JSON line with ours, the peers, ratios of tokens a second and of memory, the roofline and the machine."""
+    report = json.loads(project.run("bench.py", what, *TINY, "--megabytes=1").stdout.strip().splitlines()[-1])
+    assert report["bench"] == what and report["peers"].keys() == peers <= report["ratios"].keys()
+    for name in peers:
+        expected = report["ours"]["tokens_per_second"] / report["peers"][name]["tokens_per_second"]
+        assert report["ratios"][name] == pytest.approx(expected) and report["memory_ratios"][name] > 0
+    assert report["roofline"]["share"] == pytest.approx(
+        report["ours"]["tokens_per_second"] / report["roofline"]["limit"]
+    )
+    assert report["machine"]["cores"] >= 1
+
+
+def test_an_unknown_benchmark_is_told(project):
+    """In one line."""
+    assert "write train, generate or prepare" in project.fails("bench.py", "cooking")

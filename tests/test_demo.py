@@ -1,0 +1,56 @@
+"""The whole way from nothing to a chat model, on a tiny model: finished stages are kept, interrupted ones resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import Project
+
+TINY = "n_layer, n_head, n_embd, max_iters, eval_interval, eval_iters = 1, 1, 32, 40, 10, 1\n"
+STAGES = ["data/sanguo", "data/sanguo_bpe", "data/sanguo_sft", "out/demo-pretrain", "out/demo-chat"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills a process group")
+def test_the_demo_survives_being_killed(tmp_path):
+    """Killed while pretraining and started again, it ends with all that the README promises, and a third time does nothing."""
+    project = Project(tmp_path / "clone")
+    for config in ("demo_pretrain", "demo_chat"):
+        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
+            file.write(TINY)
+    demo = subprocess.Popen(
+        [sys.executable, "demo.py"],
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (project.folder / "out/demo-pretrain/ckpt.pt").exists():
+        assert demo.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(demo.pid, signal.SIGKILL)
+    demo.wait()
+    assert (project.folder / "data/sanguo_sft/done.json").exists()
+    assert not (project.folder / "out/demo-pretrain/done.json").exists()
+
+    out = project.run("demo.py").stdout
+    assert "data/sanguo: finished before" in out and "resume at step" in out and "finetune at step 0" in out
+    for stage in STAGES:
+        assert json.loads((project.folder / stage / "done.json").read_text(encoding="utf-8"))["seconds"] >= 0
+    for file in ("out/demo-pretrain/loss.png", "out/demo-chat/loss.png", "out/demo-chat/metrics.png"):
+        assert (project.folder / file).stat().st_size > 5000
+    metrics = json.loads((project.folder / "out/demo-chat/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["groups"].keys() == {"seen", "reworded", "new_wording", "unseen"}
+    steps = [
+        json.loads(line)["iter"] for line in (project.folder / "out/demo-pretrain/log.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(steps)
+
+    assert project.run("demo.py").stdout.count("finished before") == len(STAGES)
+    with open(project.folder / "config/demo_chat.py", "a", encoding="utf-8") as file:
+        file.write("max_iters = 41\n")
+    assert "delete out/demo-chat to make it anew" in project.fails("demo.py")
