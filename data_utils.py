@@ -34,12 +34,13 @@ def init_data_pretrain(dataset):
 
 def get_batch_pretrain(split, batch_size, block_size, device, index=None):
     """(x, y, loss_mask) at random places of the split; every position counts."""
-    data = train_data if split == "train" else val_data
+    shortest = min(len(train_data), len(val_data))  # so that a run does not fail at its first evaluation
     require(
-        len(data) > block_size,
-        f"the {split} split has {len(data)} tokens, too few for a block of {block_size}",
+        shortest > block_size,
+        f"a split has {shortest} tokens, too few for a block of {block_size}",
         "choose a smaller --block_size or prepare a longer book",
     )
+    data = train_data if split == "train" else val_data
     starts = torch.randint(len(data) - block_size, (batch_size,), generator=_rng(index)).tolist()
     rows = torch.from_numpy(np.stack([data[i : i + block_size + 1] for i in starts]).astype(np.int64))
     return _to_device(device, rows[:, :-1], rows[:, 1:], torch.ones(batch_size, block_size))

@@ -1,5 +1,7 @@
 """Text in, text out: what the command line, the page and the evaluation share between tokenizer and model."""
 
+from functools import partial
+
 from errors import require
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
@@ -36,11 +38,21 @@ def stream(model, tokenizer, prompts, max_new_tokens, **sampling):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step, decoders)]
 
 
-def complete(model, tokenizer, prompts, max_new_tokens, **sampling):
-    """[(text, tokens, ended)] for all prompts (lists of ids): what was generated, how much, and whether it came to its end."""
-    generated = [[] for _ in prompts]
-    for step in model.generate(prompts, max_new_tokens, end_id=tokenizer.end_id, **sampling):
-        for ids, token in zip(generated, step):
-            if token is not None:
-                ids.append(token)
+def complete(model, tokenizer, prompts, max_new_tokens, num_beams=1, length_penalty=1.0, **sampling):
+    """[(text, tokens, ended)] for all prompts (lists of ids): what was generated, how much, and whether it came to its end.
+
+    num_beams above 1 searches for the likeliest text instead of drawing one; of sampling it heeds the penalties.
+    """
+    if num_beams > 1:
+        penalties = {
+            name: sampling[name] for name in ("repetition_penalty", "no_repeat_ngram_size") if name in sampling
+        }
+        search = partial(model.beam_search, end_id=tokenizer.end_id, length_penalty=length_penalty, **penalties)
+        generated = [search(prompt, max_new_tokens, num_beams)[0][0] for prompt in prompts]
+    else:
+        generated = [[] for _ in prompts]
+        for step in model.generate(prompts, max_new_tokens, end_id=tokenizer.end_id, **sampling):
+            for ids, token in zip(generated, step):
+                if token is not None:
+                    ids.append(token)
     return [(tokenizer.decode(ids), len(ids), ids[-1:] == [tokenizer.end_id]) for ids in generated]

@@ -146,6 +146,10 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.rows = torch.arange(rows, device=device)
 
+    def select(self, rows):
+        """Let each row go on from row `rows` (B,) of before."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
     def at(self, layer, positions):
         """The view of one layer that writes at `positions` (B, T) and gives what attention needs."""
         return _LayerCache(self.keys[layer], self.values[layer], self.rows, positions)
@@ -263,10 +267,9 @@ class MiniGLM(nn.Module):
         texts = [list(prompt) for prompt in prompts]  # all ids so far, for the penalties
         contexts = [self._fitting(text) for text in texts]  # the ids in the window
         ended = [False] * len(prompts)
-        cache, fresh = None, True  # fresh: the contexts must be read from their beginning
+        cache = KVCache(self.config, len(prompts), device, self.lm_head.weight.dtype) if use_cache else None
+        fresh = True  # the contexts must be read from their beginning
         for _ in range(max_new_tokens):
-            if use_cache and cache is None:
-                cache = KVCache(self.config, len(prompts), device, self.transformer.ln_f.weight.dtype)
             logits = self._prefill(contexts, cache) if fresh else self._decode(contexts, cache)
             logits = penalize(logits.float(), texts, repetition_penalty, no_repeat_ngram_size)
             chosen = sample_token(logits, temperature, top_k, top_p, min_p, rng).tolist()
@@ -280,6 +283,55 @@ class MiniGLM(nn.Module):
             grown = [self._fitting([*context, token]) for context, token in zip(contexts, chosen)]
             fresh = not use_cache or any(len(new) <= len(old) for new, old in zip(grown, contexts))
             contexts = grown
+
+    @torch.inference_mode()
+    def beam_search(
+        self,
+        prompt,
+        max_new_tokens,
+        num_beams,
+        end_id=None,
+        length_penalty=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+    ):
+        """The num_beams likeliest continuations of a list of ids that were found, best first: [(ids, score), …].
+
+        At each step the num_beams likeliest beginnings are kept. A continuation that ends, with end_id or at
+        max_new_tokens, scores its summed log-probability over its length to the power of length_penalty (above 0
+        favours longer ones). The search ends when no open beginning can beat the worst of num_beams ended ones
+        any more; these are transformers' rules with early_stopping=False.
+        """
+        device = self.lm_head.weight.device
+        cache = KVCache(self.config, num_beams, device, self.lm_head.weight.dtype)
+        texts = [list(prompt) for _ in range(num_beams)]
+        contexts, fresh = [self._fitting(text) for text in texts], True
+        sums = torch.full((num_beams, 1), -1e9, device=device)  # log-probabilities of the beginnings
+        sums[0] = 0.0  # all are the same at first: only one of them counts
+        ended = []
+        for length in range(1, max_new_tokens + 1):
+            logits = self._prefill(contexts, cache) if fresh else self._decode(contexts, cache)
+            log_probs = penalize(logits.float().log_softmax(-1), texts, repetition_penalty, no_repeat_ngram_size)
+            # Twice as many as are kept, since each of the best may be an end.
+            best, places = (sums + log_probs).flatten().topk(2 * num_beams)
+            candidates = [
+                (score, *divmod(place, log_probs.size(-1))) for score, place in zip(best.tolist(), places.tolist())
+            ]
+            for score, beam, token in candidates[:num_beams]:
+                if token == end_id or length == max_new_tokens:
+                    ended.append(([*texts[beam][len(prompt) :], token], score / length**length_penalty))
+            ended = sorted(ended, key=lambda found: -found[1])[:num_beams]
+            open_ones = [candidate for candidate in candidates if candidate[2] != end_id][:num_beams]
+            if len(ended) == num_beams and open_ones[0][0] / length**length_penalty <= ended[-1][1]:
+                break
+            beams = torch.tensor([beam for _, beam, _ in open_ones], device=device)
+            cache.select(beams)
+            sums = torch.tensor([[score] for score, _, _ in open_ones], device=device)
+            texts = [[*texts[beam], token] for _, beam, token in open_ones]
+            grown = [self._fitting([*contexts[beam], token]) for _, beam, token in open_ones]
+            fresh = len(grown[0]) <= len(contexts[0])
+            contexts = grown
+        return ended
 
     def _fitting(self, ids):
         """A copy of ids, or of their last half block when they are longer than the block."""

@@ -27,6 +27,8 @@ top_p = 1.0  # draw from the fewest likeliest tokens that hold this share of pro
 min_p = 0.0  # leave out tokens with less than this share of the likeliest one's probability
 repetition_penalty = 1.0  # above 1 makes what stands there already less likely
 no_repeat_ngram_size = 0  # never repeat so many tokens in a row, 0 for no limit
+num_beams = 1  # above 1: search for the likeliest text with so many beams, instead of drawing one
+length_penalty = 1.0  # of beams: above 0 favours long texts, below 0 short ones
 seed = 1337  # the same seed gives the same samples
 device = "auto"  # auto, cpu, cuda, mps
 # -----------------------------------------------------------------------------
@@ -35,7 +37,8 @@ configure(
     globals(),
     limits={
         "num_samples": (1, None), "max_new_tokens": (1, None), "temperature": (0, None), "top_k": (0, None), "top_p": (1e-9, 1),
-        "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None), "seed": (0, None),
+        "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None),
+        "num_beams": (1, 64), "seed": (0, None),
     },
 )  # fmt: skip
 model, tokenizer, config = load_model(out_dir, device)
@@ -62,13 +65,13 @@ sampling = {
 }
 
 started = time.monotonic()
-if len(prompts) == 1 and not save_path:
+if len(prompts) == 1 and num_beams == 1 and not save_path:
     print(prompts[0], end="\n" if config["chat"] else "", flush=True)
     for (piece,) in stream(model, tokenizer, inputs, max_new_tokens, **sampling):
         print(piece, end="", flush=True)
     print()
 else:
-    completions = complete(model, tokenizer, inputs, max_new_tokens, **sampling)
+    completions = complete(model, tokenizer, inputs, max_new_tokens, num_beams, length_penalty, **sampling)
     seconds = time.monotonic() - started
     between = "\n" if config["chat"] else ""
     texts = [prompt + between + text for prompt, (text, _, _) in zip(prompts, completions)]

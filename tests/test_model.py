@@ -117,6 +117,26 @@ def test_greedy_equals_transformers(pair, settings):
     assert generated(model, [prompt], 30, temperature=0, **settings)[0] == expected[0, len(prompt) :].tolist()
 
 
+@pytest.mark.parametrize("num_beams", [2, 5])
+@pytest.mark.parametrize("settings", [{}, {"length_penalty": -0.5}, {"length_penalty": 2.0, "repetition_penalty": 1.3}])
+def test_beam_search_equals_transformers(pair, num_beams, settings):
+    """All beams, best first, and their scores, with and without an end token."""
+    model, theirs = pair
+    prompt = [3, 1, 4, 1, 5, 9]
+    likely = generated(model, [prompt], 8, temperature=0)[0][5]
+    for end_id in (None, likely):
+        expected = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, num_beams=num_beams, num_return_sequences=num_beams,
+            eos_token_id=end_id, pad_token_id=127, output_scores=True, return_dict_in_generate=True, **settings,
+        )  # fmt: skip
+        found = model.beam_search(prompt, 20, num_beams, end_id, **settings)
+        for row, score, (ids, ours) in zip(
+            expected.sequences.tolist(), expected.sequences_scores.tolist(), found, strict=True
+        ):
+            assert ids == row[len(prompt) :][: len(ids)] and set(row[len(prompt) + len(ids) :]) <= {127}
+            assert ours == pytest.approx(score, abs=1e-4)
+
+
 def test_filters_equal_transformers():
     """Temperature, top-k, top-p and min-p keep the very ids that transformers' warpers keep."""
     from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper

@@ -37,6 +37,13 @@ def test_prompts_from_a_file_are_answered_in_one_file(project, chat):
     assert all(answer in (project.folder / "told.txt").read_text(encoding="utf-8") for _, answer in TALK)
 
 
+def test_beam_search_answers_too(project, chat):
+    """The likeliest answer is the one that was taught."""
+    question, answer = TALK[3]
+    out = project.run("sample.py", "--out_dir=out/talk", f"--start={question}", "--num_beams=3").stdout
+    assert out.splitlines() == [question, answer]
+
+
 def test_generation_goes_on_beyond_the_block(project, pretrained):
     """More tokens than the block of 128 holds."""
     project.run("sample.py", "--out_dir=out/small", "--start=却说", "--max_new_tokens=300", "--save_path=long.jsonl")
