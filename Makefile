@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat test test-long bench lint clean
+.PHONY: demo chat test test-long bench lint
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
@@ -24,9 +24,9 @@ lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-# A torch that is in .venv already (a CUDA build, say) stays as it is; all else is pinned.
+# A torch that $(PYTHON) or .venv has already (a CUDA build, say) is used as it is; all else is pinned.
 $(VENV)/run.stamp: requirements.txt
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	test -x $(PY) || if $(PYTHON) -c "import torch" 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
 	if $(PY) -c "import torch" 2>/dev/null; then grep -v "^torch==" requirements.txt > $(VENV)/requirements.txt; else cp requirements.txt $(VENV)/requirements.txt; fi
 	$(PY) -m pip install --quiet --requirement $(VENV)/requirements.txt
 	touch $@
@@ -35,6 +35,3 @@ $(VENV)/test.stamp: $(VENV)/run.stamp requirements-test.txt
 	grep -v "^-r " requirements-test.txt > $(VENV)/requirements-test.txt
 	$(PY) -m pip install --quiet --requirement $(VENV)/requirements-test.txt
 	touch $@
-
-clean:
-	rm -rf out data/*/

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from errors import UserError, require
-from files import read_json, write_json, write_whole
+from files import write_json, write_whole
 from machine import pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
@@ -52,8 +52,18 @@ def load_checkpoint(out_dir, mmap=False):
     require(path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        GLMConfig(**checkpoint["model_args"])
-        assert isinstance(checkpoint["model"], dict) and {"tokenizer", "iter_num", "optimizers"} <= checkpoint.keys()
+        needed = {
+            "model": dict,
+            "model_args": dict,
+            "settings": dict,
+            "chat": bool,
+            "iter_num": int,
+            "tokenizer": str,
+            "optimizers": list,
+        }
+        wrong = [key for key, kind in needed.items() if not isinstance(checkpoint[key], kind)]
+        if wrong:
+            raise ValueError(f"{wrong} of the wrong type")
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
             f"{path} is cut off or no checkpoint of MiniGLM", "train again, or copy the file again"
@@ -63,10 +73,10 @@ def load_checkpoint(out_dir, mmap=False):
 
 def build_model(checkpoint, **changes):
     """The MiniGLM of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout)."""
-    model = MiniGLM(GLMConfig(**{**checkpoint["model_args"], **changes}))
     try:
+        model = MiniGLM(GLMConfig(**{**checkpoint["model_args"], **changes}))
         model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
+    except Exception as error:  # shapes of odd types fail in as many ways
         raise UserError(
             "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
         ) from error
@@ -74,8 +84,7 @@ def build_model(checkpoint, **changes):
 
 
 def load_model(out_dir, device="auto"):
-    """(model in evaluation mode on the device, tokenizer, config.json) of `out_dir`."""
-    config = read_json(Path(out_dir, "config.json"), "train first, or check --out_dir")
+    """(model in evaluation mode on the device, tokenizer, checkpoint's plain values) of `out_dir`."""
     checkpoint = load_checkpoint(out_dir, mmap=True)
     tokenizer = Tokenizer.load(out_dir)
     require(
@@ -83,4 +92,5 @@ def load_model(out_dir, device="auto"):
         f"the tokenizer in {out_dir} is not the one the model was trained with",
         "copy the whole directory again",
     )
-    return build_model(checkpoint).eval().to(pick_device(device)), tokenizer, config
+    plain = {key: checkpoint[key] for key in ("settings", "chat", "iter_num")}
+    return build_model(checkpoint).eval().to(pick_device(device)), tokenizer, plain

@@ -37,6 +37,8 @@ def configure(script, positional=None, limits=None, choices=None):
         print(_help(script, defaults))
         raise SystemExit(0)
     os.chdir(ROOT)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")  # Chinese in a pipe on Windows, too
     for path in [w for w in words if w.endswith(".py") and not w.startswith("-")]:
         settings |= _read_config(path, settings)
     collected = {}
@@ -70,9 +72,8 @@ def _known(key, settings, prefix=""):
     """The setting that `key` names (`from` is `from_` in Python), or a UserError with the closest one."""
     name = key if key in settings else key + "_"
     if name not in settings:
-        close = difflib.get_close_matches(key, settings, n=1, cutoff=0.5)
-        hint = f"did you mean {prefix}{close[0].rstrip('_')}?" if close else "--help lists the settings"
-        raise UserError(f"unknown setting {prefix}{key}", hint)
+        closest = difflib.get_close_matches(key, settings, n=1, cutoff=0)[0].rstrip("_")
+        raise UserError(f"unknown setting {prefix}{key}", f"did you mean {prefix}{closest}? --help lists them all")
     return name
 
 
@@ -86,7 +87,7 @@ def _parse(key, text, default):
         return text
     try:
         value = ast.literal_eval(text.capitalize() if kind is bool else text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     return _checked(f"--{key}={text}", value, kind)
 
@@ -97,6 +98,7 @@ def _checked(what, value, kind):
         value = float(value)
     names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list of texts"}
     proper = type(value) is kind and not (kind is float and not math.isfinite(value))
+    proper = proper and not (kind is list and not all(isinstance(item, str) for item in value))
     require(proper, f"{what} has the wrong type", f"give {names[kind]}")
     return value
 
@@ -109,7 +111,8 @@ def _read_config(path, settings):
         exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), namespace)
     except Exception as error:
         raise UserError(f"config file {path} does not run: {error!r}", "mend it; it is plain Python") from error
-    found = {k: v for k, v in namespace.items() if not k.startswith("_") and type(v) in (*SETTING_TYPES, type(None))}
+    plain = (*SETTING_TYPES, type(None))
+    found = {k: v for k, v in namespace.items() if k in settings or (k[0] != "_" and isinstance(v, plain))}
     return {
         _known(key, settings): _checked(f"{key}={value!r} in {path}", value, type(settings[_known(key, settings)]))
         for key, value in found.items()

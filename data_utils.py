@@ -4,7 +4,7 @@
     x, y, loss_mask = get_batch_pretrain("train", 16, 256, "cpu")
 
 x, y: (batch_size, block_size) int64, y one position ahead of x. loss_mask: the same shape, float32, 1 where y
-counts in the loss. With `index` a batch is a function of its number alone, so that a run can be resumed exactly
+counts in the loss. With `index` a batch is a function of its number and `seed` alone, so that a run can be resumed exactly
 and many processes can share one order; without it, it is drawn from torch's random state.
 """
 
@@ -32,7 +32,7 @@ def init_data_pretrain(dataset):
     train_data, val_data = (_map_tokens(dataset, split) for split in ("train", "val"))
 
 
-def get_batch_pretrain(split, batch_size, block_size, device, index=None):
+def get_batch_pretrain(split, batch_size, block_size, device, index=None, seed=0):
     """(x, y, loss_mask) at random places of the split; every position counts."""
     shortest = min(len(train_data), len(val_data))  # so that a run does not fail at its first evaluation
     require(
@@ -41,7 +41,7 @@ def get_batch_pretrain(split, batch_size, block_size, device, index=None):
         "choose a smaller --block_size or prepare a longer book",
     )
     data = train_data if split == "train" else val_data
-    starts = torch.randint(len(data) - block_size, (batch_size,), generator=_rng(index)).tolist()
+    starts = torch.randint(len(data) - block_size, (batch_size,), generator=_rng(seed, index)).tolist()
     rows = torch.from_numpy(np.stack([data[i : i + block_size + 1] for i in starts]).astype(np.int64))
     return _to_device(device, rows[:, :-1], rows[:, 1:], torch.ones(batch_size, block_size))
 
@@ -61,13 +61,16 @@ def init_data_sft(dataset):
         _map(dataset, f"{split}_mask", np.uint8, data.shape)
         for split, data in (("train", train_data), ("val", val_data))
     )
+    for split, mask in (("train", train_mask), ("val", val_mask)):
+        proper = mask.max() == 1
+        require(proper, f"data/{dataset}/{split}_mask.bin holds other than 0 and 1, or no 1", "prepare the data again")
     train_sample, val_sample = (
         _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
         for split, data in (("train", train_data), ("val", val_data))
     )
 
 
-def get_batch_sft(split, batch_size, block_size, device, index=None, with_sample=False):
+def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0, with_sample=False):
     """(x, y, loss_mask) of whole rows: none begins in the middle of a sample.
 
     block_size must be the rows' own. with_sample: also give which sample of its row each token of x belongs to,
@@ -87,7 +90,8 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, with_sample
     else:
         places = np.arange(index * batch_size, (index + 1) * batch_size)
         orders = {
-            epoch: torch.randperm(len(data), generator=_rng(int(epoch))).numpy() for epoch in set(places // len(data))
+            epoch: torch.randperm(len(data), generator=_rng(seed, int(epoch))).numpy()
+            for epoch in set(places // len(data))
         }
         chosen = np.array([orders[place // len(data)][place % len(data)] for place in places])
     rows = torch.from_numpy(data[chosen].astype(np.int64))
@@ -100,9 +104,9 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, with_sample
     return *batch, *_to_device(device, torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1])
 
 
-def _rng(index):
-    """A generator for batch number `index`, None (torch's own random state) for None."""
-    return None if index is None else torch.Generator().manual_seed(index)
+def _rng(seed, index):
+    """A generator for batch number `index` of a run, None (torch's own random state) without a number."""
+    return None if index is None else torch.Generator().manual_seed((seed << 32) + index)
 
 
 def _to_device(device, *tensors):

@@ -5,6 +5,7 @@
 A stage that is finished leaves done.json in its directory and is not run again; one that was interrupted is resumed.
 """
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -17,7 +18,7 @@ from errors import UserError
 from files import read_json, write_json, write_whole
 
 # -----------------------------------------------------------------------------
-out_dir = "out"  # demo-pretrain and demo-chat are written below it
+out_dir = "out"  # demo-pretrain and demo-chat are written below it; a path without spaces
 # -----------------------------------------------------------------------------
 
 QUESTIONS = [
@@ -39,7 +40,8 @@ STAGES = {  # directory: the commands that fill it
     "data/sanguo_bpe": ["data/prepare.py sanguo --tokenizer=bpe"],
     "data/sanguo_sft": [
         "data/build_sft.py sanguo",
-        "data/prepare_sft.py data/sanguo_sft/questions.jsonl --dataset=sanguo_sft --tokenizer_from=data/sanguo_bpe",
+        "data/prepare_sft.py data/sanguo_sft/questions.jsonl --val_file=data/sanguo_sft/val.jsonl --dataset=sanguo_sft"
+        " --tokenizer_from=data/sanguo_bpe",
     ],
     pretrained: [
         f"train.py config/demo_pretrain.py --out_dir={pretrained}",
@@ -70,9 +72,12 @@ def run(directory, commands):
     started = time.monotonic()
     for command in commands:
         print(f"\n=== python {command}", flush=True)
-        done = subprocess.run([sys.executable, *command.split()])
-        if done.returncode:
-            raise SystemExit(done.returncode)
+        process = subprocess.Popen([sys.executable, *command.split()])
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):  # the command has it too, and saves what it has
+                process.wait()
+        if process.returncode:
+            raise SystemExit(process.returncode)
         if command.startswith("train.py") and stopped_early(directory, command):
             raise UserError("the training was stopped", "run the same command again, it goes on where it was")
     write_json(
@@ -84,7 +89,7 @@ def run(directory, commands):
 def stopped_early(directory, command):
     """Whether the checkpoint in a training's directory stands before its last step."""
     config = read_json(f"{directory}/config.json", "run the same command again")
-    return config["iter_num"] < config["settings"]["max_iters"]
+    return config.get("iter_num", 0) < config.get("settings", {}).get("max_iters", 1)
 
 
 def peak_memory():

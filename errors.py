@@ -20,6 +20,13 @@ def _excepthook(kind, error, traceback):
     if issubclass(kind, UserError):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2)
+    if issubclass(kind, OSError):
+        place = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: cannot use{place}: {error.strerror or error}; check the path, its rights and the free space",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     if issubclass(kind, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         raise SystemExit(130)

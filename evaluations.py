@@ -7,7 +7,6 @@ python evaluations.py --out_dir=out/demo-chat --eval_file=data/sanguo_sft/eval.j
 import json
 import math
 import re
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from sacrebleu.metrics import BLEU
 from tqdm import tqdm
 
 import data_utils
-from checkpoint import load_model
+from checkpoint import fingerprint, load_model
 from configurator import configure
 from errors import UserError, require
 from files import write_json, write_whole
 from generation import CHAT_TOKENS, complete, prompt_ids
-from tokenizer import read_meta
+from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model
@@ -31,7 +30,7 @@ eval_file = ""  # FILE.jsonl of {"Question", "Answer"} and, where known, "Key" a
 book = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
 save_path = ""  # write the metrics to this file as JSON
 answers_path = ""  # write question, right answer and the model's own to this .jsonl
-batch_size = 64  # questions answered, or rows measured, at once
+batch_size = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
 # -----------------------------------------------------------------------------
 
@@ -45,7 +44,7 @@ class Characters:
 
 
 @torch.inference_mode()
-def split_loss(model, rows, device):
+def split_loss(model, rows):
     """Summed loss in nats over rows of (x, y, loss_mask[, sample]) batches."""
     total = 0.0
     for x, y, loss_mask, *sample in tqdm(rows, desc="measuring", leave=False):
@@ -112,7 +111,8 @@ def measure_split(model, tokenizer, dataset):
         ids = data_utils.val_data
         text, count = tokenizer.decode(ids.tolist()), len(ids) - 1
         rows = (tuple(part.to(device) for part in batch) for batch in windows(ids, block_size))
-    nats = split_loss(model, rows, device)
+    require(count > 0, f"the held-out split of data/{dataset} is too short", "prepare a longer book")
+    nats = split_loss(model, rows)
     metrics = {
         "loss": nats / count,
         "perplexity": math.exp(nats / count),
@@ -129,7 +129,7 @@ def read_questions(path):
     require(Path(path).is_file(), f"no file {path}", "check --eval_file; data/build_sft.py writes one for a book")
     records = []
     try:
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
             if line.strip():
                 record = json.loads(line)
                 proper = isinstance(record, dict) and all(
@@ -139,6 +139,7 @@ def read_questions(path):
                 proper = proper and (
                     isinstance(key, str) or isinstance(key, list) and all(isinstance(k, str) for k in key)
                 )
+                proper = proper and isinstance(record.get("Group", ""), str)
                 require(
                     proper, f"{path} line {number} is no question", 'write {"Question": "…", "Answer": "…", "Key": "…"}'
                 )
@@ -192,17 +193,19 @@ def measure_answers(rows, book_text):
 
 
 def answer_all(model, tokenizer, config, records):
-    """The model's greedy answer to each record's question, in batches of questions of like length."""
-    inputs = [prompt_ids(tokenizer, record["Question"], config) for record in records]
+    """The model's greedy answer to each record's question, a list of rows for measure_answers."""
+    inputs = [prompt_ids(model, tokenizer, record["Question"], config["chat"]) for record in records]
     order = sorted(range(len(records)), key=lambda i: len(records[i]["Answer"]))  # so that a batch ends together
+    completions = complete(model, tokenizer, [inputs[i] for i in order], CHAT_TOKENS, temperature=0)
     rows = [None] * len(records)
-    for start in tqdm(range(0, len(order), batch_size), desc="answering", leave=False):
-        batch = order[start : start + batch_size]
-        started = time.monotonic()
-        completions = complete(model, tokenizer, [inputs[i] for i in batch], CHAT_TOKENS, temperature=0)
-        seconds = (time.monotonic() - started) / len(batch)
-        for i, (text, tokens, ended) in zip(batch, completions):
-            rows[i] = {"record": records[i], "answer": text, "ended": ended, "tokens": tokens, "seconds": seconds}
+    for i, made in zip(order, completions):
+        rows[i] = {
+            "record": records[i],
+            "answer": made.text,
+            "ended": made.ended,
+            "tokens": made.tokens,
+            "seconds": made.seconds,
+        }
     return rows
 
 
@@ -217,14 +220,16 @@ def table(groups):
 
 
 configure(globals(), limits={"batch_size": (1, None)})
-if book:
-    require(Path(book).is_file(), f"no book {book}", "check --book")
+try:
+    book_text = Path(book).read_text(encoding="utf-8-sig") if book else ""
+except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one") from error
 records = read_questions(eval_file) if eval_file else None
 model, tokenizer, config = load_model(out_dir, device)
 if records is None:
-    dataset = dataset or config["settings"]["dataset"]
+    dataset = dataset or str(config["settings"].get("dataset"))
     require(
-        tokenizer.vocab_size == read_meta(Path("data", dataset)).get("vocab_size"),
+        fingerprint(Tokenizer.load(Path("data", dataset))) == fingerprint(tokenizer),
         f"data/{dataset} was prepared with another tokenizer than the model's",
         "choose the --dataset that it was trained on",
     )
@@ -232,7 +237,6 @@ if records is None:
     print("\n".join(f"{name:24}{value:10.4f}" for name, value in metrics.items()))
 else:
     rows = answer_all(model, tokenizer, config, records)
-    book_text = Path(book).read_text(encoding="utf-8") if book else ""
     by_group = defaultdict(list)
     for row in rows:
         by_group[row["record"].get("Group", "all questions")].append(row)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from errors import UserError, require
@@ -13,10 +13,12 @@ from errors import UserError, require
 def write_whole(path, mode="w"):
     """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require(path.name and not path.is_dir(), f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    # A lone surrogate, as a broken input may hold, becomes a question mark.
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, mode, **text) as file:
             yield file
             file.flush()
@@ -27,7 +29,8 @@ def write_whole(path, mode="w"):
             f"cannot write {path}: {error.strerror or error}", "free some space or choose another place"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_json(path, value):

@@ -1,28 +1,41 @@
 """Text in, text out: what the command line, the page and the evaluation share between tokenizer and model."""
 
+import time
 from functools import partial
+from typing import NamedTuple
 
 from errors import require
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
+BATCH = 64  # prompts answered at once
 
 
-def prompt_ids(tokenizer, prompt, config):
+class Completion(NamedTuple):
+    """What a prompt was followed by."""
+
+    text: str
+    tokens: int
+    ended: bool  # whether it came to its end
+    seconds: float  # its share of the batch's time
+
+
+def prompt_ids(model, tokenizer, prompt, chat):
     """The ids to go on from: of a text as it is, or of a conversation up to 答：.
 
-    prompt: a text (for a chat model a question) or a list of {"role", "content"}. config: the out_dir's config.json.
+    prompt: a text (for a chat model a question) or a list of {"role", "content"}. chat: whether the model has
+    learnt conversations.
     Raises UserError for an empty prompt and for a conversation that leaves no room in the block.
     """
-    block_size = config["model"]["block_size"]
-    if not config["chat"]:
+    if not chat:
         require(isinstance(prompt, str) and prompt, "nothing to go on from", "give some text as --start=TEXT")
         return tokenizer.encode(prompt)
-    messages = [{"role": "user", "content": prompt.strip()}] if isinstance(prompt, str) else prompt
-    require(messages and messages[-1]["content"].strip(), "the question is empty", "ask something, as --start=QUESTION")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages = [{**message, "content": message["content"].strip()} for message in messages]
+    require(messages and messages[-1]["content"], "the question is empty", "ask something, as --start=QUESTION")
     ids = tokenizer.encode_prompt(messages)
     require(
-        len(ids) < block_size,
-        f"the question is {len(ids)} tokens long, the model reads {block_size - 1}",
+        len(ids) < model.config.block_size,
+        f"the question is {len(ids)} tokens long, the model reads {model.config.block_size - 1}",
         "ask a shorter one",
     )
     return ids
@@ -39,7 +52,7 @@ def stream(model, tokenizer, prompts, max_new_tokens, **sampling):
 
 
 def complete(model, tokenizer, prompts, max_new_tokens, num_beams=1, length_penalty=1.0, **sampling):
-    """[(text, tokens, ended)] for all prompts (lists of ids): what was generated, how much, and whether it came to its end.
+    """A Completion for each of the prompts (lists of ids), BATCH of them at a time.
 
     num_beams above 1 searches for the likeliest text instead of drawing one; of sampling it heeds the penalties.
     """
@@ -48,11 +61,17 @@ def complete(model, tokenizer, prompts, max_new_tokens, num_beams=1, length_pena
             name: sampling[name] for name in ("repetition_penalty", "no_repeat_ngram_size") if name in sampling
         }
         search = partial(model.beam_search, end_id=tokenizer.end_id, length_penalty=length_penalty, **penalties)
-        generated = [search(prompt, max_new_tokens, num_beams)[0][0] for prompt in prompts]
-    else:
-        generated = [[] for _ in prompts]
-        for step in model.generate(prompts, max_new_tokens, end_id=tokenizer.end_id, **sampling):
-            for ids, token in zip(generated, step):
-                if token is not None:
-                    ids.append(token)
-    return [(tokenizer.decode(ids), len(ids), ids[-1:] == [tokenizer.end_id]) for ids in generated]
+    completions = []
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        started = time.monotonic()
+        if num_beams > 1:
+            generated = [search(prompt, max_new_tokens, num_beams)[0][0] for prompt in batch]
+        else:
+            steps = zip(*model.generate(batch, max_new_tokens, end_id=tokenizer.end_id, **sampling))
+            generated = [[token for token in row if token is not None] for row in steps]
+        seconds = (time.monotonic() - started) / len(batch)
+        completions += [
+            Completion(tokenizer.decode(ids), len(ids), ids[-1:] == [tokenizer.end_id], seconds) for ids in generated
+        ]
+    return completions

@@ -1,6 +1,7 @@
 """What the machine has, and how to use it: the device, the number format, the memory allocator."""
 
 import ctypes
+import re
 import sys
 
 import torch
@@ -13,7 +14,8 @@ def pick_device(device):
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, present in there.items() if present)
-    require(there.get(device.split(":")[0]), f"there is no device {device} here", "choose --device=auto")
+    proper = re.fullmatch(r"(cpu|mps|cuda(:\d+)?)", device) and there[device.split(":")[0]]
+    require(proper, f"there is no device {device} here", "choose --device=auto")
     return device
 
 

@@ -24,19 +24,6 @@ class GLMConfig:
     bias: bool = True  # in the linear layers and layer norms
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation with an optional bias."""
-
-    def __init__(self, size, bias):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
-
-    def forward(self, x):
-        """x (…, size), the same shape and dtype out."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
-
-
 class CausalSelfAttention(nn.Module):
     """Multi-head attention to the present and earlier positions (Vaswani et al. 2017, arXiv:1706.03762)."""
 
@@ -82,9 +69,9 @@ class Block(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
     def forward(self, x, mask=None, cache=None):
@@ -103,11 +90,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     CHUNK = 512  # rows
 
     @staticmethod
-    def forward(ctx, x, weight, targets):
-        """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats."""
+    def forward(ctx, x, weight, targets, grads):
+        """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats. grads: whether they are wanted."""
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         narrow_weight = weight.to(dtype)
-        grads = any(ctx.needs_input_grad)
         grad_x = torch.empty_like(x) if grads else None
         grad_weight = torch.zeros_like(weight) if grads else None
         total = torch.zeros((), device=x.device)
@@ -131,7 +117,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         """The gradients that forward has computed, times the loss's own."""
         grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None
+        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None, None
 
 
 class KVCache:
@@ -150,9 +136,9 @@ class KVCache:
         """Let each row go on from row `rows` (B,) of before."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
-    def at(self, layer, positions):
-        """The view of one layer that writes at `positions` (B, T) and gives what attention needs."""
-        return _LayerCache(self.keys[layer], self.values[layer], self.rows, positions)
+    def at(self, layer, positions, length):
+        """The view of one layer that writes at `positions` (B, T) and gives attention its first `length` ones."""
+        return _LayerCache(self.keys[layer], self.values[layer], self.rows, positions, length)
 
 
 @dataclass
@@ -161,13 +147,14 @@ class _LayerCache:
     values: torch.Tensor
     rows: torch.Tensor
     positions: torch.Tensor
+    length: int
 
     def update(self, k, v):
         """Store k, v (B, nh, T, hs) at the positions; give all keys and values up to the furthest of them."""
         if k.shape[2] == 1:
             self.keys[self.rows, :, self.positions[:, 0]] = k[:, :, 0].to(self.keys.dtype)
             self.values[self.rows, :, self.positions[:, 0]] = v[:, :, 0].to(self.values.dtype)
-            length = int(self.positions.max()) + 1
+            length = self.length
             return self.keys[:, :, :length].to(k.dtype), self.values[:, :, :length].to(v.dtype)
         self.keys[:, :, : k.shape[2]] = k  # a prefill begins at position 0 and sees nothing older
         self.values[:, :, : v.shape[2]] = v
@@ -186,7 +173,7 @@ class MiniGLM(nn.Module):
                 "wpe": nn.Embedding(config.block_size, config.n_embd),
                 "drop": nn.Dropout(config.dropout),
                 "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": LayerNorm(config.n_embd, config.bias),
+                "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -210,7 +197,7 @@ class MiniGLM(nn.Module):
         sample's beginning and attention stays inside it. cache, positions: for generation.
         """
         B, T = idx.shape
-        mask = None
+        mask, length = None, T
         if sample is not None:
             mask = (sample[:, :, None] == sample[:, None, :]).tril()  # (B, T, T)
             positions = mask.sum(-1) - 1
@@ -218,11 +205,12 @@ class MiniGLM(nn.Module):
         elif positions is None:
             positions = torch.arange(T, device=idx.device).expand(B, T)
         elif T == 1:
-            keys = torch.arange(int(positions.max()) + 1, device=idx.device)
+            length = int(positions.max()) + 1
+            keys = torch.arange(length, device=idx.device)
             mask = (keys <= positions)[:, None, None]  # (B, 1, 1, keys)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
         for layer, block in enumerate(self.transformer.h):
-            x = block(x, mask, cache and cache.at(layer, positions))
+            x = block(x, mask, cache and cache.at(layer, positions, length))
         return self.transformer.ln_f(x)
 
     def forward(self, idx, targets=None, loss_mask=None, sample=None):
@@ -237,7 +225,9 @@ class MiniGLM(nn.Module):
         if loss_mask is not None:  # the vocabulary product is the dearest: only where it counts
             chosen = loss_mask.reshape(-1) != 0
             x, targets = x.flatten(0, 1)[chosen], targets.reshape(-1)[chosen]
-        loss = ChunkedCrossEntropy.apply(x.reshape(-1, x.size(-1)), self.lm_head.weight, targets.reshape(-1))
+        loss = ChunkedCrossEntropy.apply(
+            x.reshape(-1, x.size(-1)), self.lm_head.weight, targets.reshape(-1), torch.is_grad_enabled()
+        )
         return None, loss / max(1, targets.numel())
 
     @torch.inference_mode()
@@ -371,7 +361,8 @@ def penalize(logits, texts, repetition_penalty=1.0, no_repeat_ngram_size=0):
         if n and len(text) >= n:
             last = text[len(text) - n + 1 :]
             banned = [text[i + n - 1] for i in range(len(text) - n + 1) if text[i : i + n - 1] == last]
-            logits[row, banned] = -math.inf
+            if len(set(banned)) < logits.size(-1):  # something must be left
+                logits[row, banned] = -math.inf
     return logits
 
 
@@ -398,7 +389,7 @@ def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, rng=None):
     """One id a row (B,) int64 from logits (B, V): the likeliest at temperature 0, else drawn from what is kept."""
-    if temperature == 0:
+    if temperature < 1e-5:  # dividing by less would overflow
         return logits.argmax(-1)
     probs = filter_logits(logits, temperature, top_k, top_p, min_p).softmax(-1)
     return torch.multinomial(probs, 1, generator=rng)[:, 0]

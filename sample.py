@@ -6,7 +6,6 @@ python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=
 """
 
 import json
-import time
 from pathlib import Path
 
 from checkpoint import load_model
@@ -38,7 +37,7 @@ configure(
     limits={
         "num_samples": (1, None), "max_new_tokens": (1, None), "temperature": (0, None), "top_k": (0, None), "top_p": (1e-9, 1),
         "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None),
-        "num_beams": (1, 64), "seed": (0, None),
+        "num_beams": (1, 64), "seed": (0, 2**63 - 1),
     },
 )  # fmt: skip
 model, tokenizer, config = load_model(out_dir, device)
@@ -53,7 +52,7 @@ if start.startswith("FILE:"):
 else:
     prompts = [start or ("张飞是谁？" if config["chat"] else "却说")]
 prompts = [prompt for prompt in prompts for _ in range(num_samples)]
-inputs = [prompt_ids(tokenizer, prompt, config) for prompt in prompts]
+inputs = [prompt_ids(model, tokenizer, prompt, config["chat"]) for prompt in prompts]
 sampling = {
     "temperature": temperature,
     "top_k": top_k,
@@ -64,7 +63,6 @@ sampling = {
     "seed": seed,
 }
 
-started = time.monotonic()
 if len(prompts) == 1 and num_beams == 1 and not save_path:
     print(prompts[0], end="\n" if config["chat"] else "", flush=True)
     for (piece,) in stream(model, tokenizer, inputs, max_new_tokens, **sampling):
@@ -72,17 +70,21 @@ if len(prompts) == 1 and num_beams == 1 and not save_path:
     print()
 else:
     completions = complete(model, tokenizer, inputs, max_new_tokens, num_beams, length_penalty, **sampling)
-    seconds = time.monotonic() - started
     between = "\n" if config["chat"] else ""
-    texts = [prompt + between + text for prompt, (text, _, _) in zip(prompts, completions)]
+    texts = [prompt + between + completion.text for prompt, completion in zip(prompts, completions)]
     if not save_path:
         print("\n\n".join(texts))
     else:
         with write_whole(save_path) as file:
             if save_path.endswith(".jsonl"):
-                for prompt, (text, tokens, _) in zip(prompts, completions):
-                    row = {"prompt": prompt, "completion": text, "tokens": tokens, "seconds": round(seconds, 3)}
+                for prompt, made in zip(prompts, completions):
+                    row = {
+                        "prompt": prompt,
+                        "completion": made.text,
+                        "tokens": made.tokens,
+                        "seconds": round(made.seconds, 4),
+                    }
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
             else:
                 file.write("\n\n".join(texts) + "\n")
-        print(f"{save_path}: {len(texts)} samples in {seconds:.1f} s")
+        print(f"{save_path}: {len(texts)} samples in {sum(made.seconds for made in completions):.1f} s")

@@ -73,7 +73,7 @@ def reply(text, history, temperature, top_k, top_p, repetition_penalty, max_new_
     else:
         prompt = text
     try:
-        ids = prompt_ids(tokenizer, prompt, config)
+        ids = prompt_ids(model, tokenizer, prompt, chat)
     except UserError as error:
         raise gr.Error(f"换个问法再试：{error}", duration=None) from error
     answer, tokens, started = "" if chat else text, 0, time.monotonic()
@@ -100,13 +100,13 @@ def plain(content):
 
 def example_questions():
     """Questions from the data set that the model was trained on where it is at hand, else well-known ones."""
-    path = Path("data", config["settings"]["dataset"], "questions.jsonl")
+    path = Path("data", str(config["settings"].get("dataset")), "questions.jsonl")
     if not chat:
         return NOVEL_EXAMPLES
     try:
         with open(path, encoding="utf-8") as file:
             return [json.loads(next(file))["Question"] for _ in range(5)]
-    except (OSError, StopIteration, ValueError, KeyError):
+    except (OSError, StopIteration, ValueError, KeyError, TypeError):
         return CHAT_EXAMPLES
 
 

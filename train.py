@@ -1,7 +1,7 @@
 """Train MiniGLM: from nothing, on from where a run stopped, or on conversations from a trained model.
 
     python train.py config/demo_pretrain.py                # any setting below: --key=value
-    torchrun --nproc_per_node=2 train.py config/train_config.py
+    torchrun --nproc_per_node=2 train.py config/train_config.py --gradient_accumulation_steps=2
 
 Writes out_dir/ckpt.pt, config.json, the tokenizer and log.jsonl, a line an event.
 """
@@ -27,7 +27,7 @@ from errors import require
 from files import write_whole
 from machine import keep_freed_memory, pick_device, pick_dtype
 from model import GLMConfig, MiniGLM
-from tokenizer import Tokenizer, read_meta
+from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
 # where things are
@@ -80,13 +80,13 @@ positive = dict.fromkeys(
 )
 intervals = dict.fromkeys(("max_iters", "eval_interval", "eval_iters", "log_interval"), (1, None))
 unsigned = dict.fromkeys(
-    ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes", "seed"),
+    ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"),
     (0, None),
 )
-shares = dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
+shares = {"seed": (0, 2**31 - 1)} | dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
 settings = configure(
     globals(),
-    limits=positive | intervals | unsigned | shares,
+    limits=positive | {"block_size": (2, None)} | intervals | unsigned | shares,
     choices={
         "init_from": ("scratch", "resume", "finetune", "auto"),
         "optimizer": ("adamw", "muon"),
@@ -116,7 +116,6 @@ require(
     f"--gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {world_size} processes",
     f"choose a multiple of {world_size}",
 )
-micro_steps = gradient_accumulation_steps // world_size
 dtype = pick_dtype(dtype, device)
 autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device_type, dtype=getattr(torch, dtype))
 torch.manual_seed(seed + rank)
@@ -127,7 +126,6 @@ if device == "cpu":
 data_dir = Path("data", dataset)
 require(data_dir.is_dir(), f"no data set {data_dir}", "run python data/prepare.py, or check --dataset")
 chat = is_sft(dataset)
-meta = read_meta(data_dir)
 tokenizer = Tokenizer.load(data_dir)
 if chat:
     init_data_sft(dataset)
@@ -211,13 +209,22 @@ if init_from == "resume":
     )
     for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
         each.load_state_dict(state)
-    scaler.load_state_dict(checkpoint["scaler"])
+    if checkpoint["scaler"] and scaler.is_enabled():
+        scaler.load_state_dict(checkpoint["scaler"])
     iter_num, tokens = checkpoint["iter_num"], checkpoint["tokens"]
     seconds_before, best_val_loss = checkpoint["seconds"], checkpoint["best_val_loss"]
-    torch.set_rng_state(checkpoint["random_state"].cpu())
     earlier = list(events_before(iter_num))
 checkpoint = None
-if main_process:
+
+
+def numbered_batch(split, index):
+    """What the model's forward takes, of batch number `index` of this run."""
+    return get_batch(split, batch_size, block_size, device, index, seed)
+
+
+for split in ("train", "val"):
+    numbered_batch(split, 0)  # data that do not fit the model are told before anything is written
+if main_process and not eval_only:
     with write_whole(log_path) as file:
         file.writelines(earlier)
 
@@ -241,14 +248,9 @@ def estimate_loss(split):
     """The mean loss of eval_iters batches of a split, the same ones each time."""
     model.eval()
     with autocast:
-        losses = [model(*batch_inputs(split, index))[1].item() for index in range(eval_iters)]
+        losses = [model(*numbered_batch(split, index))[1].item() for index in range(eval_iters)]
     model.train()
     return sum(losses) / len(losses)
-
-
-def batch_inputs(split, index):
-    """What the model's forward takes, of batch number `index`."""
-    return get_batch(split, batch_size, block_size, device, index)
 
 
 def write_log(split, loss, **more):
@@ -268,7 +270,6 @@ def save():
         "tokens": tokens,
         "seconds": seconds_before + time.monotonic() - started,
         "best_val_loss": best_val_loss,
-        "random_state": torch.get_rng_state(),
     }
     save_checkpoint(out_dir, model, tokenizer, settings, chat, state)
 
@@ -299,12 +300,13 @@ while True:
     if iter_num % eval_interval == 0 or last or eval_only:
         if main_process:
             train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
-            write_log("train_eval", train_loss)
-            write_log("val", val_loss)
+            if not eval_only:
+                write_log("train_eval", train_loss)
+                write_log("val", val_loss)
             tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
-            if (always_save_checkpoint or val_loss < best_val_loss or last) and not eval_only and iter_num:
+            better, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
+            if (always_save_checkpoint or better or stopping) and not eval_only and iter_num:
                 save()
-            best_val_loss = min(best_val_loss, val_loss)
     if last or eval_only:
         break
 
@@ -312,20 +314,24 @@ while True:
     for each in optimizers:
         for group in each.param_groups:
             group["lr"] = lr
+    first = iter_num * gradient_accumulation_steps + rank
+    indices = range(first, first + gradient_accumulation_steps, world_size)
+    batches = [numbered_batch("train", index) for index in indices]
+    learned = sum(loss_mask.sum() for _, _, loss_mask, *_ in batches)  # each token of the step weighs the same
+    if world_size > 1:
+        dist.all_reduce(learned)
     step_loss = torch.zeros((), device=device)
-    for micro_step in range(micro_steps):
-        index = iter_num * gradient_accumulation_steps + micro_step * world_size + rank
-        inputs = batch_inputs("train", index)
-        syncs = world_size == 1 or micro_step == micro_steps - 1
+    for index, inputs in zip(indices, batches):
+        torch.manual_seed((seed << 32) + index)  # dropout is a function of the batch's number, too
+        syncs = world_size == 1 or index == indices[-1]
         with contextlib.nullcontext() if syncs else network.no_sync():
             with autocast:
-                loss = network(*inputs)[1] / micro_steps
-            scaler.scale(loss).backward()
+                loss = network(*inputs)[1] * inputs[2].sum() / learned
+            scaler.scale(loss * world_size).backward()  # DDP takes the mean of the processes' gradients
         step_loss += loss.detach()
-    if grad_clip:
-        for each in optimizers:
-            scaler.unscale_(each)
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    for each in optimizers:
+        scaler.unscale_(each)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
     for each in optimizers:
         scaler.step(each)
     scaler.update()
@@ -335,9 +341,9 @@ while True:
     tokens += batch_size * block_size * gradient_accumulation_steps
     if iter_num % log_interval == 0:
         if world_size > 1:
-            dist.all_reduce(step_loss, op=dist.ReduceOp.AVG)
+            dist.all_reduce(step_loss)
         if main_process:
-            write_log("train", step_loss.item())
+            write_log("train", step_loss.item(), grad_norm=grad_norm.item())
             speed = (tokens - tokens_before) / (time.monotonic() - started)
             progress.set_postfix_str(f"loss {step_loss.item():.3f}, {speed:,.0f} tokens/s", refresh=False)
     iter_num += 1

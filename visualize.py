@@ -55,14 +55,13 @@ def read_log(directory):
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
-            steps, losses = curves.setdefault(str(event["split"]), ([], []))
-            at, loss = int(event["iter"]), float(event["loss"])
-            steps.append(at), losses.append(loss)
+            split, point = str(event["split"]), (int(event["iter"]), float(event["loss"]))
+            curves.setdefault(split, []).append(point)
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
                 raise UserError(f"{path} line {number} is no log line", "delete that line, or train again") from error
     require(curves, f"{path} is empty", "train first; it fills as the training goes on")
-    return curves
+    return {split: tuple(zip(*points)) for split, points in curves.items()}
 
 
 def draw_losses(directories, chinese):
@@ -99,31 +98,36 @@ def draw_losses(directories, chinese):
 
 
 def draw_metrics(directories, chinese):
-    """The scores of metrics.json, by group of questions, a panel a directory that has one."""
-    found = {
-        d: read_json(Path(d, "metrics.json"), "run evaluations.py again")
-        for d in directories
-        if Path(d, "metrics.json").exists()
-    }
-    found = {d: m for d, m in found.items() if "groups" in m}
+    """The figures of metrics.json, a panel a directory that has one: scores by group of questions, or a split's losses."""
+    found = {d: read_metrics(Path(d, "metrics.json")) for d in directories if Path(d, "metrics.json").exists()}
     if not found:
         return
     figure, panels = plt.subplots(len(found), 1, figsize=(9, 4.5 * len(found)), dpi=130, squeeze=False)
-    for axes, (directory, metrics) in zip(panels[:, 0], found.items()):
-        groups = metrics["groups"]
+    for axes, (directory, groups) in zip(panels[:, 0], found.items()):
+        first = next(iter(groups.values()))
+        scores = SCORES if "n" in first else [name for name in first if name != "perplexity"]
         width = 0.8 / len(groups)
         for i, (group, values) in enumerate(groups.items()):
-            heights = [values.get(score) or 0.0 for score in SCORES]
-            bars = axes.bar(
-                [x + i * width for x in range(len(SCORES))], heights, width, label=f"{group} (n={values['n']})"
-            )
+            heights = [values.get(score) or 0.0 for score in scores]
+            label = f"{group} (n={values['n']})" if "n" in values else group
+            bars = axes.bar([x + i * width for x in range(len(scores))], heights, width, label=label)
             axes.bar_label(bars, [f"{h:.2f}" for h in heights], fontsize=7)
-        axes.set_xticks([x + 0.4 - width / 2 for x in range(len(SCORES))], SCORES)
-        axes.set_ylim(0, 1.12)
-        axes.set_title(f"{Path(directory).name}：{'各组问题的得分' if chinese else 'scores by group of questions'}")
+        axes.set_xticks([x + 0.4 - width / 2 for x in range(len(scores))], scores, fontsize=8)
+        axes.margins(y=0.15)
+        axes.set_title(f"{Path(directory).name}：{'评测指标' if chinese else 'metrics'}")
         axes.legend(fontsize=8)
         axes.grid(axis="y", alpha=0.3)
     save(figure, Path(directories[0], "metrics.png"))
+
+
+def read_metrics(path):
+    """{group: {metric: number or None}} of a metrics.json; that of a split is one group."""
+    metrics = read_json(path, "run evaluations.py again")
+    groups = metrics.get("groups", {"held-out": metrics})
+    proper = isinstance(groups, dict) and groups and all(isinstance(values, dict) for values in groups.values())
+    proper = proper and all(isinstance(v, int | float | None) for values in groups.values() for v in values.values())
+    require(proper, f"{path} holds no metrics", "run evaluations.py again")
+    return groups
 
 
 def save(figure, path):

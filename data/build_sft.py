@@ -1,4 +1,4 @@
-"""Questions about a book whose answers can be checked: writes data/NAME_sft/questions.jsonl and eval.jsonl.
+"""Questions about a book whose answers can be checked: writes questions.jsonl, val.jsonl and eval.jsonl to data/NAME_sft.
 
     python data/build_sft.py sanguo                             # people from data/sanguo/entities.json
     python data/build_sft.py mybook --entities=mypeople.json    # {"name": ["name", "other name", …], …}
@@ -37,7 +37,8 @@ seed = 1337  # which facts and wordings fall where
 # -----------------------------------------------------------------------------
 
 TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
-HEADING = re.compile(r"^(第[〇零一二三四五六七八九十百千两\d]{1,9}[回章节])[ \u3000:：]*(.{0,60})$", re.MULTILINE)
+HEADING = re.compile(r"^(第[〇零一二三四五六七八九十百千两\d]{1,9}[回章节])(?:[ \u3000:：]+(.{0,60}))?$", re.MULTILINE)
+SENTENCE = r"[^。！？\n]+[。！？]?"
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 HANZI = r"[\u4e00-\u9fff]"
 # What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
@@ -62,9 +63,9 @@ TRAINED_WORDINGS = {
     "{x}初次登场是第几回？ {x}最先出现在哪一回？ 第几回才有{x}？ {x}从第几回起出现？ {t}最早提到{x}是第几回？ 说出{x}首次出现的回数。 {x}第一次登场在哪回？ 首次写到{x}的是哪一回？ {x}哪回开始出现？",
     "sentence": "哪一句最先写到{x}？ {x}出场的原句是什么？ {t}第一次写{x}的是哪句话？ {x}首次出现的原文是什么？ 引出{x}的是哪一句？ {t}最早提到{x}的原句是什么？ {x}登场时原文怎么写？ "
     "引用最先写到{x}的句子。 {x}出场的那句话是什么？ 原文里怎么引出{x}？ 写出{x}第一次出现的原句。 {t}{x}出场时是怎么写的？ 首次提{x}的原话是哪句？ 请引用{x}登场的原文。",
-    "pair": "{x}和{y}最早在哪一回一同出现？ 哪一回最先同时写到{x}和{y}？ {x}与{y}首次同在哪一回？ {t}{x}和{y}第一次同句出现在第几回？ 最早同时写{x}、{y}的是哪一句？ "
-    "{x}和{y}第一次一同出现的原文是什么？ {x}与{y}最早一起见于哪里？ {t}哪句话最先写到{x}和{y}？ {x}跟{y}在哪一回最先同时出现？ {x}、{y}两人最早一起出现是第几回？ 第几回首先把{x}与{y}写在一句？ "
-    "{x}同{y}最早哪一回一起出场？ 首先同时提到{x}跟{y}的句子是哪句？ {t}{x}跟{y}初次一起出现在哪里？",
+    "pair": "哪一句最先同时提到{x}和{y}？ 最早同时写到{x}和{y}的是哪一句？ {x}和{y}的名字最先在哪一句里一同出现？ {t}哪句话最先提到{x}和{y}两人？ 最早同时写{x}、{y}的原文是什么？ "
+    "{t}{x}和{y}第一次同句出现在第几回？ {x}与{y}首次同在一句是哪一回？ 最先把{x}和{y}写在一句里的是第几回？ {x}跟{y}的名字最早在哪一句一起出现？ 第几回首先把{x}与{y}写在一句？ "
+    "{x}和{y}最早同句的原文怎么写？ 首先同时提到{x}跟{y}的句子是哪句？ {t}{x}同{y}最先写在一句里是哪里？ 引用最先同时写到{x}和{y}的句子。",
     "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ 第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？ "
     "第{x}回的题目叫什么？ 写出第{x}回的标题。 第{x}回的名字？ {t}第{x}回标题怎么写？",
     "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ 回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？ {x}是第几回？ "
@@ -82,7 +83,7 @@ NEW_WORDINGS = {
     "alias": "{x}还被称作什么？ 请问{x}的别的名字是什么？ {x}有什么别称？",
     "first": "请问{x}最先出现于第几回？ {x}是从哪一回开始出现的？ 第一次提到{x}是在哪一回？",
     "sentence": "书里第一次提{x}的原话是什么？ 请引用{x}出场的那句原文。 {x}出场那句话怎么说？",
-    "pair": "请问{x}跟{y}最先在第几回一起出现？ {x}与{y}头一次同时出现是在哪一回？ 首先把{x}和{y}写在一起的是哪句？",
+    "pair": "请问哪一句里{x}跟{y}最先同时出现？ {x}与{y}头一次写在同一句是在哪一回？ 首先把{x}和{y}写在一起的是哪句？",
     "title": "请问第{x}回的题目是怎样的？ 第{x}回的名称是什么？ 告诉我第{x}回的标题。",
     "heading": "请问“{x}”属于哪一回？ “{x}”这个标题是第几回的？ 题为“{x}”的是哪一回？",
     "cast": "请问第{x}回都有谁出场？ 第{x}回讲的是哪些人？ 第{x}回中出现了什么人？",
@@ -116,23 +117,30 @@ def read_book(path):
         f"{path} has no chapter headings such as 第一回 or 第12章",
         "add them, a line each, or use prepare_sft.py",
     )
+    twice = next((label for label, count in Counter(match[1] for match in found).items() if count > 1), None)
+    require(
+        not twice, f"{path} has several headings {twice}", "number the chapters through, without a table of contents"
+    )
     ends = [match.start() for match in found[1:]] + [len(text)]
-    return [
-        (match[1], re.split(r"[ \u3000]+", match[2].strip()), text[match.end() : end])
-        for match, end in zip(found, ends)
-    ]
+    return [(match[1], (match[2] or "").split(), text[match.end() : end]) for match, end in zip(found, ends)]
 
 
-def read_people(path, text):
-    """{name: [other names]} of those whom the book names as persons."""
+def read_list(path):
+    """{name: [its spellings]}, the list of people in `path`. Raises UserError where it is none."""
     people = read_json(path, 'give a list of people, {"name": ["name", "other name"]}')
     proper = all(isinstance(x, list) and all(isinstance(a, str) for a in x) for x in people.values())
     require(proper, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
+    return people
+
+
+def read_people(people, text):
+    """{name: [other names]} of those on the list whom the book names as persons."""
     spellings = {alias for name, aliases in people.items() for alias in (name, *aliases) if len(alias) > 1}
-    followers, acting = defaultdict(Counter), set()
+    followers, leaders, acting = defaultdict(Counter), defaultdict(Counter), set()
     for match in any_of(spellings).finditer(text):  # the longest: 陈元 is not in 陈元龙
         followers[match[0]][text[match.end() : match.end() + 1]] += 1
-        if re.match(ACTS, text[match.end() : match.end() + 2]) or re.search(CALLED + "$", text[: match.start()][-2:]):
+        leaders[match[0]][text[match.start() - 1 : match.start()]] += 1
+        if beside_person(text, match):
             acting.add(match[0])
     kept = {}
     for name, aliases in people.items():
@@ -142,8 +150,10 @@ def read_people(path, text):
         character, often = after.most_common(1)[0]
         if often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为也等":
             continue  # part of a phrase: 马相 stands mostly in 两马相交
-        if text.find(name) == any_of([name, *(s for s in spellings if name in s)]).search(text).start():
-            kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
+        character, often = leaders[name].most_common(1)[0]
+        if often > 0.85 * after.total() and after.total() > 4 and re.match(HANZI, character):
+            continue  # part of a longer name: 士仁 of 傅士仁
+        kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
     return kept
 
 
@@ -184,7 +194,11 @@ def other_names(people, courtesy, text):
     for name, aliases in people.items():
         surname = name[:2] if len(name) > 2 else name[:1]
         own = [surname + courtesy[name]] if name in courtesy else []
-        own += [a for a in aliases if a.startswith(surname) or re.search(f"(?:道号|小字|号|又名|人称)“?{a}", text)]
+        own += [
+            a
+            for a in aliases
+            if a.startswith(surname) or re.search(f"(?:道号|小字|号|又名|人称)“?{re.escape(a)}", text)
+        ]
         own = [a for a in dict.fromkeys(own) if owners[a] <= 1 and a not in people and text.count(a) >= 2]
         if own:
             found[name] = own
@@ -213,126 +227,146 @@ def quotation(sentence, words):
 
 def sentences(text):
     """The sentences of a text, as they stand."""
-    return re.findall(r"[^。！？\n]+[。！？]?", text)
+    return re.findall(SENTENCE, text)
+
+
+def numerals(number, label):
+    """How chapter `label`, the number-th, may be asked for: 一百六, 一百零六, 106; its own form alone where that is another number."""
+    own = re.sub("[第回章节]", "", label)
+    forms = [own, chinese_number(number), str(number)]
+    plain = chinese_number(number, zero="")
+    return list(dict.fromkeys(forms)) if own in (*forms, plain, plain.replace("百一十", "百十")) else [own]
 
 
 def chapter_facts(chapters):
     """Facts about headings: what chapter N is called, and which chapter a heading's line belongs to."""
     lines = Counter(line for _, heading, _ in chapters for line in heading)
     for number, (label, heading, _) in enumerate(chapters, 1):
-        heading = [line for line in heading if line]
         if not heading:
             continue
-        book_form = re.sub("[第回章节]", "", label)
-        forms = list(dict.fromkeys([book_form, chinese_number(number), str(number)]))
-        quoted = "".join(f"「{line}」" for line in heading)
-        yield {"kind": "title", "about": label, "x": forms, "Answer": f"{label}的回目是{quoted}。", "Key": heading}
+        word = "回目" if label.endswith("回") else "标题"
+        answer = f"{label}的{word}是{''.join(f'「{line}」' for line in heading)}。"
+        yield {"kind": "title", "about": label, "x": numerals(number, label), "Answer": answer, "Key": heading}
         for line in heading:
             if lines[line] == 1:
-                yield {
-                    "kind": "heading",
-                    "about": label,
-                    "x": [line],
-                    "Answer": f"「{line}」是{label}的回目。",
-                    "Key": label,
-                }
+                answer = f"「{line}」是{label}的{word}。"
+                yield {"kind": "heading", "about": label, "x": [line], "Answer": answer, "Key": label}
 
 
-def person_facts(chapters, people, courtesy, others):
+def introductions(name):
+    """How the book may bring somebody in: 姓张名飞, 姓张，名飞."""
+    splits = [(name[:n], name[n:]) for n in (1, 2) if name[n:]]
+    return [f"姓{family}{comma}名{given}" for family, given in splits for comma in ("", "，")]
+
+
+def name_places(chapters, known):
+    """{name: {chapter's index: [match, …]}} of all names as whole words: 张翼 is not in 张翼德."""
+    places = defaultdict(lambda: defaultdict(list))
+    for index, (_, _, text) in enumerate(chapters):
+        for match in known.finditer(text):
+            places[match[0]][index].append(match)
+    return places
+
+
+def first_mention(name, chapters, nicknames, places):
+    """(第N回, the sentence, the name as written there) that names a person first; None where that is in doubt.
+
+    It is in doubt where a name of theirs alone (`nicknames`) stands in an earlier chapter, and where nothing in the
+    chapter shows that a person is meant: 二人许允 is no 许允. places: see name_places.
+    """
+    for index, (label, _, text) in enumerate(chapters):
+        whole = places[name].get(index, [])
+        written = [(match.start(), name) for match in whole]
+        written += [(text.find(words), words) for words in introductions(name) if words in text]
+        if written:
+            at, words = min(written)
+            begin = max(text.rfind(stop, 0, at) for stop in "。！？\n") + 1
+            sentence = re.match(SENTENCE, text[begin:])[0]
+            sure = words != name or any(beside_person(text, match) for match in whole)
+            return (label, sentence, words) if sure and words in sentence else None
+        if any(nickname in text for nickname in nicknames):
+            return None
+    return None
+
+
+def beside_person(text, match):
+    """Whether what stands before or behind a name shows that a person is meant."""
+    before, behind = text[max(0, match.start() - 2) : match.start()], text[match.end() : match.end() + 2]
+    return bool(re.match(ACTS, behind) or re.search(CALLED + "$", before))
+
+
+def person_facts(chapters, people, courtesy, others, places):
     """Facts about one person: names, first chapter, first sentence."""
     bearers = defaultdict(list)
     for name, zi in courtesy.items():
         bearers[zi].append(name)
         yield {"kind": "courtesy", "about": name, "x": [name], "Answer": f"{name}字{zi}。", "Key": zi}
     for zi, bearing in bearers.items():
-        yield {
-            "kind": "whose",
-            "about": bearing[0],
-            "x": [zi],
-            "Answer": f"字{zi}的是{'、'.join(bearing)}。",
-            "Key": bearing,
-        }
+        answer = f"字{zi}的是{'、'.join(bearing)}。"
+        yield {"kind": "whose", "about": bearing[0], "x": [zi], "Answer": answer, "Key": bearing}
     for name, aliases in others.items():
-        yield {
-            "kind": "alias",
-            "about": name,
-            "x": [name],
-            "Answer": f"{name}又称{'、'.join(aliases)}。",
-            "Key": aliases,
-        }
+        answer = f"{name}又称{'、'.join(aliases)}。"
+        yield {"kind": "alias", "about": name, "x": [name], "Answer": answer, "Key": aliases}
     for name in people:
-        label, text = next((label, text) for label, _, text in chapters if name in text)
-        yield {"kind": "first", "about": name, "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
-        spellings = [name] + [f"姓{name[:n]}{comma}名{name[n:]}" for n in (1, 2) for comma in ("", "，") if name[n:]]
-        sentence, spelling = next((s, w) for s in sentences(text) for w in spellings if w in s)
-        quoted = quotation(sentence, [spelling])
-        if not quoted:
+        nicknames = [zi for zi in [courtesy.get(name)] if zi and len(bearers[zi]) == 1] + others.get(name, [])
+        called = f"{name}，字{courtesy[name]}" if name in courtesy else name
+        found = first_mention(name, chapters, nicknames, places)
+        if not found:
+            if name in courtesy:
+                key = [name, courtesy[name]]
+                yield {"kind": "who", "about": name, "x": [name], "Answer": f"{called}。", "Key": key}
             continue
-        introduced = f"最早见于{label}：「{quoted}」。"
-        yield {"kind": "sentence", "about": name, "x": [name], "Answer": name + introduced, "Key": quoted}
-        if name in courtesy:
-            answer = f"{name}，字{courtesy[name]}，{introduced}"
-            yield {"kind": "who", "about": name, "x": [name], "Answer": answer, "Key": [courtesy[name], label, quoted]}
-        elif text.count(name) > 2:
-            yield {"kind": "who", "about": name, "x": [name], "Answer": name + introduced, "Key": [label, quoted]}
+        label, sentence, written = found
+        yield {"kind": "first", "about": name, "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
+        if quoted := quotation(sentence, [written]):
+            answer = f"{name}最早见于{label}：「{quoted}」。"
+            yield {"kind": "sentence", "about": name, "x": [name], "Answer": answer, "Key": quoted}
+            answer = f"{called}，最早见于{label}：「{quoted}」。" if name in courtesy else answer
+            key = [courtesy[name], label, quoted] if name in courtesy else [label, quoted]
+            yield {"kind": "who", "about": name, "x": [name], "Answer": answer, "Key": key}
 
 
-def pair_facts(chapters, people):
-    """The first sentence that names two people, for each pair that some sentence names."""
-    seen = set()
-    pattern = any_of(people)
+def pair_facts(chapters, spellings, known):
+    """The first sentence that names two people, where it is the same by their full names and by any of their names."""
+    by_any, found = set(), {}
     for label, _, text in chapters:
         for sentence in sentences(text):
-            present = list(dict.fromkeys(pattern.findall(sentence)))
-            for i, x in enumerate(present):
-                for y in present[i + 1 :]:
-                    if (pair := frozenset((x, y))) in seen:
-                        continue
-                    seen.add(pair)
-                    if quoted := quotation(sentence, [x, y]):
-                        answer = f"{label}：「{quoted}」。"
-                        yield {
-                            "kind": "pair",
-                            "about": f"{x}、{y}",
-                            "x": [x],
-                            "y": y,
-                            "Answer": answer,
-                            "Key": [label, quoted],
-                        }
+            written = list(dict.fromkeys(word for word in known.findall(sentence) if word in spellings))
+            for x, y in itertools.combinations(written, 2):
+                pair = frozenset((spellings[x], spellings[y]))
+                if len(pair) == 2 and pair not in by_any and pair == {x, y}:
+                    found[pair] = (x, y, label, sentence)
+            people = sorted({spellings[word] for word in written})
+            by_any |= {frozenset(pair) for pair in itertools.combinations(people, 2)}
+    for x, y, label, sentence in found.values():
+        if quoted := quotation(sentence, [x, y]):
+            answer = f"{label}：「{quoted}」。"
+            yield {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": [label, quoted]}
 
 
 def mention_facts(chapters, spellings):
-    """Who is in each chapter, and who is named most in the whole book."""
+    """Who is in each chapter, and who is named most in the whole book, by full name, courtesy name and other names."""
     total = Counter()
     for number, (label, _, text) in enumerate(chapters, 1):
         counts = count_mentions(text, spellings)
         total += counts
         chief = [name for name, count in counts.most_common(4) if count > 1]
         if len(chief) > 1:
-            forms = list(dict.fromkeys([re.sub("[第回章节]", "", label), chinese_number(number), str(number)]))
-            yield {
-                "kind": "cast",
-                "about": label,
-                "x": forms,
-                "Answer": f"{label}主要有{'、'.join(chief)}。",
-                "Key": chief,
-            }
+            answer = f"{label}主要有{'、'.join(chief)}。"
+            yield {"kind": "cast", "about": label, "x": numerals(number, label), "Answer": answer, "Key": chief}
     for n in (3, 5, 10):
         chief = [name for name, _ in total.most_common(n)]
         if len(chief) == n:
             forms = [str(n), chinese_number(n)]
-            yield {
-                "kind": "chief",
-                "about": "",
-                "x": forms,
-                "Answer": f"书中出现最多的是{'、'.join(chief)}。",
-                "Key": chief,
-            }
+            answer = f"按姓名、字和别称数，书中出现最多的{chinese_number(n)}人是{'、'.join(chief)}。"
+            yield {"kind": "chief", "about": "", "x": forms, "Answer": answer, "Key": chief}
 
 
 def phrasings(fact, templates, leads):
     """All questions about `fact` that the templates give, in random order, its numerals taking turns."""
     by_form = []
+    if unit != "回":
+        templates = templates.replace("回目", "标题").replace("回", unit)
     for x in fact["x"]:
         asked = {}
         for template in templates.split():
@@ -363,27 +397,37 @@ rng = random.Random(seed)
 chapters = read_book(Path("data", name, "input.txt"))
 facts = list(chapter_facts(chapters))
 entities = entities or (f"data/{name}/entities.json" if Path("data", name, "entities.json").exists() else "")
+people = {}
 if entities:
     body = "\n".join(text for _, _, text in chapters)
-    people = read_people(entities, body)
+    listed = read_list(entities)
+    people = read_people(listed, body)
+if people:
     courtesy = courtesy_names(people, body)
     others = other_names(people, courtesy, body)
     zi_owners = Counter(courtesy.values())
     spellings = {name: name for name in people}
     spellings |= {zi: person for person, zi in courtesy.items() if zi_owners[zi] == 1}
     spellings |= {alias: person for person, aliases in others.items() for alias in aliases}
-    facts += person_facts(chapters, people, courtesy, others)
+    known = any_of(
+        {*spellings, *(word for name, aliases in listed.items() for word in (name, *aliases) if len(word) > 1)}
+    )
+    facts += person_facts(chapters, people, courtesy, others, name_places(chapters, known))
     facts += mention_facts(chapters, spellings)
     mentions = count_mentions(body, spellings)
-    pairs = sorted(pair_facts(chapters, people), key=lambda fact: -min(mentions[fact["x"][0]], mentions[fact["y"]]))
+    pairs = pair_facts(chapters, spellings, known)
+    pairs = sorted(pairs, key=lambda fact: -min(mentions[fact["x"][0]], mentions[fact["y"]]))
+    pairs = list({fact["Answer"]: fact for fact in reversed(pairs)}.values())[::-1]  # a sentence with three names once
     facts += pairs[: min(max_pairs, len(facts) * 3 // 7)]
 else:
-    print("no list of people: questions about the chapters alone (--entities=FILE gives one)")
+    print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
+require(facts, f"{name} gives nothing to ask about", "give its chapters titles, or a list of people as --entities=FILE")
 
+unit = chapters[0][0][-1]  # 回, 章 or 节
 places = ["", "书中", f"《{book_title}》里"] if book_title else ["", "书中"]
 subjects = list(dict.fromkeys(fact["about"] for fact in facts if fact["kind"] != "chief"))
 held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
-training, groups = [], defaultdict(list)
+training, validation, groups = [], [], defaultdict(list)
 for fact in facts:
     known = phrasings(fact, TRAINED_WORDINGS[fact["kind"]], LEADS)
     new = phrasings(fact, NEW_WORDINGS[fact["kind"]], [""])
@@ -395,6 +439,8 @@ for fact in facts:
         questions = {"seen": trained[0], "new_wording": new[0]}
         if len(known) > len(trained):
             questions["reworded"] = known[len(trained)]
+        if len(known) > len(trained) + 1:
+            validation.append({"Question": known[len(trained) + 1], "Answer": fact["Answer"], "Kind": fact["kind"]})
     for group, question in questions.items():
         record = {
             "Question": question,
@@ -408,7 +454,8 @@ for fact in facts:
 target = Path("data", f"{name}_sft")
 rng.shuffle(training)
 evaluation = [record for group in groups.values() for record in rng.sample(group, min(len(group), eval_questions))]
-for file, records in (("questions", training), ("eval", evaluation)):
+validation = rng.sample(validation, min(len(validation), eval_questions))
+for file, records in (("questions", training), ("val", validation), ("eval", evaluation)):
     with write_whole(target / f"{file}.jsonl") as out:
         out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     print(f"{target / file}.jsonl: {len(records):,} questions")

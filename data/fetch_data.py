@@ -8,6 +8,7 @@ python data/fetch_data.py mybook --from=~/mybook.txt   # your own file, or an ad
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -36,7 +37,7 @@ retries = 6  # how often a download is tried before giving up; it goes on where 
 
 GUTENBERG = {"honglou": (24264, "《红楼梦》"), "xiyou": (23962, "《西游记》"), "shuihu": (23863, "《水浒传》")}
 OWN_COPY = {"shediao": "《射雕英雄传》", "shendiao": "《神雕侠侣》", "tianlong": "《天龙八部》"}
-ENCODINGS = ["utf_8", "utf_16", "gb18030", "big5"]
+ENCODINGS = ["utf_8", "utf_16", "utf_16_le", "utf_16_be", "gb18030", "big5"]
 
 
 def fetch_sanguo():
@@ -97,7 +98,7 @@ def fetch_own(name, source):
     if source.startswith(("http://", "https://")):
         content = download(source, Path("data", name))
     else:
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         require(path.is_file(), f"no file {source}", "check --from; relative paths count from the repository root")
         content = path.read_bytes()
     write_book(name, decode(content))
@@ -159,7 +160,7 @@ def fetch_rest(url, partial, tag):
         else:
             tag.unlink(missing_ok=True)
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = have + int(length) if length and length.isdigit() else None
         with (
             open(partial, "ab" if have else "wb") as file,
             tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True) as progress,

@@ -18,7 +18,7 @@ import numpy as np
 from configurator import configure
 from errors import UserError, require
 from files import sha256, write_json, write_whole
-from tokenizer import Tokenizer
+from tokenizer import RANK_FILE, Tokenizer
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # the books, given without --, each fetched before with data/fetch_data.py
@@ -54,10 +54,11 @@ def normalised(path):
 
 def split(path, held_out):
     """(characters of the training split, all characters): the split falls on the line end nearest to the fraction."""
-    ends = np.cumsum([len(line) for line in normalised(path)], dtype=np.int64)
+    ends = np.fromiter(map(len, normalised(path)), dtype=np.int64).cumsum()
     require(len(ends), f"{path} is empty", "fetch the book again")
     total = int(ends[-1])
     target = total * (1 - held_out)
+    require(1 <= target <= total - 1, f"{path} is too short to hold out {held_out:g} of it", "prepare a longer book")
     at = int(ends[np.argmin(np.abs(ends - target))])
     # A book of very few lines is cut inside a line.
     return (at if 0 < at < total and abs(at - target) < 0.05 * total else round(target)), total
@@ -70,8 +71,8 @@ def pieces(path, start, stop):
         buffer += line[max(0, start - position) : max(0, stop - position)]
         position += len(line)
         if len(buffer) >= 2 * PIECE:
-            cuts = [match.end() for match in SAFE_CUT.finditer(buffer, PIECE)]
-            cut = cuts[0] if cuts else PIECE
+            found = SAFE_CUT.search(buffer, PIECE)
+            cut = found.end() if found else PIECE
             yield buffer[:cut]
             buffer = buffer[cut:]
         if position >= stop:
@@ -126,6 +127,9 @@ else:
     encoder = Tokenizer.train(islice(train_texts(), TRAINING_CHARACTERS // PIECE), vocab_size)
     if encoder.vocab_size < vocab_size:
         print(f"the text gives {encoder.vocab_size:,} tokens, not {vocab_size:,}")
+(target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
+for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin"), target / RANK_FILE):
+    stale.unlink(missing_ok=True)
 meta = {
     "tokenizer": tokenizer,
     "vocab_size": encoder.vocab_size,

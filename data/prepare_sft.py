@@ -32,7 +32,8 @@ block_size = 256  # tokens of context; the model's own
 pack = True  # several samples in a row; each still sees only itself
 too_long = "drop"  # a sample longer than a row: drop it, or truncate its end
 strict = False  # stop at the first bad record
-val_fraction = 0.02  # share of the samples that go to the validation rows
+val_file = ""  # FILE.jsonl of records for the validation rows
+val_fraction = 0.02  # without it: share of the samples that go to the validation rows and are not trained
 seed = 1337  # of the order of the samples
 # -----------------------------------------------------------------------------
 
@@ -154,9 +155,7 @@ def records(path):
     require(Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
     try:
         with open(path, encoding="utf-8-sig") as file:
-            head = file.read(64).lstrip()
-            file.seek(0)
-            if head[:1] == "[" and head[1:].lstrip()[:1] in ("\n", "{", "") and not is_line(file):
+            if file.read(64).lstrip()[:1] == "[" and not holds_conversation(file):
                 file.seek(0)
                 whole = json.load(file)
                 yield from enumerate(whole if isinstance(whole, list) else [whole], 1)
@@ -174,18 +173,19 @@ def records(path):
         raise UserError(f"{path} is neither JSON lines nor a JSON list", "write one record a line") from error
 
 
-def is_line(file):
-    """Whether the first line is JSON by itself: then a record stands on each line."""
+def holds_conversation(file):
+    """Whether the first line by itself is a bare list of messages: then a record stands on each line."""
+    file.seek(0)
     try:
-        json.loads(file.readline())
-        return True
+        first = json.loads(file.readline())
     except (ValueError, RecursionError):
         return False
+    return isinstance(first, list) and any(isinstance(turn, dict) and "role" in turn for turn in first)
 
 
-def samples():
+def samples(paths):
     """(ids, mask) of every good record; the bad ones are told and counted in `left_out`."""
-    for path in files:
+    for path in paths:
         for number, record in records(path):
             try:
                 if record is None:
@@ -221,20 +221,12 @@ def padded(waiting, length):
 
 def write_split(split, kept):
     """Write the rows of one split and count them."""
-    count = 0
-    with (
-        write_whole(target / f"{split}.bin", "wb") as ids_file,
-        write_whole(target / f"{split}_mask.bin", "wb") as mask_file,
-        write_whole(target / f"{split}_sample.bin", "wb") as sample_file,
-    ):
-        for ids, mask, sample in rows_of(kept):
-            np.array(ids, dtype=np.uint16).tofile(ids_file)
-            np.array(mask, dtype=np.uint8).tofile(mask_file)
-            np.array(sample, dtype=np.uint16).tofile(sample_file)
-            count += 1
-    if not pack:
-        (target / f"{split}_sample.bin").unlink()
-    return {"rows": count, "samples": len(kept), "learned_tokens": sum(sum(mask) for _, mask in kept)}
+    rows = list(rows_of(kept))
+    columns = [("", np.uint16), ("_mask", np.uint8), *[("_sample", np.uint16)] * pack]
+    for column, (kind, dtype) in enumerate(columns):
+        with write_whole(target / f"{split}{kind}.bin", "wb") as file:
+            np.array([row[column] for row in rows], dtype=dtype).tofile(file)
+    return {"rows": len(rows), "samples": len(kept), "learned_tokens": sum(sum(mask) for _, mask in kept)}
 
 
 configure(
@@ -248,23 +240,31 @@ require(dataset, "no name for the data set", "give --dataset=NAME; the rows go t
 encoder = Tokenizer.load(tokenizer_from)
 target = Path("data", dataset)
 left_out = Counter()
-kept = list(samples())
+kept, validation = list(samples(files)), list(samples([val_file] if val_file else []))
 for reason, count in left_out.items():
     print(f"left out: {count:,} that {reason}" if count > 1 else f"left out: 1 that {reason}")
-require(kept, f"no good record in {', '.join(files)}", "see the reasons above and mend the records")
+for paths, found in ((files, kept), ([val_file], validation)):
+    require(
+        found or paths == [""], f"no good record in {', '.join(paths)}", "see the reasons above and mend the records"
+    )
 random.Random(seed).shuffle(kept)
-held_out = min(max(1, round(val_fraction * len(kept))), len(kept) - 1)
+if not val_file:
+    held_out = min(max(1, round(val_fraction * len(kept))), len(kept) - 1)
+    kept, validation = kept[held_out:], kept[:held_out] or kept
+(target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
+for stale in target.glob("*_sample.bin"):
+    stale.unlink()
 meta = {
     "tokenizer": encoder.name,
     "vocab_size": encoder.vocab_size,
     "row_length": block_size + 1,
     "packed": pack,
     "splits": {
-        "train": write_split("train", kept[held_out:]),
-        "val": write_split("val", kept[:held_out] or kept),
+        "train": write_split("train", kept),
+        "val": write_split("val", validation),
     },
     "left_out": dict(left_out),
-    "sources": [{"name": Path(path).name, "sha256": sha256(path)} for path in files],
+    "sources": [{"name": Path(path).name, "sha256": sha256(path)} for path in [*files, *[val_file] * bool(val_file)]],
 }
 encoder.save(target)
 write_json(target / "meta.json", meta)

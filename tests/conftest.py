@@ -66,7 +66,10 @@ def project(tmp_path_factory):
     project.run("data/prepare.py", "sanguo")
     project.run("data/prepare.py", "sanguo", "--tokenizer=bpe")
     project.run("data/build_sft.py", "sanguo")
-    project.run("data/prepare_sft.py", "data/sanguo_sft/questions.jsonl", "--dataset=sanguo_sft", "--block_size=128")
+    project.run(
+        "data/prepare_sft.py", "data/sanguo_sft/questions.jsonl", "--val_file=data/sanguo_sft/val.jsonl",
+        "--dataset=sanguo_sft", "--block_size=128",
+    )  # fmt: skip
     return project
 
 

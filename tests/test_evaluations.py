@@ -65,8 +65,8 @@ def test_looping_answers_are_counted(project, pretrained):
     """A model that was never taught to end its answers is seen to run on."""
     folder = project.folder / "out/endless"
     shutil.copytree(pretrained, folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | {"chat": True}), encoding="utf-8")
+    checkpoint = torch.load(folder / "ckpt.pt", weights_only=True)
+    torch.save(checkpoint | {"chat": True}, folder / "ckpt.pt")
     project.write("ask.jsonl", '{"Question": "张飞字什么？", "Answer": "翼德"}\n')
     project.run("evaluations.py", "--out_dir=out/endless", "--eval_file=ask.jsonl", "--save_path=endless.json")
     metrics = json.loads((project.folder / "endless.json").read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def test_pictures_are_drawn(project, chat):
         ("evaluations.py", ["--eval_file=broken.jsonl"], "no JSON lines"),
         ("evaluations.py", ["--dataset=nowhere"], "data/prepare.py"),
         ("evaluations.py", ["--dataset=sanguo"], "another tokenizer"),
-        ("evaluations.py", ["--eval_file=good.jsonl", "--book=nowhere.txt"], "no book"),
+        ("evaluations.py", ["--eval_file=good.jsonl", "--book=nowhere.txt"], "no book in UTF-8"),
         ("visualize.py", ["--out_dir=out/nowhere"], "no log"),
         ("visualize.py", ["--out_dir=out/badlog"], "line 1 is no log line"),
     ],

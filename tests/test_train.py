@@ -115,6 +115,26 @@ def test_accumulation_and_processes_give_the_losses_of_one(project):
     assert one == pytest.approx(two, abs=2e-4) and len(two) == 12
 
 
+def test_fine_tuning_losses_weigh_each_token_the_same(project, chat):
+    """Two small batches in one step are one large batch, though their answers differ in length."""
+    words = [
+        "--init_from=finetune",
+        "--ckpt_dir=out/small",
+        "--dataset=sanguo_sft",
+        "--dtype=float32",
+        "--max_iters=6",
+        "--eval_interval=6",
+        "--eval_iters=1",
+        "--log_interval=1",
+    ]
+    project.run("train.py", *words, "--batch_size=8", "--out_dir=out/large")
+    project.run("train.py", *words, "--batch_size=4", "--gradient_accumulation_steps=2", "--out_dir=out/halves")
+    large, halves = (
+        [event["loss"] for event in events(project.folder / out_dir)] for out_dir in ("out/large", "out/halves")
+    )
+    assert large == pytest.approx(halves, abs=1e-4) and len(large) == 6
+
+
 def test_bfloat16_follows_float32(project):
     """Mixed precision changes the losses only within its noise."""
     project.run("train.py", *QUICK, "--out_dir=out/f32", "--max_iters=50")
@@ -137,7 +157,7 @@ def test_the_reports_recipe_runs_and_says_what_suits_a_cpu(project):
         "--eval_iters=1",
         "--out_dir=out/report",
     ).stdout
-    assert "44,967,936 parameters" in out or "45," in out.split(" parameters")[0]
+    assert round(int(out.split(" parameters")[0].replace(",", "")) / 1e6) == 45
     assert "config/demo_pretrain.py suits a CPU" in out
     config = json.loads((project.folder / "out/report/config.json").read_text(encoding="utf-8"))
     assert config["model"] == {
@@ -161,6 +181,7 @@ def test_eval_only_tells_the_losses_and_changes_nothing(project, pretrained):
         "--dataset=sanguo_bpe",
         "--init_from=resume",
         "--eval_only",
+        "--optimizer=muon",
         "--eval_iters=1",
         "--max_iters=60",
         *SMALL,
