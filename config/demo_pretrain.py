@@ -11,5 +11,5 @@ min_lr = 4e-4
 warmup_iters = 30
 max_iters = 560
 eval_interval = 140
-eval_iters = 10
+eval_iters = 5
 log_interval = 5

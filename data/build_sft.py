@@ -27,7 +27,7 @@ entities = ""  # the list of people; the default is data/NAME/entities.json wher
 title = ""  # how the questions call the book, as in 《三国演义》里; the default is known for the four novels
 backend = "book"  # where answers come from; book: computed from the book
 min_mentions = 4  # people named less often are left out
-max_pairs = 200  # facts about two people, the best known; at most 30 % of all facts in any case
+max_pairs = 120  # facts about two people, the best known; at most 30 % of all facts in any case
 wordings = 4  # questions trained for each fact, each in other words; more for some kinds, see MORE_WORDINGS
 unseen_share = (
     0.03  # people, pairs and chapters of which nothing is trained, to see what the model answers where it cannot know
@@ -75,7 +75,7 @@ TRAINED_WORDINGS = {
     "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 {t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？ {t}的{x}大主角是谁？ "
     "前{x}名人物是谁？ 最常出现的{x}个人物是谁？ {t}谁是最主要的{x}个人？",
 }
-MORE_WORDINGS = {"title": 2, "cast": 2, "chief": 4}  # times as many: numerals have several forms, chief facts are few
+MORE_WORDINGS = {"title": 2, "cast": 2, "pair": 2, "chief": 4}  # times as many: several numerals, few facts, hard ones
 NEW_WORDINGS = {
     "who": "你知道{x}吗？ {t}的{x}是何人？ 给我讲讲{x}是谁。",
     "courtesy": "请问{x}表字叫做什么？ 告诉我{x}的字是什么。 {x}以什么为字？",
@@ -152,7 +152,7 @@ def read_people(people, text):
             continue  # part of a phrase: 马相 stands mostly in 两马相交
         character, often = leaders[name].most_common(1)[0]
         if often > 0.85 * after.total() and after.total() > 4 and re.match(HANZI, character):
-            continue  # part of a longer name: 士仁 of 傅士仁
+            continue  # part of a longer word that the list does not have
         kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
     return kept
 
