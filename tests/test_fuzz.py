@@ -57,7 +57,8 @@ LOADERS = [
 
 
 def fuzz(project, source, name, load, examples):
-    """Load `examples` damaged versions of one file among its whole neighbours."""
+    """Load `examples` damaged versions of one file among its whole neighbours; how many were told to be damaged."""
+    told = []
     whole = {path.name: path.read_bytes() for path in (project.folder / source).iterdir()}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "data", "fuzzed")
@@ -81,15 +82,17 @@ def fuzz(project, source, name, load, examples):
                 load(folder)
             except UserError as error:
                 assert "; " in str(error)
+                told.append(error)
 
         check()
+    return len(told)
 
 
 @pytest.mark.parametrize("source, name, load", LOADERS)
 def test_damaged_files_are_told(project, chat, monkeypatch, source, name, load):
     """A short run of what test-long does at length."""
     monkeypatch.chdir(project.folder)
-    fuzz(project, source, name, load, 40)
+    assert fuzz(project, source, name, load, 40) > 10
 
 
 @pytest.mark.long
@@ -97,4 +100,4 @@ def test_damaged_files_are_told(project, chat, monkeypatch, source, name, load):
 def test_damaged_files_are_told_at_length(project, chat, monkeypatch, source, name, load):
     """2,000 damaged versions of each file."""
     monkeypatch.chdir(project.folder)
-    fuzz(project, source, name, load, 2000)
+    assert fuzz(project, source, name, load, 2000) > 500

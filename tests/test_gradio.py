@@ -115,7 +115,7 @@ def test_what_is_typed_is_shown_as_text(browser, page):
 def test_a_question_longer_than_the_block_is_told(browser, page):
     """A clear line instead of a crash; the page goes on working."""
     ask(browser, page, "曹操" * 200)
-    wait_for(lambda: "ask a shorter one" in browser.page_source)
+    assert wait_for(lambda: "ask a shorter one" in browser.page_source)
 
 
 @pytest.mark.parametrize(
