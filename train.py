@@ -296,7 +296,8 @@ started, tokens_before = time.monotonic(), tokens
 
 # the loop
 while True:
-    last = asked_to_stop() or iter_num >= max_iters
+    stop = asked_to_stop()
+    last = stop or iter_num >= max_iters
     if iter_num % eval_interval == 0 or last or eval_only:
         if main_process:
             train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
@@ -305,7 +306,7 @@ while True:
                 write_log("val", val_loss)
             tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
             better, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-            if (always_save_checkpoint or better or stopping) and not eval_only and iter_num:
+            if (always_save_checkpoint or better or stop) and not eval_only and iter_num:
                 save()
     if last or eval_only:
         break
