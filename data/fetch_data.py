@@ -73,7 +73,7 @@ def fetch_reviews():
             }
     rows = {"train": [], "eval": []}
     for answer, reviews in lines.items():
-        for review in dict.fromkeys(filter(None, map(str.strip, reviews))):
+        for review in dict.fromkeys(filter(None, map(str.strip, reviews))):  # half of the list stands there twice
             # By its own digest, so that a review stays in its split whatever else the list holds.
             split = "eval" if hashlib.sha256(review.encode()).digest()[0] % 10 == 0 else "train"
             rows[split].append({"Question": review, "Answer": answer})
