@@ -78,7 +78,7 @@ def run(directory, commands):
                 process.wait()
         if process.returncode:
             raise SystemExit(process.returncode)
-        if command.startswith("train.py") and stopped_early(directory, command):
+        if command.startswith("train.py") and stopped_early(directory):
             raise UserError("the training was stopped", "run the same command again, it goes on where it was")
     write_json(
         f"{directory}/done.json",
@@ -86,7 +86,7 @@ def run(directory, commands):
     )
 
 
-def stopped_early(directory, command):
+def stopped_early(directory):
     """Whether the checkpoint in a training's directory stands before its last step."""
     config = read_json(f"{directory}/config.json", "run the same command again")
     return config.get("iter_num", 0) < config.get("settings", {}).get("max_iters", 1)

@@ -372,7 +372,8 @@ def phrasings(fact, templates, leads):
         for template in templates.split():
             place = rng.choice(places if template.startswith("{t}") else places[1:]) if "{t}" in template else ""
             lead = rng.choice(leads) if template.endswith("？") else ""
-            asked[lead + template.format(x=x, y=fact.get("y"), t=place)] = None
+            question = template.format(x=x, y=fact.get("y"), t=place).removeprefix("的")  # {t}的{x} without a place
+            asked[lead + question] = None
         by_form.append(rng.sample(list(asked), len(asked)))
     rng.shuffle(by_form)
     return [question for turn in itertools.zip_longest(*by_form) for question in turn if question]
@@ -429,18 +430,18 @@ subjects = list(dict.fromkeys(fact["about"] for fact in facts if fact["kind"] !=
 held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
 training, validation, groups = [], [], defaultdict(list)
 for fact in facts:
-    known = phrasings(fact, TRAINED_WORDINGS[fact["kind"]], LEADS)
+    usual = phrasings(fact, TRAINED_WORDINGS[fact["kind"]], LEADS)
     new = phrasings(fact, NEW_WORDINGS[fact["kind"]], [""])
     if fact["about"] in held_out:
-        questions = {"unseen": known[0]}
+        questions = {"unseen": usual[0]}
     else:
-        trained = known[: wordings * MORE_WORDINGS.get(fact["kind"], 1)]
+        trained = usual[: wordings * MORE_WORDINGS.get(fact["kind"], 1)]
         training += [{"Question": question, "Answer": fact["Answer"], "Kind": fact["kind"]} for question in trained]
         questions = {"seen": trained[0], "new_wording": new[0]}
-        if len(known) > len(trained):
-            questions["reworded"] = known[len(trained)]
-        if len(known) > len(trained) + 1:
-            validation.append({"Question": known[len(trained) + 1], "Answer": fact["Answer"], "Kind": fact["kind"]})
+        if len(usual) > len(trained):
+            questions["reworded"] = usual[len(trained)]
+        if len(usual) > len(trained) + 1:
+            validation.append({"Question": usual[len(trained) + 1], "Answer": fact["Answer"], "Kind": fact["kind"]})
     for group, question in questions.items():
         record = {
             "Question": question,
