@@ -17,7 +17,7 @@ CHECKPOINT = "ckpt.pt"
 
 def fingerprint(tokenizer):
     """A digest of a tokenizer's ranks, to tell whether data and checkpoint speak of the same ids."""
-    lines = b"\n".join(token + b" %d" % rank for token, rank in sorted(tokenizer.ranks.items(), key=lambda x: x[1]))
+    lines = b"\n".join(token + b" %d" % rank for token, rank in tokenizer.ranks.items())
     return hashlib.sha256(lines).hexdigest()
 
 

@@ -10,18 +10,15 @@ from errors import UserError, require
 
 
 @contextmanager
-def write_whole(path, mode="w"):
-    """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed."""
+def replace_whole(path):
+    """A path beside `path`, to be written by the block; it takes `path`'s place only when the block ends well."""
     path = Path(path)
     require(path.name and not path.is_dir(), f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
-    # A lone surrogate, as a broken input may hold, becomes a question mark.
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, mode, **text) as file:
-            yield file
-            file.flush()
+        yield partial
+        with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
@@ -31,6 +28,15 @@ def write_whole(path, mode="w"):
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def write_whole(path, mode="w"):
+    """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed."""
+    # A lone surrogate, as a broken input may hold, becomes a question mark.
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
+    with replace_whole(path) as partial, open(partial, mode, **text) as file:
+        yield file
 
 
 def write_json(path, value):

@@ -33,7 +33,7 @@ class Tokenizer:
     def __init__(self, name, ranks):
         """name: 'gpt2' or 'bpe'. ranks: {bytes of a token: its id}."""
         self.name = name
-        self.ranks = ranks
+        self.ranks = dict(sorted(ranks.items(), key=lambda pair: pair[1]))
         self.end_id = len(ranks)
         self.vocab_size = len(ranks) + 1
         self._encoding = tiktoken.Encoding(
@@ -109,6 +109,19 @@ class Tokenizer:
         """The bytes of one token; none for END and for ids that only pad the model's vocabulary."""
         return self._encoding.decode_single_token_bytes(token) if token < self.end_id else b""
 
+    def merges(self):
+        """The pairs of byte strings whose joining makes each token, in the tokens' order; a list of (left, right)."""
+        pairs = []
+        for token, rank in self.ranks.items():
+            parts = [token[i : i + 1] for i in range(len(token))]
+            while len(parts) > 2:  # join as encoding would, with what was known before this token
+                joined = [self.ranks.get(left + right, rank) for left, right in zip(parts, parts[1:])]
+                first = min(range(len(joined)), key=joined.__getitem__)
+                parts[first : first + 2] = [parts[first] + parts[first + 1]]
+            if len(parts) == 2:
+                pairs.append(tuple(parts))
+        return pairs
+
     def encode_conversation(self, messages):
         """(ids, loss_mask), two lists of equal length, of [{"role", "content"}, …].
 
@@ -135,6 +148,18 @@ class Tokenizer:
         """The ids after which the assistant's next answer begins: the conversation so far and 答：."""
         ids, _ = self.encode_conversation(messages)
         return ids + self.encode(MARKERS["assistant"])
+
+
+def chat_template():
+    """How encode_prompt writes a conversation, as a Jinja template for other programs."""
+    turns = [
+        f"{{%- if message['role'] == '{role}' %}}{{{{ '{marker}' + message['content'] + '{END if role in LEARNED else chr(92) + 'n'}' }}}}{{%- endif %}}"
+        for role, marker in MARKERS.items()
+    ]
+    return (
+        "{%- for message in messages %}" + "".join(turns) + "{%- endfor %}"
+        f"{{%- if add_generation_prompt %}}{{{{ '{MARKERS['assistant']}' }}}}{{%- endif %}}"
+    )
 
 
 class StreamDecoder:
