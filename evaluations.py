@@ -95,7 +95,7 @@ def witten_bell_trigram(train, val):
 def measure_split(model, tokenizer, dataset):
     """{"loss", "perplexity", "bits_per_char", "bits_per_byte"} of the held-out split, and the trigram's beside it."""
     block_size = model.config.block_size
-    device = model.lm_head.weight.device
+    device = model.transformer.wpe.weight.device
     if data_utils.is_sft(dataset):
         data_utils.init_data_sft(dataset)
         learned = [

@@ -36,16 +36,17 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, mask=None, cache=None):
-        """x (B, T, C). mask: None for plain causal, or bool, True where a query sees a key. cache: see KVCache."""
+        """x (B, T, C). mask: None for plain causal, or bool, True where a query sees a key. cache: a LayerCache."""
         B, T, C = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
             for part in self.c_attn(x).split(C, dim=2)
         )
         if cache is not None:
-            k, v = cache.update(k, v)  # (B, nh, keys, hs)
+            k, v = cache.append(k, v)  # (B, nh, keys, hs)
+        causal = mask is None and T > 1  # one query sees all keys
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=self.dropout if self.training else 0.0
+            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
         )
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
@@ -99,17 +100,17 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), device=x.device)
         for start in range(0, len(x), ChunkedCrossEntropy.CHUNK):
             rows = slice(start, start + ChunkedCrossEntropy.CHUNK)
-            chunk = x[rows].to(dtype)
-            logits = (chunk @ narrow_weight.t()).float()  # (rows, V)
-            log_sum = logits.logsumexp(1, keepdim=True)
-            target = targets[rows, None]
-            total += (log_sum - logits.gather(1, target)).sum()
+            chunk, target = x[rows].to(dtype), targets[rows, None]
+            log_probs = (chunk @ narrow_weight.t()).log_softmax(1, dtype=torch.float32)  # (rows, V)
+            losses = -log_probs.gather(1, target)
+            total += losses.sum()
             if grads:
-                probs = logits.sub_(log_sum).exp_()
-                probs.scatter_add_(1, target, torch.full_like(log_sum, -1.0))  # the gradient of the logits
-                probs = probs.to(dtype)
-                grad_x[rows] = probs @ narrow_weight
-                grad_weight += probs.t() @ chunk
+                grad_logits = log_probs.exp_().scatter_add_(1, target, torch.full_like(losses, -1.0)).to(dtype)
+                grad_x[rows] = grad_logits @ narrow_weight
+                if dtype == weight.dtype:
+                    grad_weight.addmm_(grad_logits.t(), chunk)
+                else:
+                    grad_weight += grad_logits.t() @ chunk
         ctx.save_for_backward(grad_x, grad_weight)
         return total
 
@@ -120,45 +121,36 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None, None
 
 
-class KVCache:
-    """Keys and values of the positions already read, for B rows that may stand at different positions.
+class LayerCache:
+    """The keys and values that one layer has computed, (B, nh, block_size, hs) each, allocated once."""
 
-    keys, values: (n_layer, B, nh, block_size, hs), allocated once.
+    def __init__(self, shape, device, dtype):
+        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
+        self.length = 0  # positions in use
+
+    def append(self, k, v):
+        """Store k, v (B, nh, T, hs) behind the others; give all (B, nh, length, hs)."""
+        start, self.length = self.length, self.length + k.size(2)
+        self.keys[:, :, start : self.length] = k
+        self.values[:, :, start : self.length] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class KVCache:
+    """The LayerCaches of a model for B rows that end together: before a shorter one stands padding.
+
+    starts: (B, 1) int64, where each row's padding ends, or None where no row has any.
     """
 
-    def __init__(self, config, rows, device, dtype):
-        shape = (config.n_layer, rows, config.n_head, config.block_size, config.n_embd // config.n_head)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.rows = torch.arange(rows, device=device)
+    def __init__(self, config, rows, starts, device, dtype):
+        shape = (rows, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.layers = [LayerCache(shape, device, dtype) for _ in range(config.n_layer)]
+        self.starts = starts
 
     def select(self, rows):
         """Let each row go on from row `rows` (B,) of before."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-
-    def at(self, layer, positions, length):
-        """The view of one layer that writes at `positions` (B, T) and gives attention its first `length` ones."""
-        return _LayerCache(self.keys[layer], self.values[layer], self.rows, positions, length)
-
-
-@dataclass
-class _LayerCache:
-    keys: torch.Tensor
-    values: torch.Tensor
-    rows: torch.Tensor
-    positions: torch.Tensor
-    length: int
-
-    def update(self, k, v):
-        """Store k, v (B, nh, T, hs) at the positions; give all keys and values up to the furthest of them."""
-        if k.shape[2] == 1:
-            self.keys[self.rows, :, self.positions[:, 0]] = k[:, :, 0].to(self.keys.dtype)
-            self.values[self.rows, :, self.positions[:, 0]] = v[:, :, 0].to(self.values.dtype)
-            length = self.length
-            return self.keys[:, :, :length].to(k.dtype), self.values[:, :, :length].to(v.dtype)
-        self.keys[:, :, : k.shape[2]] = k  # a prefill begins at position 0 and sees nothing older
-        self.values[:, :, : v.shape[2]] = v
-        return k, v
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
 class MiniGLM(nn.Module):
@@ -190,27 +182,28 @@ class MiniGLM(nn.Module):
         """How many parameters there are, the tied embedding counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def hidden(self, idx, sample=None, cache=None, positions=None):
+    def hidden(self, idx, sample=None, cache=None):
         """The normalised residual stream (B, T, C) over idx (B, T) int64.
 
         sample: (B, T) integers, which sample of a packed row each token belongs to: positions count from the
-        sample's beginning and attention stays inside it. cache, positions: for generation.
+        sample's beginning and attention stays inside it. cache: a KVCache of the positions before, which grows.
         """
-        B, T = idx.shape
-        mask, length = None, T
+        T, mask = idx.size(1), None
         if sample is not None:
             mask = (sample[:, :, None] == sample[:, None, :]).tril()  # (B, T, T)
             positions = mask.sum(-1) - 1
-            mask = mask[:, None]  # (B, 1, T, T)
-        elif positions is None:
-            positions = torch.arange(T, device=idx.device).expand(B, T)
-        elif T == 1:
-            length = int(positions.max()) + 1
-            keys = torch.arange(length, device=idx.device)
-            mask = (keys <= positions)[:, None, None]  # (B, 1, 1, keys)
+        else:
+            past = cache.layers[0].length if cache else 0
+            positions = queries = torch.arange(past, past + T, device=idx.device)
+            if cache and cache.starts is not None:
+                keys = torch.arange(past + T, device=idx.device)
+                seen = (keys <= queries[:, None]) & (keys >= cache.starts[:, None])  # (B, T, keys)
+                mask = seen | (keys == queries[:, None])  # padding sees itself, or its softmax were 0 / 0
+                positions = (queries - cache.starts).clamp(min=0)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))
+        mask = None if mask is None else mask[:, None]  # for every head: (B, 1, T, keys)
         for layer, block in enumerate(self.transformer.h):
-            x = block(x, mask, cache and cache.at(layer, positions, length))
+            x = block(x, mask, cache and cache.layers[layer])
         return self.transformer.ln_f(x)
 
     def forward(self, idx, targets=None, loss_mask=None, sample=None):
@@ -252,15 +245,14 @@ class MiniGLM(nn.Module):
         top_p 1, min_p 0, repetition_penalty 1 and no_repeat_ngram_size 0 are off. A seed repeats a run exactly.
         A context that outgrows block_size keeps its last half; with or without the cache the rule is the same.
         """
-        device = self.lm_head.weight.device
+        device = self.transformer.wpe.weight.device
         rng = None if seed is None else torch.Generator(device).manual_seed(seed)
         texts = [list(prompt) for prompt in prompts]  # all ids so far, for the penalties
         contexts = [self._fitting(text) for text in texts]  # the ids in the window
         ended = [False] * len(prompts)
-        cache = KVCache(self.config, len(prompts), device, self.lm_head.weight.dtype) if use_cache else None
-        fresh = True  # the contexts must be read from their beginning
+        cache = None
         for _ in range(max_new_tokens):
-            logits = self._prefill(contexts, cache) if fresh else self._decode(contexts, cache)
+            logits, cache = self._decode(contexts, cache) if cache else self._prefill(contexts)
             logits = penalize(logits.float(), texts, repetition_penalty, no_repeat_ngram_size)
             chosen = sample_token(logits, temperature, top_k, top_p, min_p, rng).tolist()
             step = [None if done else token for token, done in zip(chosen, ended)]
@@ -271,7 +263,8 @@ class MiniGLM(nn.Module):
             for text, token in zip(texts, chosen):
                 text.append(token)
             grown = [self._fitting([*context, token]) for context, token in zip(contexts, chosen)]
-            fresh = not use_cache or any(len(new) <= len(old) for new, old in zip(grown, contexts))
+            if not use_cache or any(len(new) <= len(old) for new, old in zip(grown, contexts)):
+                cache = None  # the contexts must be read from their beginning
             contexts = grown
 
     @torch.inference_mode()
@@ -292,15 +285,14 @@ class MiniGLM(nn.Module):
         favours longer ones). The search ends when no open beginning can beat the worst of num_beams ended ones
         any more; these are transformers' rules with early_stopping=False.
         """
-        device = self.lm_head.weight.device
-        cache = KVCache(self.config, num_beams, device, self.lm_head.weight.dtype)
+        device, cache = self.transformer.wpe.weight.device, None
         texts = [list(prompt) for _ in range(num_beams)]
-        contexts, fresh = [self._fitting(text) for text in texts], True
+        contexts = [self._fitting(text) for text in texts]
         sums = torch.full((num_beams, 1), -1e9, device=device)  # log-probabilities of the beginnings
         sums[0] = 0.0  # all are the same at first: only one of them counts
         ended = []
         for length in range(1, max_new_tokens + 1):
-            logits = self._prefill(contexts, cache) if fresh else self._decode(contexts, cache)
+            logits, cache = self._decode(contexts, cache) if cache else self._prefill(contexts)
             log_probs = penalize(logits.float().log_softmax(-1), texts, repetition_penalty, no_repeat_ngram_size)
             # Twice as many as are kept, since each of the best may be an end.
             best, places = (sums + log_probs).flatten().topk(2 * num_beams)
@@ -319,7 +311,8 @@ class MiniGLM(nn.Module):
             sums = torch.tensor([[score] for score, _, _ in open_ones], device=device)
             texts = [[*texts[beam], token] for _, beam, token in open_ones]
             grown = [self._fitting([*contexts[beam], token]) for _, beam, token in open_ones]
-            fresh = len(grown[0]) <= len(contexts[0])
+            if len(grown[0]) <= len(contexts[0]):
+                cache = None
             contexts = grown
         return ended
 
@@ -327,22 +320,27 @@ class MiniGLM(nn.Module):
         """A copy of ids, or of their last half block when they are longer than the block."""
         return ids[:] if len(ids) <= self.config.block_size else ids[-(self.config.block_size // 2) :]
 
-    def _prefill(self, contexts, cache):
-        """Logits (B, V) after each context, read from its beginning. Shorter ones are padded behind their end."""
-        device = self.lm_head.weight.device
-        lengths = torch.tensor([len(context) for context in contexts], device=device)
-        idx = torch.zeros(len(contexts), int(lengths.max()), dtype=torch.int64, device=device)
-        for row, context in enumerate(contexts):
-            idx[row, : len(context)] = torch.tensor(context, device=device)
-        x = self.hidden(idx, cache=cache)
-        return self.lm_head(x[torch.arange(len(contexts), device=device), lengths - 1])
+    def _prefill(self, contexts):
+        """Logits (B, V) after each context, read from its beginning, and the KVCache that this filled."""
+        device, longest = self.transformer.wpe.weight.device, max(map(len, contexts))
+        starts = torch.tensor([[longest - len(context)] for context in contexts], device=device)
+        cache = KVCache(
+            self.config, len(contexts), starts if starts.any() else None, device, self.transformer.wpe.weight.dtype
+        )
+        idx = torch.tensor([[0] * (longest - len(context)) + context for context in contexts], device=device)
+        return self._last_logits(idx, cache), cache
 
     def _decode(self, contexts, cache):
-        """Logits (B, V) after each context, whose last id alone is new to the cache."""
-        device = self.lm_head.weight.device
-        idx = torch.tensor([[context[-1]] for context in contexts], device=device)
-        positions = torch.tensor([[len(context) - 1] for context in contexts], device=device)
-        return self.lm_head(self.hidden(idx, cache=cache, positions=positions)[:, 0])
+        """The same where all but the last id of each context is in the cache already."""
+        idx = torch.tensor([[context[-1]] for context in contexts], device=self.transformer.wpe.weight.device)
+        return self._last_logits(idx, cache), cache
+
+    def _last_logits(self, idx, cache):
+        """Logits (B, V) after the last position of idx (B, T)."""
+        x, head = self.hidden(idx, cache=cache)[:, -1], self.lm_head
+        if type(head) is nn.Linear and x.device.type == "cpu" and 1 < len(x) <= 32:
+            return (head.weight @ x.t()).t()  # with so few rows MKL is two to five times faster this way round
+        return head(x)
 
 
 def penalize(logits, texts, repetition_penalty=1.0, no_repeat_ngram_size=0):
@@ -390,6 +388,6 @@ def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, rng=None):
     """One id a row (B,) int64 from logits (B, V): the likeliest at temperature 0, else drawn from what is kept."""
     if temperature < 1e-5:  # dividing by less would overflow
-        return logits.argmax(-1)
+        return logits.max(-1).indices
     probs = filter_logits(logits, temperature, top_k, top_p, min_p).softmax(-1)
     return torch.multinomial(probs, 1, generator=rng)[:, 0]
