@@ -10,8 +10,11 @@ import base64
 import codecs
 import importlib.util
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
@@ -93,9 +96,20 @@ class Tokenizer:
         """The token ids of `text`, a list. `<|endoftext|>` in it is ordinary text."""
         return self._encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts):
-        """The token ids of each text, on all cores."""
-        return self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
+    def encode_stream(self, texts):
+        """(text, its token ids as a uint16 array) of each of an iterator of texts, in order, on all cores.
+
+        Only a few texts are in memory at a time.
+        """
+        cores, waiting = os.cpu_count() or 1, deque()
+        with ThreadPoolExecutor(cores) as pool:  # tiktoken works outside Python's lock
+            for text in texts:
+                waiting.append((text, pool.submit(self._encoding.encode_to_numpy, text, disallowed_special=())))
+                if len(waiting) > 2 * cores:
+                    text, ids = waiting.popleft()
+                    yield text, ids.result().astype(np.uint16)
+            for text, ids in waiting:
+                yield text, ids.result().astype(np.uint16)
 
     def decode(self, ids):
         """The text of `ids`, without END and without bytes that form no character."""

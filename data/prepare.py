@@ -5,15 +5,12 @@ python data/prepare.py sanguo --tokenizer=bpe           # with tokens learnt fro
 python data/prepare.py honglou xiyou --dataset=novels   # two books as one data set
 """
 
-import os
 import re
 import sys
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import numpy as np
 
 from configurator import configure
 from errors import UserError, require
@@ -30,7 +27,7 @@ val_fraction = 0.1  # the last part of each book is held out to measure what the
 
 NORMALISATION = "white space at both ends of a line is cut; several empty lines become one; line ends are \\n"
 LONGEST_LINE = 1 << 20  # characters; a longer line is read in parts
-PIECE = 1 << 18  # characters tokenised in one go by one core
+PIECE = 1 << 17  # characters tokenised in one go by one core
 TRAINING_CHARACTERS = 100_000_000  # a bpe tokenizer is learnt from the first so many of the training split
 # Where a text can be cut without changing its tokens: GPT-2's split pattern always begins a new word there.
 SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)|(?<=[，。！？；：、])(?=[\u4e00-\u9fff])")
@@ -54,12 +51,11 @@ def normalised(path):
 
 def split(path, held_out):
     """(characters of the training split, all characters): the split falls on the line end nearest to the fraction."""
-    ends = np.fromiter(map(len, normalised(path)), dtype=np.int64).cumsum()
-    require(len(ends), f"{path} is empty", "fetch the book again")
-    total = int(ends[-1])
+    total = sum(map(len, normalised(path)))
+    require(total, f"{path} is empty", "fetch the book again")
     target = total * (1 - held_out)
     require(1 <= target <= total - 1, f"{path} is too short to hold out {held_out:g} of it", "prepare a longer book")
-    at = int(ends[np.argmin(np.abs(ends - target))])
+    at = min(accumulate(map(len, normalised(path))), key=lambda end: abs(end - target))
     # A book of very few lines is cut inside a line.
     return (at if 0 < at < total and abs(at - target) < 0.05 * total else round(target)), total
 
@@ -84,14 +80,12 @@ def pieces(path, start, stop):
 def write_tokens(path, texts, encoder):
     """Tokenise `texts` with all cores into the uint16 file `path`; its counts for meta.json."""
     counts = {"tokens": 0, "characters": 0, "bytes": 0}
-    texts = iter(texts)
     with write_whole(path, "wb") as file:
-        while batch := list(islice(texts, os.cpu_count() or 1)):
-            for text, ids in zip(batch, encoder.encode_batch(batch)):
-                np.array(ids, dtype=np.uint16).tofile(file)
-                counts["tokens"] += len(ids)
-                counts["characters"] += len(text)
-                counts["bytes"] += len(text.encode("utf-8"))
+        for text, ids in encoder.encode_stream(texts):
+            ids.tofile(file)
+            counts["tokens"] += len(ids)
+            counts["characters"] += len(text)
+            counts["bytes"] += len(text.encode("utf-8"))
     return counts
 
 
