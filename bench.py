@@ -2,12 +2,13 @@
 
     python bench.py train                          # the report's 45M model, batch 16 x 256
     python bench.py train --n_layer=4 --n_head=4 --n_embd=256 --vocab_size=4096
-    python bench.py generate
-    python bench.py prepare
+    python bench.py generate                       # one prompt of 16 tokens, 512 new ones
+    python bench.py prepare                        # text to token ids
 
 Prints a table and, last, one JSON line. `nanogpt` is the way of the best-known script: float32, full logits, the
 whole context again for each new token, unfused AdamW. Each contestant has a process of its own, so that its peak
-memory is its own; they take turns, so that a noisy machine treats all alike; the median turn counts.
+memory is its own; they take turns, so that a noisy machine treats all alike; the median turn counts. A peer is
+compared with ours in like precision.
 """
 
 import json
@@ -24,9 +25,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from checkpoint import save_checkpoint
 from configurator import configure
 from errors import UserError, require
-from machine import keep_freed_memory, pick_dtype
+from machine import cast_weights, keep_freed_memory, pick_dtype
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
@@ -39,16 +41,22 @@ vocab_size = 50304  # GPT-2's, rounded up
 block_size = 256  # tokens of a row in training; generation takes 1,024
 batch_size = 16  # rows of a training step
 dtype = "auto"  # of our matrix products: auto, float32, bfloat16
-new_tokens = 128  # tokens generated in a turn
-megabytes = 8  # of text tokenised in a turn
+new_tokens = 512  # tokens generated in a turn
+megabytes = 64  # of text tokenised in a turn
 turns = 5  # how often each contestant is measured
 # -----------------------------------------------------------------------------
 
 CONTESTANTS = {
     "train": ("ours", "nanogpt", "transformers"),
-    "generate": ("ours", "ours-batch-16", "nanogpt", "transformers"),
+    "generate": (
+        "ours", "ours-bfloat16", "ours-float16", "ours-int8", "ours-batch-16", "ours-int8-batch-16",
+        "nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0",
+    ),
     "prepare": ("ours", "tiktoken"),
-}
+}  # fmt: skip
+LIKE = {"llama.cpp-f16": "ours-float16", "llama.cpp-q8_0": "ours-int8"}  # which of ours a peer is compared with
+WARM_UPS = 3  # turns before the first that counts: memory is faulted in, kernels are chosen
+PROMPT = list(range(1, 17))
 
 
 def gpt2(s, positions):
@@ -98,9 +106,12 @@ def train_turn(name, s):
 def generate_turn(name, s):
     """A function that generates greedily and gives (tokens, seconds)."""
     torch.manual_seed(0)
-    prompts = [list(range(1, 17))] * (16 if name == "ours-batch-16" else 1)
-    model = (gpt2(s, 1024) if name == "transformers" else miniglm(s, 1024)).eval()
     n = s["new_tokens"]
+    if name.startswith("llama.cpp"):
+        return llama_turn(name.removeprefix("llama.cpp-"), s, n)
+    prompts = [PROMPT] * (16 if name.endswith("batch-16") else 1)
+    model = (gpt2(s, 1024) if name == "transformers" else miniglm(s, 1024)).eval()
+    model = cast_weights(model, next((d for d in ("bfloat16", "float16", "int8") if f"-{d}" in name), "float32"))
 
     def turn():
         started = time.perf_counter()
@@ -115,24 +126,48 @@ def generate_turn(name, s):
     return turn
 
 
+def llama_turn(kind, s, n):
+    """The same by llama.cpp, on the file that export.py writes of such a model."""
+    import xllamacpp
+
+    # One merge of two bytes stands for the tokenizer: the prompt is given as ids.
+    letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
+    save_checkpoint(s["scratch"], miniglm(s, 1024), letters, {}, False, {"optimizers": [], "iter_num": 0})
+    params = xllamacpp.CommonParams()
+    params.model.path = f"{s['scratch']}/{kind}.gguf"
+    command = ["export.py", f"--out_dir={s['scratch']}", f"--save_path={params.model.path}", f"--dtype={kind}"]
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    params.n_ctx, params.n_parallel, params.verbosity = 1024, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    server = xllamacpp.Server(params)
+    request = {"prompt": PROMPT, "max_tokens": n, "temperature": 0, "ignore_eos": True}
+
+    def turn():
+        started = time.perf_counter()
+        made = server.handle_completions(request)["usage"]["completion_tokens"]
+        return made, time.perf_counter() - started
+
+    return turn
+
+
 def prepare_turn(name, s):
     """A function that tokenises a text with GPT-2's tokens and gives (tokens, seconds)."""
     book = Path("data/sanguo/input.txt")
     require(book.is_file(), f"no book {book}", "run python data/fetch_data.py")
     text = book.read_text(encoding="utf-8")
-    text *= max(1, round(s["megabytes"] * 2**20 / len(text.encode("utf-8"))))
+    copies = max(1, round(s["megabytes"] * 2**20 / len(text.encode("utf-8"))))
     if name == "tiktoken":
         encode = Tokenizer.gpt2()._encoding.encode_ordinary_batch
-        size = len(text) // (8 * (os.cpu_count() or 1)) + 1
-        parts = [text[i : i + size] for i in range(0, len(text), size)]
+        parts = [text] * copies
 
         def turn():
             started = time.perf_counter()
             tokens = sum(map(len, encode(parts, num_threads=os.cpu_count() or 1)))
             return tokens, time.perf_counter() - started
     else:
-        folder = Path(tempfile.mkdtemp(dir="data", prefix="bench-"))
-        (folder / "input.txt").write_text(text, encoding="utf-8")
+        folder = Path(s["scratch"])
+        with open(folder / "input.txt", "w", encoding="utf-8") as file:
+            file.writelines([text] * copies)
 
         def turn():
             started = time.perf_counter()
@@ -147,7 +182,8 @@ def contestant(name, settings, pipe):
     """The process of one contestant: a warm-up, then a turn whenever asked; last its peak memory in bytes."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     turn = {"train": train_turn, "generate": generate_turn, "prepare": prepare_turn}[settings["what"]](name, settings)
-    turn()
+    for _ in range(WARM_UPS if settings["what"] == "train" else 1):
+        turn()
     pipe.send("ready")
     while pipe.recv():
         pipe.send(turn())
@@ -191,14 +227,13 @@ def product_seconds(a, b, c, kind):
 
 
 def generation_roofline(s):
-    """Tokens a second if a token cost nothing but reading the weights once, at the rate at which memory is read here."""
-    parameters = sum(p.numel() for p in miniglm(s, 1024).parameters())
-    memory, best = torch.zeros(1 << 27), float("inf")  # 512 MB
-    for _ in range(5):
+    """Tokens a second if a token cost nothing but reading the float32 matrices once, as fast as so much is read here."""
+    weights, best = torch.zeros(sum(p.numel() for p in miniglm(s, 1).parameters())), float("inf")
+    for _ in range(20):
         started = time.perf_counter()
-        memory.sum()
+        weights.sum()
         best = min(best, time.perf_counter() - started)
-    return (memory.numel() * 4 / best) / (4 * parameters)
+    return 1 / best
 
 
 def machine():
@@ -213,25 +248,11 @@ def machine():
     }
 
 
-def main():
-    """Measure and print."""
-    settings = configure(
-        globals(),
-        positional="what",
-        limits={
-            "turns": (1, None),
-            "batch_size": (1, None),
-            "block_size": (2, None),
-            "new_tokens": (2, 1000),
-            "megabytes": (1, None),
-        },
-        choices={"dtype": ("auto", "float32", "bfloat16")},
-    )
-    require(len(what) == 1 and what[0] in CONTESTANTS, "no such benchmark", "write train, generate or prepare")
-    settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
+def measure(settings):
+    """{contestant: {"tokens_per_second", "peak_memory_bytes"}}, each in a process of its own, in turns."""
     spawn = multiprocessing.get_context("spawn")
-    pipes = {}
-    for name in CONTESTANTS[what[0]]:
+    pipes, speeds, results = {}, {}, {}
+    for name in CONTESTANTS[settings["what"]]:
         pipes[name], theirs = spawn.Pipe()
         spawn.Process(target=contestant, args=(name, settings, theirs), daemon=True).start()
         theirs.close()
@@ -241,43 +262,71 @@ def main():
             raise UserError(
                 f"{name} could not be measured", "install requirements-test.txt, or see the message above"
             ) from error
-    speeds = {name: [] for name in pipes}
-    for _ in range(turns):
+    for _ in range(settings["turns"]):
         for name, pipe in pipes.items():
             pipe.send(True)
             tokens, seconds = pipe.recv()
-            speeds[name].append(tokens / seconds)
-    results = {}
+            speeds.setdefault(name, []).append(tokens / seconds)
     for name, pipe in pipes.items():
         pipe.send(False)
-        memory = pipe.recv()
-        results[name] = {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_bytes": memory}
-    ours, peers = results["ours"], {name: result for name, result in results.items() if name != "ours"}
-    limit = {"train": training_roofline, "generate": generation_roofline}.get(
-        what[0], lambda s: peers["tiktoken"]["tokens_per_second"]
-    )(settings)
-    print(f"{what[0]:16}{'tokens/s':>12}{'ours ÷ it':>12}{'peak memory':>16}")
+        results[name] = {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_bytes": pipe.recv()}
+    return results
+
+
+def ratio(results, name, quantity):
+    """Ours in like precision over contestant `name`."""
+    return results[LIKE.get(name, "ours")][quantity] / results[name][quantity]
+
+
+def print_table(results, limit):
+    """A line a contestant."""
+    print(f"{what[0]:20}{'tokens/s':>12}{'ours ÷ it':>12}{'peak memory':>16}")
     for name, result in results.items():
-        ratio = ours["tokens_per_second"] / result["tokens_per_second"]
-        print(
-            f"{name:16}{result['tokens_per_second']:12,.0f}{ratio:12.2f}{(result['peak_memory_bytes'] or 0) / 2**20:12,.0f} MiB"
-        )
-    print(f"{'roofline':16}{limit:12,.0f}{ours['tokens_per_second'] / limit:12.2f}")
-    report = {
+        memory = f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB" if result["peak_memory_bytes"] else "?"
+        speed = result["tokens_per_second"]
+        print(f"{name:20}{speed:12,.0f}{ratio(results, name, 'tokens_per_second'):12.2f}{memory:>16}")
+    print(f"{'roofline':20}{limit:12,.0f}{results['ours']['tokens_per_second'] / limit:12.2f}")
+
+
+def report(results, limit):
+    """The figures as the JSON line has them: ours, its variants, the peers, and ours over each peer."""
+    ours, peers = results["ours"], {name: each for name, each in results.items() if not name.startswith("ours")}
+    return {
         "bench": what[0],
         "ours": ours,
+        "variants": {name: each for name, each in results.items() if name.startswith("ours-")},
         "peers": peers,
-        "ratios": {name: ours["tokens_per_second"] / peer["tokens_per_second"] for name, peer in peers.items()},
+        "ratios": {name: ratio(results, name, "tokens_per_second") for name in peers},
         "memory_ratios": {
-            name: ours["peak_memory_bytes"] / peer["peak_memory_bytes"]
-            for name, peer in peers.items()
-            if peer["peak_memory_bytes"]
+            name: ratio(results, name, "peak_memory_bytes") for name, peer in peers.items() if peer["peak_memory_bytes"]
         },
         "roofline": {"limit": limit, "share": ours["tokens_per_second"] / limit},
-        "machine": machine(),
-        "settings": settings,
     }
-    print(json.dumps(report))
+
+
+def main():
+    """Measure and print."""
+    settings = configure(
+        globals(),
+        positional="what",
+        limits={
+            "turns": (1, None),
+            "batch_size": (1, None),
+            "block_size": (2, None),
+            "new_tokens": (2, 1000),  # of 1,024 positions
+            "megabytes": (1, None),
+        },
+        choices={"dtype": ("auto", "float32", "bfloat16")},
+    )
+    require(len(what) == 1 and what[0] in CONTESTANTS, "no such benchmark", "write train, generate or prepare")
+    settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
+    with tempfile.TemporaryDirectory(dir="data", prefix="bench-") as scratch:
+        results = measure(settings | {"scratch": scratch})
+    limit = {"train": training_roofline, "generate": generation_roofline}.get(
+        what[0], lambda s: results["tiktoken"]["tokens_per_second"]
+    )(settings)
+    print_table(results, limit)
+    print(json.dumps(report(results, limit) | {"machine": machine(), "settings": settings}))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from errors import UserError, require
 from files import write_json, write_whole
-from machine import pick_device
+from machine import cast_weights, pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
@@ -83,8 +83,11 @@ def build_model(checkpoint, **changes):
     return model
 
 
-def load_model(out_dir, device="auto"):
-    """(model in evaluation mode on the device, tokenizer, checkpoint's plain values) of `out_dir`."""
+def load_model(out_dir, device="auto", dtype="float32"):
+    """(model in evaluation mode on the device, tokenizer, checkpoint's plain values) of `out_dir`.
+
+    dtype: of the weights, see machine.cast_weights.
+    """
     checkpoint = load_checkpoint(out_dir, mmap=True)
     tokenizer = Tokenizer.load(out_dir)
     require(
@@ -93,4 +96,5 @@ def load_model(out_dir, device="auto"):
         "copy the whole directory again",
     )
     plain = {key: checkpoint[key] for key in ("settings", "chat", "iter_num")}
-    return build_model(checkpoint).eval().to(pick_device(device)), tokenizer, plain
+    model = build_model(checkpoint).eval().to(pick_device(device))
+    return cast_weights(model, dtype), tokenizer, plain

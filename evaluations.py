@@ -21,6 +21,7 @@ from configurator import configure
 from errors import UserError, require
 from files import write_json, write_whole
 from generation import CHAT_TOKENS, complete, prompt_ids
+from machine import WEIGHT_DTYPES
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -32,6 +33,7 @@ save_path = ""  # write the metrics to this file as JSON
 answers_path = ""  # write question, right answer and the model's own to this .jsonl
 batch_size = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
+dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 
@@ -219,13 +221,13 @@ def table(groups):
     return "\n".join(lines)
 
 
-configure(globals(), limits={"batch_size": (1, None)})
+configure(globals(), limits={"batch_size": (1, None)}, choices={"dtype": WEIGHT_DTYPES})
 try:
     book_text = Path(book).read_text(encoding="utf-8-sig") if book else ""
 except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one") from error
 records = read_questions(eval_file) if eval_file else None
-model, tokenizer, config = load_model(out_dir, device)
+model, tokenizer, config = load_model(out_dir, device, dtype)
 if records is None:
     dataset = dataset or str(config["settings"].get("dataset"))
     require(

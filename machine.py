@@ -1,12 +1,16 @@
 """What the machine has, and how to use it: the device, the number format, the memory allocator."""
 
 import ctypes
+import os
 import re
 import sys
+import warnings
 
 import torch
 
 from errors import require
+
+WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")  # what cast_weights offers
 
 
 def pick_device(device):
@@ -29,6 +33,48 @@ def pick_dtype(dtype, device):
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return "bfloat16" if device == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+
+
+def cast_weights(model, dtype):
+    """The model with its weights in `dtype`, for generation: float32 (as they are), bfloat16, float16 or int8.
+
+    On a CPU float16 and int8 are FBGEMM's: the linear layers' weights are stored narrow, activations stay float32
+    (rounded to 8 bits layer by layer for int8, whose weights have a scale for each row). torch.ao's call for it is
+    deprecated for torchao, whose CPU products without compiling are slower than float32 (docs/experiments.md).
+    """
+    if dtype == "float32":
+        return model
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    require(dtype != "int8" or on_cpu, "int8 weights are for the CPU only", "choose --device=cpu or --dtype=float16")
+    if dtype == "bfloat16" or not on_cpu:
+        return model.to(getattr(torch, dtype))
+    from torch.ao.quantization import float16_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
+
+    how = per_channel_dynamic_qconfig if dtype == "int8" else float16_dynamic_qconfig
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return quantize_dynamic(model, {torch.nn.Linear: how})
+
+
+def share_cores(processes):
+    """Divide the CPU's cores among `processes` on this machine; torchrun would give each of them one thread.
+
+    A number of threads set by OMP_NUM_THREADS is kept.
+    """
+    if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, torch.cpu.get_capabilities()["num_physical_cores"] // processes))
+
+
+def compile_if_possible(model):
+    """torch.compile's form of the model, or the model itself, with a line that says so, where nothing can be compiled."""
+    try:
+        torch.compile(torch.cos)(torch.zeros(8, device=next(model.parameters()).device))
+    except Exception as error:  # a missing compiler shows in many ways
+        print(
+            f"torch.compile does not work here ({type(error).__name__}): going on without it; a C++ compiler may be missing"
+        )
+        return model
+    return torch.compile(model)
 
 
 def keep_freed_memory():

@@ -91,12 +91,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     CHUNK = 512  # rows
 
     @staticmethod
-    def forward(ctx, x, weight, targets, grads):
-        """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats. grads: whether they are wanted."""
+    def forward(ctx, x, weight, targets):
+        """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats."""
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         narrow_weight = weight.to(dtype)
-        grad_x = torch.empty_like(x) if grads else None
-        grad_weight = torch.zeros_like(weight) if grads else None
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         total = torch.zeros((), device=x.device)
         for start in range(0, len(x), ChunkedCrossEntropy.CHUNK):
             rows = slice(start, start + ChunkedCrossEntropy.CHUNK)
@@ -104,13 +103,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             log_probs = (chunk @ narrow_weight.t()).log_softmax(1, dtype=torch.float32)  # (rows, V)
             losses = -log_probs.gather(1, target)
             total += losses.sum()
-            if grads:
-                grad_logits = log_probs.exp_().scatter_add_(1, target, torch.full_like(losses, -1.0)).to(dtype)
-                grad_x[rows] = grad_logits @ narrow_weight
-                if dtype == weight.dtype:
-                    grad_weight.addmm_(grad_logits.t(), chunk)
-                else:
-                    grad_weight += grad_logits.t() @ chunk
+            grad_logits = log_probs.exp_().scatter_add_(1, target, torch.full_like(losses, -1.0)).to(dtype)
+            grad_x[rows] = grad_logits @ narrow_weight
+            if dtype == weight.dtype:
+                grad_weight.addmm_(grad_logits.t(), chunk)
+            else:
+                grad_weight += grad_logits.t() @ chunk
         ctx.save_for_backward(grad_x, grad_weight)
         return total
 
@@ -118,7 +116,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         """The gradients that forward has computed, times the loss's own."""
         grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None, None
+        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None
 
 
 class LayerCache:
@@ -218,9 +216,12 @@ class MiniGLM(nn.Module):
         if loss_mask is not None:  # the vocabulary product is the dearest: only where it counts
             chosen = loss_mask.reshape(-1) != 0
             x, targets = x.flatten(0, 1)[chosen], targets.reshape(-1)[chosen]
-        loss = ChunkedCrossEntropy.apply(
-            x.reshape(-1, x.size(-1)), self.lm_head.weight, targets.reshape(-1), torch.is_grad_enabled()
-        )
+        x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)
+        if torch.is_grad_enabled():
+            loss = ChunkedCrossEntropy.apply(x, self.lm_head.weight, targets)
+        else:
+            chunks = zip(x.split(ChunkedCrossEntropy.CHUNK), targets.split(ChunkedCrossEntropy.CHUNK))
+            loss = sum(F.cross_entropy(self.lm_head(rows).float(), ids, reduction="sum") for rows, ids in chunks)
         return None, loss / max(1, targets.numel())
 
     @torch.inference_mode()

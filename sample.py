@@ -13,6 +13,7 @@ from configurator import configure
 from errors import UserError, require
 from files import write_whole
 from generation import complete, prompt_ids, stream
+from machine import WEIGHT_DTYPES
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model
@@ -30,6 +31,7 @@ num_beams = 1  # above 1: search for the likeliest text with so many beams, inst
 length_penalty = 1.0  # of beams: above 0 favours long texts, below 0 short ones
 seed = 1337  # the same seed gives the same samples
 device = "auto"  # auto, cpu, cuda, mps
+dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 configure(
@@ -39,8 +41,9 @@ configure(
         "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None),
         "num_beams": (1, 64), "seed": (0, 2**63 - 1),
     },
+    choices={"dtype": WEIGHT_DTYPES},
 )  # fmt: skip
-model, tokenizer, config = load_model(out_dir, device)
+model, tokenizer, config = load_model(out_dir, device, dtype)
 if start.startswith("FILE:"):
     path = Path(start.removeprefix("FILE:"))
     require(path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root")

@@ -17,6 +17,7 @@ from checkpoint import load_model
 from configurator import configure
 from errors import UserError, require
 from generation import prompt_ids, stream
+from machine import WEIGHT_DTYPES
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model
@@ -25,6 +26,7 @@ host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = ""  # NAME:PASSWORD that a visitor must give
 share = False  # a public address through gradio's servers, with --auth only
 device = "auto"  # auto, cpu, cuda, mps
+dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 CHAT_EXAMPLES = [
@@ -36,14 +38,14 @@ CHAT_EXAMPLES = [
 ]
 NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：“"]
 
-configure(globals(), limits={"port": (1, 65535)})
+configure(globals(), limits={"port": (1, 65535)}, choices={"dtype": WEIGHT_DTYPES})
 require(
     auth or host in ("127.0.0.1", "localhost") and not share,
     "the page would be open to everybody",
     "set a name and password with --auth=NAME:PASSWORD, or leave --host and --share away",
 )
 require(not auth or ":" in auth, "--auth is no name and password", "write --auth=NAME:PASSWORD")
-model, tokenizer, config = load_model(out_dir, device)
+model, tokenizer, config = load_model(out_dir, device, dtype)
 chat = config["chat"]
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from configurator import configure
 from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft
 from errors import require
 from files import write_whole
-from machine import keep_freed_memory, pick_device, pick_dtype
+from machine import compile_if_possible, keep_freed_memory, pick_device, pick_dtype, share_cores
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
@@ -69,7 +70,7 @@ always_save_checkpoint = True  # False: only when the validation loss is the bes
 # the machine
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16 or float16 for the matrix products; weights stay float32
-compile = False  # torch.compile: faster steps after a minute or so of compiling
+compile = False  # torch.compile: faster steps on a GPU after a minute or so of compiling; on a CPU it gains nothing
 backend = "auto"  # of torchrun's processes: nccl on CUDA, gloo elsewhere
 seed = 1337  # the same seed, settings and machine give the same run
 max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=resume goes on
@@ -121,6 +122,7 @@ autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(de
 torch.manual_seed(seed + rank)
 if device == "cpu":
     keep_freed_memory()
+    share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 # data: the files tell whether these are books or conversations
 data_dir = Path("data", dataset)
@@ -228,9 +230,16 @@ if main_process and not eval_only:
     with write_whole(log_path) as file:
         file.writelines(earlier)
 
-network = torch.compile(model) if compile else model
+network = compile_if_possible(model) if compile else model
 if world_size > 1:
     network = DistributedDataParallel(network, device_ids=[device] if device_type == "cuda" else None)
+
+
+def batches_of(step):
+    """[(number, batch)] that this process reads in a step."""
+    first = step * gradient_accumulation_steps + rank
+    indices = range(first, first + gradient_accumulation_steps, world_size)
+    return [(index, numbered_batch("train", index)) for index in indices]
 
 
 def learning_rate_at(step):
@@ -293,6 +302,8 @@ if main_process:
         print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")
 started, tokens_before = time.monotonic(), tokens
+loader = ThreadPoolExecutor(1)  # makes the next step's batches ready while this one runs
+upcoming = loader.submit(batches_of, iter_num)
 
 # the loop
 while True:
@@ -315,16 +326,14 @@ while True:
     for each in optimizers:
         for group in each.param_groups:
             group["lr"] = lr
-    first = iter_num * gradient_accumulation_steps + rank
-    indices = range(first, first + gradient_accumulation_steps, world_size)
-    batches = [numbered_batch("train", index) for index in indices]
-    learned = sum(loss_mask.sum() for _, _, loss_mask, *_ in batches)  # each token of the step weighs the same
+    batches, upcoming = upcoming.result(), loader.submit(batches_of, iter_num + 1)
+    learned = sum(inputs[2].sum() for _, inputs in batches)  # each token of the step weighs the same
     if world_size > 1:
         dist.all_reduce(learned)
     step_loss = torch.zeros((), device=device)
-    for index, inputs in zip(indices, batches):
+    for index, inputs in batches:
         torch.manual_seed((seed << 32) + index)  # dropout is a function of the batch's number, too
-        syncs = world_size == 1 or index == indices[-1]
+        syncs = world_size == 1 or index == batches[-1][0]
         with contextlib.nullcontext() if syncs else network.no_sync():
             with autocast:
                 loss = network(*inputs)[1] * inputs[2].sum() / learned
