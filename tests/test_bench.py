@@ -14,20 +14,28 @@ TINY = [
     "--turns=1",
     "--new_tokens=8",
 ]
+PEERS = {
+    "train": {"nanogpt", "transformers"},
+    "generate": {"nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0"},
+    "prepare": {"tiktoken"},
+}
+LIKE = {"llama.cpp-f16": "ours-float16", "llama.cpp-q8_0": "ours-int8"}
 
 
-@pytest.mark.parametrize("what, peers", [("train", {"nanogpt", "transformers"}), ("prepare", {"tiktoken"})])
+@pytest.mark.parametrize("what, peers", PEERS.items())
 def test_the_last_line_is_the_report(project, what, peers):
-    """One JSON line with ours, the peers, ratios of tokens a second and of memory, the roofline and the machine."""
+    """One JSON line with ours, the peers, ratios in like precision, the roofline and the machine; nothing is left."""
     report = json.loads(project.run("bench.py", what, *TINY, "--megabytes=1").stdout.strip().splitlines()[-1])
     assert report["bench"] == what and report["peers"].keys() == peers <= report["ratios"].keys()
     for name in peers:
-        expected = report["ours"]["tokens_per_second"] / report["peers"][name]["tokens_per_second"]
+        ours = report["variants"][LIKE[name]] if name in LIKE else report["ours"]
+        expected = ours["tokens_per_second"] / report["peers"][name]["tokens_per_second"]
         assert report["ratios"][name] == pytest.approx(expected) and report["memory_ratios"][name] > 0
     assert report["roofline"]["share"] == pytest.approx(
         report["ours"]["tokens_per_second"] / report["roofline"]["limit"]
     )
     assert report["machine"]["cores"] >= 1
+    assert not list((project.folder / "data").glob("bench-*"))
 
 
 def test_an_unknown_benchmark_is_told(project):

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from errors import UserError
+from machine import cast_weights
 from model import GLMConfig, MiniGLM, filter_logits, penalize, sample_token
 
 
@@ -188,6 +190,28 @@ def test_generation_stops_at_the_end_token():
     rows = generated(model, [[1], [2]], 40, temperature=0, end_id=end)
     stop = free[0].index(end)
     assert rows[0][: stop + 1] == free[0][: stop + 1] and all(token is None for token in rows[0][stop + 1 :])
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 0.05), ("float16", 0.002), ("int8", 0.1)])
+def test_narrow_weights_give_nearly_the_same_logits(dtype, tolerance):
+    """Relative to their size, logits and loss stay within what the weights' rounding explains; generation runs."""
+    exact, narrow = small_model(), cast_weights(small_model(), dtype)
+    idx, targets = torch.randint(128, (2, 4, 48)).unbind()
+    with torch.no_grad():
+        expected, found = exact(idx)[0], narrow(idx)[0].float()
+        assert 0 < (found - expected).norm() / expected.norm() < tolerance
+        assert narrow(idx, targets)[1].item() == pytest.approx(exact(idx, targets)[1].item(), rel=tolerance)
+    prompts = [[1, 2, 3], list(range(20))]
+    cached = generated(narrow, prompts, 40, temperature=0)
+    assert list(map(len, cached)) == [40, 40]
+    agreeing = sum(a == b for a, b in zip(cached[0], generated(exact, prompts, 40, temperature=0)[0]))
+    assert agreeing >= 3, "the beginning at least is the same"
+
+
+def test_int8_is_refused_where_it_cannot_run():
+    """On another device than the CPU, with what to do."""
+    with pytest.raises(UserError, match="choose --device=cpu"):
+        cast_weights(small_model().to("meta"), "int8")
 
 
 def test_penalties_leave_fresh_ids_alone():
