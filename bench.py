@@ -7,8 +7,8 @@
 
 Prints a table and, last, one JSON line. `nanogpt` is the way of the best-known script: float32, full logits, the
 whole context again for each new token, unfused AdamW. Each contestant has a process of its own, so that its peak
-memory is its own; they take turns, so that a noisy machine treats all alike; the median turn counts. A peer is
-compared with ours in like precision.
+memory is its own; they take turns, so that a noisy machine treats all alike; the median turn counts. llama.cpp is
+compared with ours in like precision; nanogpt and transformers run in float32, as they do on a CPU.
 """
 
 import json
@@ -56,6 +56,7 @@ CONTESTANTS = {
 }  # fmt: skip
 LIKE = {"llama.cpp-f16": "ours-float16", "llama.cpp-q8_0": "ours-int8"}  # which of ours a peer is compared with
 WARM_UPS = 3  # turns before the first that counts: memory is faulted in, kernels are chosen
+BOOK = Path("data/sanguo/input.txt")
 PROMPT = list(range(1, 17))
 
 
@@ -130,13 +131,8 @@ def llama_turn(kind, s, n):
     """The same by llama.cpp, on the file that export.py writes of such a model."""
     import xllamacpp
 
-    # One merge of two bytes stands for the tokenizer: the prompt is given as ids.
-    letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
-    save_checkpoint(s["scratch"], miniglm(s, 1024), letters, {}, False, {"optimizers": [], "iter_num": 0})
     params = xllamacpp.CommonParams()
     params.model.path = f"{s['scratch']}/{kind}.gguf"
-    command = ["export.py", f"--out_dir={s['scratch']}", f"--save_path={params.model.path}", f"--dtype={kind}"]
-    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     params.n_ctx, params.n_parallel, params.verbosity = 1024, 1, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     server = xllamacpp.Server(params)
@@ -150,11 +146,19 @@ def llama_turn(kind, s, n):
     return turn
 
 
+def export_model(s):
+    """Write a model of the shape as llama.cpp's files, for llama_turn."""
+    # One merge of two bytes stands for the tokenizer: the prompt is given as ids.
+    letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
+    save_checkpoint(s["scratch"], miniglm(s, 1024), letters, {}, False, {"optimizers": [], "iter_num": 0})
+    for kind in ("f16", "q8_0"):
+        words = [f"--out_dir={s['scratch']}", f"--save_path={s['scratch']}/{kind}.gguf", f"--dtype={kind}"]
+        subprocess.run([sys.executable, "export.py", *words], check=True, stdout=subprocess.DEVNULL)
+
+
 def prepare_turn(name, s):
     """A function that tokenises a text with GPT-2's tokens and gives (tokens, seconds)."""
-    book = Path("data/sanguo/input.txt")
-    require(book.is_file(), f"no book {book}", "run python data/fetch_data.py")
-    text = book.read_text(encoding="utf-8")
+    text = BOOK.read_text(encoding="utf-8")
     copies = max(1, round(s["megabytes"] * 2**20 / len(text.encode("utf-8"))))
     if name == "tiktoken":
         encode = Tokenizer.gpt2()._encoding.encode_ordinary_batch
@@ -179,24 +183,28 @@ def prepare_turn(name, s):
 
 
 def contestant(name, settings, pipe):
-    """The process of one contestant: a warm-up, then a turn whenever asked; last its peak memory in bytes."""
+    """The process of one contestant: warm-ups, then a turn whenever asked; last its peak memory. Tells what fails."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    turn = {"train": train_turn, "generate": generate_turn, "prepare": prepare_turn}[settings["what"]](name, settings)
-    for _ in range(WARM_UPS if settings["what"] == "train" else 1):
-        turn()
-    pipe.send("ready")
-    while pipe.recv():
-        pipe.send(turn())
-    pipe.send(peak_memory())
+    kinds = {"train": train_turn, "generate": generate_turn, "prepare": prepare_turn}
+    try:
+        turn = kinds[settings["what"]](name, settings)
+        for _ in range(WARM_UPS if settings["what"] == "train" else 1):
+            turn()
+        pipe.send("ready")
+        while pipe.recv():
+            pipe.send(turn())
+        pipe.send(peak_memory(of_children=(settings["what"], name) == ("prepare", "ours")))
+    except Exception as error:  # a missing package, no memory, a shape that the peer cannot have
+        pipe.send(error)
 
 
-def peak_memory():
-    """This process's most memory so far, or its children's where that is more; None where it cannot be told."""
+def peak_memory(of_children=False):
+    """The most memory in bytes that this process, or the largest of its children, has had; None on Windows."""
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
         return None
-    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    most = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
@@ -248,6 +256,20 @@ def machine():
     }
 
 
+def received(name, pipe):
+    """What a contestant sends. Raises UserError where that is its failure, or where it has died."""
+    try:
+        message = pipe.recv()
+    except EOFError:
+        message = EOFError("its process has ended; memory may be short")
+    if isinstance(message, Exception):
+        told = f"{type(message).__name__}: {message}"
+        raise UserError(
+            f"{name} could not be measured ({told})", "install requirements-test.txt, or choose another shape"
+        )
+    return message
+
+
 def measure(settings):
     """{contestant: {"tokens_per_second", "peak_memory_bytes"}}, each in a process of its own, in turns."""
     spawn = multiprocessing.get_context("spawn")
@@ -256,20 +278,18 @@ def measure(settings):
         pipes[name], theirs = spawn.Pipe()
         spawn.Process(target=contestant, args=(name, settings, theirs), daemon=True).start()
         theirs.close()
-        try:
-            pipes[name].recv()
-        except EOFError as error:
-            raise UserError(
-                f"{name} could not be measured", "install requirements-test.txt, or see the message above"
-            ) from error
+        received(name, pipes[name])
     for _ in range(settings["turns"]):
         for name, pipe in pipes.items():
             pipe.send(True)
-            tokens, seconds = pipe.recv()
+            tokens, seconds = received(name, pipe)
             speeds.setdefault(name, []).append(tokens / seconds)
     for name, pipe in pipes.items():
         pipe.send(False)
-        results[name] = {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_bytes": pipe.recv()}
+        results[name] = {
+            "tokens_per_second": statistics.median(speeds[name]),
+            "peak_memory_bytes": received(name, pipe),
+        }
     return results
 
 
@@ -311,6 +331,10 @@ def main():
         positional="what",
         limits={
             "turns": (1, None),
+            "n_layer": (1, None),
+            "n_head": (1, None),
+            "n_embd": (1, None),
+            "vocab_size": (512, None),
             "batch_size": (1, None),
             "block_size": (2, None),
             "new_tokens": (2, 1000),  # of 1,024 positions
@@ -319,8 +343,12 @@ def main():
         choices={"dtype": ("auto", "float32", "bfloat16")},
     )
     require(len(what) == 1 and what[0] in CONTESTANTS, "no such benchmark", "write train, generate or prepare")
+    require(n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
+    require(what[0] != "prepare" or BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
     with tempfile.TemporaryDirectory(dir="data", prefix="bench-") as scratch:
+        if what[0] == "generate":
+            export_model(settings | {"scratch": scratch})
         results = measure(settings | {"scratch": scratch})
     limit = {"train": training_roofline, "generate": generation_roofline}.get(
         what[0], lambda s: results["tiktoken"]["tokens_per_second"]

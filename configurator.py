@@ -37,7 +37,7 @@ def configure(script, positional=None, limits=None, choices=None):
         print(_help(script, defaults))
         raise SystemExit(0)
     os.chdir(ROOT)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
         stream.reconfigure(encoding="utf-8", errors="replace")  # Chinese in a pipe on Windows, too
     for path in [w for w in words if w.endswith(".py") and not w.startswith("-")]:
         settings |= _read_config(path, settings)

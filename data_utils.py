@@ -43,7 +43,7 @@ def get_batch_pretrain(split, batch_size, block_size, device, index=None, seed=0
     data = train_data if split == "train" else val_data
     starts = torch.randint(len(data) - block_size, (batch_size,), generator=_rng(seed, index)).tolist()
     rows = torch.from_numpy(np.stack([data[i : i + block_size + 1] for i in starts]).astype(np.int64))
-    return _to_device(device, rows[:, :-1], rows[:, 1:], torch.ones(batch_size, block_size))
+    return to_device(device, rows[:, :-1], rows[:, 1:], torch.ones(batch_size, block_size))
 
 
 def init_data_sft(dataset):
@@ -96,12 +96,12 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0, wit
         chosen = np.array([orders[place // len(data)][place % len(data)] for place in places])
     rows = torch.from_numpy(data[chosen].astype(np.int64))
     loss_mask = torch.from_numpy(mask[chosen].astype(np.float32))
-    batch = _to_device(device, rows[:, :-1], rows[:, 1:], loss_mask[:, 1:])
+    batch = to_device(device, rows[:, :-1], rows[:, 1:], loss_mask[:, 1:])
     if not with_sample:
         return batch
     if sample is None:
         return *batch, None
-    return *batch, *_to_device(device, torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1])
+    return *batch, *to_device(device, torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1])
 
 
 def _rng(seed, index):
@@ -109,11 +109,15 @@ def _rng(seed, index):
     return None if index is None else torch.Generator().manual_seed((seed << 32) + index)
 
 
-def _to_device(device, *tensors):
-    """The tensors on `device`; from pinned memory and without waiting where that is CUDA."""
-    if "cuda" in str(device):
-        return tuple(tensor.contiguous().pin_memory().to(device, non_blocking=True) for tensor in tensors)
-    return tuple(tensor.contiguous().to(device) for tensor in tensors)
+def to_device(device, *tensors):
+    """The tensors (or None) on `device`; from pinned memory and without waiting where that is CUDA."""
+    pinned = "cuda" in str(device)
+    return tuple(
+        None
+        if tensor is None
+        else (tensor.contiguous().pin_memory() if pinned else tensor.contiguous()).to(device, non_blocking=pinned)
+        for tensor in tensors
+    )
 
 
 def _map_tokens(dataset, split, row_length=None):

@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from errors import require
+from model import filter_logits
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
 BATCH = 64  # prompts answered at once
@@ -19,6 +20,37 @@ class Completion(NamedTuple):
     seconds: float  # its share of the batch's time
 
 
+class Candidate(NamedTuple):
+    """A token that could have come next."""
+
+    text: str
+    probability: float
+    top_k: bool  # whether top-k keeps it
+    top_p: bool  # whether top-p keeps it
+
+
+def recent_turns(model, tokenizer, messages, turns):
+    """The last question of a conversation with as many of the `turns` exchanges before it as leave room for an answer.
+
+    messages: [{"role", "content"}, …], the question last. Questions that were not answered are left out.
+    """
+    exchanges = answered(messages)
+    for start in range(max(0, len(exchanges) - turns), len(exchanges)):
+        shown = [message for exchange in exchanges[start:] for message in exchange] + messages[-1:]
+        if len(tokenizer.encode_prompt(shown)) <= model.config.block_size // 2:
+            return shown
+    return messages[-1:]
+
+
+def answered(messages):
+    """The (question, answer) pairs of a conversation."""
+    return [
+        (question, answer)
+        for question, answer in zip(messages, messages[1:])
+        if (question["role"], answer["role"]) == ("user", "assistant") and answer["content"].strip()
+    ]
+
+
 def prompt_ids(model, tokenizer, prompt, chat):
     """The ids to go on from: of a text as it is, or of a conversation up to 答：.
 
@@ -27,11 +59,11 @@ def prompt_ids(model, tokenizer, prompt, chat):
     Raises UserError for an empty prompt and for a conversation that leaves no room in the block.
     """
     if not chat:
-        require(isinstance(prompt, str) and prompt, "nothing to go on from", "give some text as --start=TEXT")
+        require(isinstance(prompt, str) and prompt, "nothing to go on from", "write some text (--start=TEXT)")
         return tokenizer.encode(prompt)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = [{**message, "content": message["content"].strip()} for message in messages]
-    require(messages and messages[-1]["content"], "the question is empty", "ask something, as --start=QUESTION")
+    require(messages and messages[-1]["content"], "the question is empty", "ask something (--start=QUESTION)")
     ids = tokenizer.encode_prompt(messages)
     require(
         len(ids) < model.config.block_size,
@@ -51,6 +83,27 @@ def stream(model, tokenizer, prompts, max_new_tokens, **sampling):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step, decoders)]
 
 
+def look_inside(model, tokenizer, prompt, max_new_tokens, kept_k, kept_p, temperature=1.0, **sampling):
+    """Generate for one prompt (a list of ids); yields at each step what was chosen and the five likeliest Candidates.
+
+    The probabilities are those at the temperature (at 1 where it is 0). kept_k, kept_p: the top-k and the top-p by
+    which candidates are marked, each alone; what is chosen follows temperature and sampling.
+    """
+    steps = model.generate([prompt], max_new_tokens, tokenizer.end_id, temperature, with_logits=True, **sampling)
+    for (token,), logits in steps:
+        heat = temperature or 1.0
+        probabilities, ids = (logits / heat).softmax(-1)[0].topk(5)
+        by_k = filter_logits(logits, heat, top_k=kept_k)[0].isfinite()
+        by_p = filter_logits(logits, heat, top_p=kept_p)[0].isfinite()
+        yield (
+            tokenizer.show(token),
+            [
+                Candidate(tokenizer.show(each), probability, bool(by_k[each]), bool(by_p[each]))
+                for each, probability in zip(ids.tolist(), probabilities.tolist())
+            ],
+        )
+
+
 def complete(model, tokenizer, prompts, max_new_tokens, num_beams=1, length_penalty=1.0, **sampling):
     """A Completion for each of the prompts (lists of ids), BATCH of them at a time.
 
@@ -64,13 +117,14 @@ def complete(model, tokenizer, prompts, max_new_tokens, num_beams=1, length_pena
     completions = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        started = time.monotonic()
+        started = time.perf_counter()
         if num_beams > 1:
-            generated = [search(prompt, max_new_tokens, num_beams)[0][0] for prompt in batch]
+            found = [list(search(prompt, max_new_tokens, num_beams))[-1] for prompt in batch]
+            generated = [ids for (ids, _), *_ in found]
         else:
             steps = zip(*model.generate(batch, max_new_tokens, end_id=tokenizer.end_id, **sampling))
             generated = [[token for token in row if token is not None] for row in steps]
-        seconds = (time.monotonic() - started) / len(batch)
+        seconds = (time.perf_counter() - started) / len(batch)
         completions += [
             Completion(tokenizer.decode(ids), len(ids), ids[-1:] == [tokenizer.end_id], seconds) for ids in generated
         ]

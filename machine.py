@@ -38,9 +38,11 @@ def pick_dtype(dtype, device):
 def cast_weights(model, dtype):
     """The model with its weights in `dtype`, for generation: float32 (as they are), bfloat16, float16 or int8.
 
-    On a CPU float16 and int8 are FBGEMM's: the linear layers' weights are stored narrow, activations stay float32
-    (rounded to 8 bits layer by layer for int8, whose weights have a scale for each row). torch.ao's call for it is
-    deprecated for torchao, whose CPU products without compiling are slower than float32 (docs/experiments.md).
+    On a CPU float16 and int8 are FBGEMM's, and `model` itself is changed: the linear layers' weights are stored
+    narrow, activations stay float32. For int8 the weights have a scale for each row; activations are rounded to 8 bits
+    with one scale for the whole batch, so that an answer may differ with what else is in the batch. torch.ao's call
+    for it is deprecated for torchao, whose CPU products without compiling are slower than float32
+    (docs/experiments.md).
     """
     if dtype == "float32":
         return model
@@ -48,21 +50,25 @@ def cast_weights(model, dtype):
     require(dtype != "int8" or on_cpu, "int8 weights are for the CPU only", "choose --device=cpu or --dtype=float16")
     if dtype == "bfloat16" or not on_cpu:
         return model.to(getattr(torch, dtype))
+    engines = torch.backends.quantized.supported_engines
+    require("fbgemm" in engines, f"this CPU has no {dtype} products", "choose --dtype=float32 or --dtype=bfloat16")
     from torch.ao.quantization import float16_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
 
     how = per_channel_dynamic_qconfig if dtype == "int8" else float16_dynamic_qconfig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return quantize_dynamic(model, {torch.nn.Linear: how})
+        return quantize_dynamic(model, {torch.nn.Linear: how}, inplace=True)
 
 
 def share_cores(processes):
     """Divide the CPU's cores among `processes` on this machine; torchrun would give each of them one thread.
 
-    A number of threads set by OMP_NUM_THREADS is kept.
+    A number of threads above 1 that OMP_NUM_THREADS sets is kept.
     """
     if processes > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, torch.cpu.get_capabilities()["num_physical_cores"] // processes))
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        physical = torch.cpu.get_capabilities().get("num_physical_cores", usable)
+        torch.set_num_threads(max(1, min(usable, physical) // processes))
 
 
 def compile_if_possible(model):

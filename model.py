@@ -148,7 +148,8 @@ class KVCache:
     def select(self, rows):
         """Let each row go on from row `rows` (B,) of before."""
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            for stored in (layer.keys, layer.values):
+                stored[:, :, : layer.length] = stored[rows, :, : layer.length]
 
 
 class MiniGLM(nn.Module):
@@ -238,8 +239,11 @@ class MiniGLM(nn.Module):
         no_repeat_ngram_size=0,
         seed=None,
         use_cache=True,
+        with_logits=False,
     ):
         """Go on from prompts, a list of lists of ids, all at once; yields at each step a list with one id a prompt.
+
+        with_logits: yields (that list, the logits (B, V) that it was chosen from, after the penalties).
 
         A prompt that has given end_id yields None from then on; when all have, the generator ends. The other
         settings have the names and meanings that they have in transformers: temperature 0 is greedy; top_k 0,
@@ -258,7 +262,7 @@ class MiniGLM(nn.Module):
             chosen = sample_token(logits, temperature, top_k, top_p, min_p, rng).tolist()
             step = [None if done else token for token, done in zip(chosen, ended)]
             ended = [done or token == end_id for token, done in zip(chosen, ended)]
-            yield step
+            yield (step, logits) if with_logits else step
             if all(ended):
                 return
             for text, token in zip(texts, chosen):
@@ -279,12 +283,12 @@ class MiniGLM(nn.Module):
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
     ):
-        """The num_beams likeliest continuations of a list of ids that were found, best first: [(ids, score), …].
+        """Search the likeliest continuations of a list of ids; yields None at each step and last what was found.
 
-        At each step the num_beams likeliest beginnings are kept. A continuation that ends, with end_id or at
+        That is a list of num_beams (ids, score), best first. At each step the num_beams likeliest beginnings are kept. A continuation that ends, with end_id or at
         max_new_tokens, scores its summed log-probability over its length to the power of length_penalty (above 0
-        favours longer ones). The search ends when no open beginning can beat the worst of num_beams ended ones
-        any more; these are transformers' rules with early_stopping=False.
+        favours longer ones). The search ends when no open beginning, scored at its present length, beats the worst
+        of num_beams ended ones; these are transformers' rules with early_stopping=False.
         """
         device, cache = self.transformer.wpe.weight.device, None
         texts = [list(prompt) for _ in range(num_beams)]
@@ -315,7 +319,8 @@ class MiniGLM(nn.Module):
             if len(grown[0]) <= len(contexts[0]):
                 cache = None
             contexts = grown
-        return ended
+            yield None
+        yield ended
 
     def _fitting(self, ids):
         """A copy of ids, or of their last half block when they are longer than the block."""

@@ -2,22 +2,28 @@
 
 python sample.py --out_dir=out/demo-pretrain --start=却说曹操
 python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
+python sample.py --out_dir=out/demo-chat --chat              # a talk; an empty line ends it
 python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
 """
 
 import json
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from checkpoint import load_model
 from configurator import configure
 from errors import UserError, require
 from files import write_whole
-from generation import complete, prompt_ids, stream
+from generation import complete, prompt_ids, recent_turns, stream
 from machine import WEIGHT_DTYPES
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
+chat = False  # talk: ask one question after the other
+turns = (
+    0  # in a talk, how many earlier questions and answers are shown to the model too; the demo's has learnt single ones
+)
 save_path = ""  # write to this file, .jsonl or plain text, instead of the terminal
 num_samples = 1  # how many for each prompt
 max_new_tokens = 200  # the longest completion, in tokens
@@ -39,11 +45,58 @@ configure(
     limits={
         "num_samples": (1, None), "max_new_tokens": (1, None), "temperature": (0, None), "top_k": (0, None), "top_p": (1e-9, 1),
         "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None),
-        "num_beams": (1, 64), "seed": (0, 2**63 - 1),
+        "num_beams": (1, 64), "length_penalty": (-10, 10), "seed": (0, 2**63 - 1), "turns": (0, None),
     },
     choices={"dtype": WEIGHT_DTYPES},
 )  # fmt: skip
 model, tokenizer, config = load_model(out_dir, device, dtype)
+sampling = {
+    "temperature": temperature,
+    "top_k": top_k,
+    "top_p": top_p,
+    "min_p": min_p,
+    "repetition_penalty": repetition_penalty,
+    "no_repeat_ngram_size": no_repeat_ngram_size,
+    "seed": seed,
+}
+search = {"num_beams": num_beams, "length_penalty": length_penalty}
+
+
+def say(ids):
+    """Print what follows `ids` as it comes, or when it is found by beam search; the text."""
+    if num_beams > 1:
+        pieces = [complete(model, tokenizer, [ids], max_new_tokens, **search, **sampling)[0].text]
+    else:
+        pieces = (piece for (piece,) in stream(model, tokenizer, [ids], max_new_tokens, **sampling))
+    text = ""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    return text
+
+
+def talk():
+    """Ask and answer until an empty line or the end of the input."""
+    require(config["chat"], f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
+    messages = []
+    while question := input("问：").strip():
+        messages.append({"role": "user", "content": question})
+        try:
+            ids = prompt_ids(model, tokenizer, recent_turns(model, tokenizer, messages, turns), True)
+        except UserError as error:
+            print(error)
+            messages.pop()
+            continue
+        print("答：", end="", flush=True)
+        messages.append({"role": "assistant", "content": say(ids)})
+
+
+if chat:
+    require(not start and not save_path, "--chat asks for its questions itself", "leave --start and --save_path away")
+    with suppress(EOFError):  # Ctrl-D
+        talk()
+    raise SystemExit
 if start.startswith("FILE:"):
     path = Path(start.removeprefix("FILE:"))
     require(path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root")
@@ -56,38 +109,23 @@ else:
     prompts = [start or ("张飞是谁？" if config["chat"] else "却说")]
 prompts = [prompt for prompt in prompts for _ in range(num_samples)]
 inputs = [prompt_ids(model, tokenizer, prompt, config["chat"]) for prompt in prompts]
-sampling = {
-    "temperature": temperature,
-    "top_k": top_k,
-    "top_p": top_p,
-    "min_p": min_p,
-    "repetition_penalty": repetition_penalty,
-    "no_repeat_ngram_size": no_repeat_ngram_size,
-    "seed": seed,
-}
-
-if len(prompts) == 1 and num_beams == 1 and not save_path:
+if len(prompts) == 1 and not save_path:
     print(prompts[0], end="\n" if config["chat"] else "", flush=True)
-    for (piece,) in stream(model, tokenizer, inputs, max_new_tokens, **sampling):
-        print(piece, end="", flush=True)
-    print()
+    say(inputs[0])
 else:
-    completions = complete(model, tokenizer, inputs, max_new_tokens, num_beams, length_penalty, **sampling)
     between = "\n" if config["chat"] else ""
-    texts = [prompt + between + completion.text for prompt, completion in zip(prompts, completions)]
-    if not save_path:
-        print("\n\n".join(texts))
-    else:
-        with write_whole(save_path) as file:
-            if save_path.endswith(".jsonl"):
-                for prompt, made in zip(prompts, completions):
-                    row = {
-                        "prompt": prompt,
-                        "completion": made.text,
-                        "tokens": made.tokens,
-                        "seconds": round(made.seconds, 4),
-                    }
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            else:
-                file.write("\n\n".join(texts) + "\n")
-        print(f"{save_path}: {len(texts)} samples in {sum(made.seconds for made in completions):.1f} s")
+    with write_whole(save_path) if save_path else nullcontext() as file:
+        completions = complete(model, tokenizer, inputs, max_new_tokens, **search, **sampling)
+        if save_path.endswith(".jsonl"):
+            for prompt, made in zip(prompts, completions):
+                row = {
+                    "prompt": prompt,
+                    "completion": made.text,
+                    "tokens": made.tokens,
+                    "seconds": round(made.seconds, 4),
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            print("\n\n".join(prompt + between + made.text for prompt, made in zip(prompts, completions)), file=file)
+    if save_path:
+        print(f"{save_path}: {len(completions)} samples in {sum(made.seconds for made in completions):.1f} s")

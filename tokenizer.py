@@ -123,6 +123,10 @@ class Tokenizer:
         """The bytes of one token; none for END and for ids that only pad the model's vocabulary."""
         return self._encoding.decode_single_token_bytes(token) if token < self.end_id else b""
 
+    def show(self, token):
+        """One token for a reader: its text, or its bytes where they are only part of a character."""
+        return END if token == self.end_id else self.token_bytes(token).decode("utf-8", "backslashreplace")
+
     def merges(self):
         """The pairs of byte strings whose joining makes each token, in the tokens' order; a list of (left, right)."""
         pairs = []

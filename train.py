@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from checkpoint import build_model, fingerprint, load_checkpoint, save_checkpoint
 from configurator import configure
-from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft
+from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft, to_device
 from errors import require
 from files import write_whole
 from machine import compile_if_possible, keep_freed_memory, pick_device, pick_dtype, share_cores
@@ -106,7 +106,7 @@ require(
 rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 device = pick_device(device)
 if world_size > 1:
-    dist.init_process_group("gloo" if device == "cpu" else "nccl" if backend == "auto" else backend)
+    dist.init_process_group(("nccl" if device == "cuda" else "gloo") if backend == "auto" else backend)
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
@@ -219,7 +219,7 @@ if init_from == "resume":
 checkpoint = None
 
 
-def numbered_batch(split, index):
+def numbered_batch(split, index, device=device):
     """What the model's forward takes, of batch number `index` of this run."""
     return get_batch(split, batch_size, block_size, device, index, seed)
 
@@ -236,10 +236,10 @@ if world_size > 1:
 
 
 def batches_of(step):
-    """[(number, batch)] that this process reads in a step."""
+    """[(number, batch on the CPU)] that this process reads in a step."""
     first = step * gradient_accumulation_steps + rank
     indices = range(first, first + gradient_accumulation_steps, world_size)
-    return [(index, numbered_batch("train", index)) for index in indices]
+    return [(index, numbered_batch("train", index, "cpu")) for index in indices]
 
 
 def learning_rate_at(step):
@@ -285,9 +285,10 @@ def save():
 
 def asked_to_stop():
     """Whether any process was asked to stop; all must know, or they would wait for each other for ever."""
+    if world_size == 1:
+        return bool(stopping)
     asked = torch.tensor(float(bool(stopping)), device=device)
-    if world_size > 1:
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+    dist.all_reduce(asked, op=dist.ReduceOp.MAX)
     return bool(asked)
 
 
@@ -327,6 +328,7 @@ while True:
         for group in each.param_groups:
             group["lr"] = lr
     batches, upcoming = upcoming.result(), loader.submit(batches_of, iter_num + 1)
+    batches = [(index, to_device(device, *inputs)) for index, inputs in batches]
     learned = sum(inputs[2].sum() for _, inputs in batches)  # each token of the step weighs the same
     if world_size > 1:
         dist.all_reduce(learned)

@@ -61,12 +61,15 @@ def split(path, held_out):
 
 
 def pieces(path, start, stop):
-    """Characters start..stop of the normalised text, in pieces of about PIECE that end where tokens end."""
+    """Characters start..stop of the normalised text, in pieces of about PIECE that end where tokens end.
+
+    A text without a line end or punctuation for so long is cut anywhere.
+    """
     position, buffer = 0, ""
     for line in normalised(path):
         buffer += line[max(0, start - position) : max(0, stop - position)]
         position += len(line)
-        if len(buffer) >= 2 * PIECE:
+        while len(buffer) >= 2 * PIECE:
             found = SAFE_CUT.search(buffer, PIECE)
             cut = found.end() if found else PIECE
             yield buffer[:cut]

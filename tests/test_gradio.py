@@ -1,11 +1,13 @@
 """The chat page in a real browser."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -21,14 +23,13 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def page(project, chat):
-    """The address of the page, served on the small chat model."""
+def serve(project, out_dir):
+    """The page on a model: yields (its address, the server's process)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "sample_gradio.py", "--out_dir=out/talk", f"--port={port}"],
+        [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}"],
         cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -39,28 +40,51 @@ def page(project, chat):
             break
         except requests.RequestException:
             time.sleep(0.5)
-    yield url
+    yield url, server
     server.kill()
     server.wait()
 
 
+@pytest.fixture(scope="module")
+def page(project, chat):
+    """The address of the page, on the small chat model."""
+    yield from (url for url, _ in serve(project, "out/talk"))
+
+
+@pytest.fixture(scope="module")
+def slow_page(project):
+    """(address, process) of the page on a 45M model that has learnt nothing: some seconds for an answer."""
+    words = ["--max_iters=1", "--batch_size=1", "--eval_iters=1", "--eval_interval=1", "--dtype=float32"]
+    project.run("train.py", "config/train_config.py", *words, "--out_dir=out/slow")
+    yield from serve(project, "out/slow")
+    shutil.rmtree(project.folder / "out/slow")
+
+
 @pytest.fixture
 def browser():
-    """Headless Chromium. A reader without one skips these tests; CI must have one."""
+    """Starts headless Chromium. A reader without one skips these tests; CI must have one."""
     from selenium import webdriver
 
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not program:
         assert not os.environ.get("CI"), "CI must have a browser: .ci/run installs chromium and chromium-driver"
         pytest.skip("no Chromium on this machine (Debian: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in [*FLAGS, "--window-size=1100,900"]:
-        options.add_argument(flag)
-    driver = shutil.which("chromedriver")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver) if driver else None)
-    yield browser
-    browser.quit()
+    opened = []
+
+    def start(language="zh-CN", size="1100,900", downloads=None):
+        options = webdriver.ChromeOptions()
+        options.binary_location = program
+        for flag in [*FLAGS, f"--window-size={size}", f"--lang={language}"]:
+            options.add_argument(flag)
+        wanted = {"intl.accept_languages": language, "download.default_directory": str(downloads)}
+        options.add_experimental_option("prefs", wanted)
+        driver = shutil.which("chromedriver")
+        opened.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(driver) if driver else None))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.quit()
 
 
 def wait_for(condition, seconds=60):
@@ -73,49 +97,205 @@ def wait_for(condition, seconds=60):
     raise AssertionError("waited in vain")
 
 
+def find(browser, selector, within=None):
+    """The first visible element of a CSS selector, waited for; `within` its text where several are alike."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.by import By
+
+    def visible():
+        try:
+            found = browser.find_elements(By.CSS_SELECTOR, selector)
+            return [e for e in found if e.is_displayed() and (within is None or within in e.text)]
+        except StaleElementReferenceException:
+            return []
+
+    return wait_for(visible)[0]
+
+
+def text_of(browser, selector):
+    """A function that gives the text of an element, or its value where it is a box to write in."""
+    script = "const e = document.querySelector(arguments[0]); return e ? e.value || e.innerText || '' : ''"
+    return lambda: browser.execute_script(script, selector)
+
+
 def ask(browser, url, question):
     """Open the page, type a question, send it; a function that gives the conversation's text."""
-    from selenium.common.exceptions import WebDriverException
-    from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
     browser.get(url)
-    box = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "#question textarea"))[0]
-    wait_for(box.is_displayed)
+    box = find(browser, "#question textarea")
     time.sleep(1)  # gradio attaches its handlers a moment after it shows the box
     box.send_keys(question, Keys.ENTER)
-
-    def conversation():
-        try:
-            return browser.find_element(By.ID, "chatbot").text
-        except WebDriverException:
-            return ""
-
-    return conversation
+    return text_of(browser, "#chatbot")
 
 
-def test_a_question_is_answered(browser, page, tmp_path):
-    """Typed, sent, answered with what the model was taught; the speed is shown."""
+def open_tab(browser, url, name):
+    """Open the page and one of its tabs."""
+    browser.get(url)
+    find(browser, "button[role=tab]", name).click()
+    time.sleep(1)
+
+
+def test_a_question_is_answered_and_asked_again(browser, page):
+    """Typed, sent, answered with what the model was taught, the speed shown; retry answers again, undo takes back."""
     question, answer = TALK[0]
-    conversation = ask(browser, page, question)
+    here = browser()
+    conversation = ask(here, page, question)
     wait_for(lambda: answer in conversation())
     assert question in conversation() and "\ufffd" not in conversation()
-    wait_for(lambda: "token/秒" in browser.page_source)
-    assert browser.save_screenshot(str(tmp_path / "page.png"))
+    wait_for(lambda: "token/s" in text_of(here, "#speed")())
+    find(here, "#chatbot button[title=重试]").click()
+    time.sleep(1)
+    wait_for(lambda: conversation().count(answer) == 1)
+    find(here, "#chatbot button[title=撤销]").click()
+    wait_for(lambda: answer not in conversation())
+    assert text_of(here, "#question textarea")() == question
+
+
+def test_a_conversation_is_saved_as_training_data(browser, page, project, tmp_path):
+    """Two turns, HTML signs among them, come back through data/prepare_sft.py."""
+    from selenium.webdriver.common.keys import Keys
+
+    here = browser(downloads=tmp_path)
+    (first, answer), second = TALK[0], "谁字孔明？<b>&amp;"
+    conversation = ask(here, page, first)
+    wait_for(lambda: answer in conversation())
+    time.sleep(1)
+    find(here, "#question textarea").send_keys(second, Keys.ENTER)
+    wait_for(lambda: second in conversation() and conversation().split(second)[-1].strip())
+    time.sleep(1)
+    find(here, "#save").click()
+    saved = wait_for(lambda: list(tmp_path.glob("conversation*.jsonl")))[0]
+    messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
+    assert [turn["role"] for turn in messages] == ["user", "assistant"] * 2
+    assert messages[0]["content"] == first and messages[2]["content"] == second
+    out = project.run("data/prepare_sft.py", saved, "--dataset=saved", "--tokenizer_from=data/sanguo_bpe").stdout
+    assert "1" in out and (project.folder / "data/saved/train_mask.bin").exists()
 
 
 def test_what_is_typed_is_shown_as_text(browser, page):
     """HTML in a question does not run."""
-    conversation = ask(browser, page, "<img src=x onerror=\"document.title='ran'\"><b>粗</b>张飞字什么？")
+    here = browser()
+    conversation = ask(here, page, "<img src=x onerror=\"document.title='ran'\"><b>粗</b>张飞字什么？")
     wait_for(lambda: "<b>粗</b>" in conversation())
     time.sleep(1)
-    assert browser.title != "ran"
+    assert here.title != "ran"
 
 
 def test_a_question_longer_than_the_block_is_told(browser, page):
     """A clear line instead of a crash; the page goes on working."""
-    ask(browser, page, "曹操" * 200)
-    assert wait_for(lambda: "ask a shorter one" in browser.page_source)
+    here = browser()
+    ask(here, page, "曹操" * 200)
+    assert wait_for(lambda: "ask a shorter one" in here.page_source)
+
+
+def test_the_novel_goes_on_from_a_beginning(browser, page):
+    """With a pretrained model found beside the page's own; the text begins with what was given."""
+    here = browser()
+    open_tab(here, page, "续写")
+    find(here, "#continue-go").click()
+    text = text_of(here, "#continued textarea")
+    wait_for(lambda: text().startswith("却说曹操") and len(text()) > 20)
+
+
+def test_two_models_answer_the_same_question(browser, page):
+    """Side by side: the one that was taught, and another."""
+    from selenium.webdriver.common.keys import Keys
+
+    here = browser()
+    open_tab(here, page, "对比")
+    question, answer = TALK[1]
+    box = find(here, "#both-asked textarea")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(question)
+    find(here, "#compare-go").click()
+    wait_for(lambda: text_of(here, "#left-answer textarea")() == answer)
+    wait_for(lambda: text_of(here, "#right-answer textarea")())
+
+
+def test_the_look_inside_shows_what_was_likely(browser, page):
+    """A row a token with five candidates, probabilities and marks; what the model knows by heart is near 100 %."""
+    from selenium.webdriver.common.keys import Keys
+
+    here = browser("en-US")
+    open_tab(here, page, "Look inside")
+    question, answer = TALK[1]
+    box = find(here, "#looked-at textarea")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(question)
+    find(here, "#inside-go").click()
+    wait_for(lambda: "endoftext" in text_of(here, "#inside-table")())
+    rows = here.execute_script(
+        "return [...document.querySelectorAll('.inside tr')].map(r => [...r.cells].map(c => c.innerText))"
+    )
+    assert "".join(row[0] for row in rows) == answer + "<|endoftext|>"
+    assert all(len(row) == 6 and "greedy" in row[1] and "greedy" not in row[2] for row in rows)
+    assert all(float(row[1].split("%")[0].split()[-1]) > 50 for row in rows)
+
+
+def test_the_page_speaks_the_browsers_language_and_fits_a_phone(browser, page):
+    """Chinese or English words; 390 pixels wide nothing sticks out."""
+    for language, word in (("zh-CN", "看里面"), ("en-US", "Look inside")):
+        here = browser(language)
+        here.get(page)
+        find(here, "button[role=tab]", word)
+    here = browser(size="500,900")  # Chromium's narrowest window
+    here.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    conversation = ask(here, page, TALK[0][0])
+    wait_for(lambda: TALK[0][1] in conversation())
+    assert here.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def seconds_computed(server):
+    """CPU seconds that the server has used so far."""
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")")[-1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(server):
+    """Whether the server computes next to nothing for a second."""
+    before = seconds_computed(server)
+    time.sleep(1)
+    return seconds_computed(server) - before < 0.3
+
+
+def test_an_answer_streams_until_it_is_stopped(browser, slow_page):
+    """It grows while it is shown; the stop button ends it, and the model has nothing more to do."""
+    url, server = slow_page
+    here = browser()
+    conversation = ask(here, url, "却说曹操")
+    first = wait_for(lambda: len(conversation()) > 30 and conversation())
+    wait_for(lambda: len(conversation()) > len(first))
+    find(here, "#question [data-testid=stop-button]").click()
+    time.sleep(1)
+    stopped = conversation()
+    wait_for(lambda: idle(server), 10)
+    assert conversation() == stopped
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="CPU time is read from /proc")
+def test_who_closes_the_page_frees_the_model(browser, slow_page):
+    """A generation whose reader has gone does not go on to its end."""
+    url, server = slow_page
+    here = browser()
+    conversation = ask(here, url, "却说曹操")
+    wait_for(lambda: len(conversation()) > 30)
+    here.quit()
+    started = seconds_computed(server)
+    wait_for(lambda: idle(server), 10)
+    assert seconds_computed(server) - started < 6, "200 tokens would have taken longer"
+
+
+def test_sixteen_visitors_get_their_own_answers(page):
+    """All at once, over the page's own protocol: nobody is given another's answer."""
+    from gradio_client import Client
+
+    clients = [Client(page, verbose=False) for _ in range(16)]
+    asked = [TALK[i % len(TALK)] for i in range(16)]
+    jobs = [client.submit(question, api_name="/chat") for client, (question, _) in zip(clients, asked)]
+    assert [job.result(timeout=120)[0] for job in jobs] == [answer for _, answer in asked]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_beam_search_equals_transformers(pair, num_beams, settings):
             torch.tensor([prompt]), max_new_tokens=20, do_sample=False, num_beams=num_beams, num_return_sequences=num_beams,
             eos_token_id=end_id, pad_token_id=127, output_scores=True, return_dict_in_generate=True, **settings,
         )  # fmt: skip
-        found = model.beam_search(prompt, 20, num_beams, end_id, **settings)
+        *_, found = model.beam_search(prompt, 20, num_beams, end_id, **settings)
         for row, score, (ids, ours) in zip(
             expected.sequences.tolist(), expected.sequences_scores.tolist(), found, strict=True
         ):

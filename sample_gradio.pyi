@@ -1,0 +1,402 @@
+"""The page: talk to a trained model in the browser, let it go on from a text, compare two models, look inside one.
+
+python sample_gradio.py --out_dir=out/demo-chat     # then open http://127.0.0.1:7860
+"""
+
+import asyncio
+import functools
+import html
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing is reported to anybody
+
+import gradio as gr
+
+from checkpoint import CHECKPOINT, load_model
+from configurator import configure
+from errors import UserError, require
+from files import read_json
+from generation import answered, look_inside, prompt_ids, recent_turns, stream
+from machine import WEIGHT_DTYPES
+
+# -----------------------------------------------------------------------------
+out_dir = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
+port = 7860  # of the page
+host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
+auth = ""  # NAME:PASSWORD that a visitor must give
+share = False  # a public address through gradio's servers, with --auth only
+device = "auto"  # auto, cpu, cuda, mps
+dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
+# -----------------------------------------------------------------------------
+
+TEXTS = {  # what the page says, by the browser's language
+    "chat": ("对话", "Chat"),
+    "continue": ("续写", "Go on"),
+    "compare": ("对比", "Compare"),
+    "inside": ("看里面", "Look inside"),
+    "settings": ("设置", "Settings"),
+    "model": ("模型", "Model"),
+    "model_info": ("一个训练目录一个模型", "one for each training directory"),
+    "temperature": ("温度 temperature", "Temperature"),
+    "temperature_info": ("0 每次取最可能的词；越高越大胆", "0 takes the likeliest token each time; higher is bolder"),
+    "top_k_info": ("只在最可能的 k 个词里抽；0 不限", "draw from the k likeliest tokens; 0 is no limit"),
+    "top_p_info": ("只在概率之和达到 p 的词里抽；1 不限", "draw from the fewest tokens that hold a share p; 1 is no limit"),
+    "min_p_info": ("不抽概率低于最可能的词的 p 倍的；0 不限", "drop tokens below p times the likeliest; 0 is no limit"),
+    "penalty": ("重复惩罚 repetition penalty", "Repetition penalty"),
+    "penalty_info": ("大于 1 时少说已说过的词；1 不罚", "above 1 says less of what was said; 1 is off"),
+    "ngram": ("不许重复 no-repeat n-gram", "No-repeat n-gram"),
+    "ngram_info": ("这么多个词连着不许再出现；0 不限", "never so many tokens in a row twice; 0 is no limit"),
+    "beams": ("束搜索 beams", "Beams"),
+    "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: searches the likeliest whole, shown at its end"),
+    "longest": ("最长 max new tokens", "Max new tokens"),
+    "longest_info": ("一次最多写多少个 token", "written at most in one go"),
+    "seed": ("种子 seed", "Seed"),
+    "seed_info": ("同样的种子和设置，同样的话；0 每次不同", "the same seed gives the same text; 0 another each time"),
+    "turns": ("带上前几轮 turns", "Earlier turns"),
+    "turns_info": ("把前几轮问答也给模型看；演示的模型只学过单轮", "shown to the model too; the demo's has learnt single turns"),
+    "question": ("问一句，或写一句开头", "A question, or the beginning of a text"),
+    "beginning": ("开头", "Beginning"),
+    "text": ("接着写的", "What follows"),
+    "go": ("开始", "Go"),
+    "stop": ("停", "Stop"),
+    "save": ("存下对话 JSONL", "Save the conversation (JSONL)"),
+    "examples": ("例子", "Examples"),
+    "inside_help": (
+        "每一行是模型写下的一个词，后面是当时最可能的五个和各自的概率（温度为 0 时按 1 算）。"
+        "标记：greedy 取的那个，top-k、top-p 各自会留下的。把两个滑块调一调再看。",
+        "Each line is a token that the model wrote, and the five likeliest at that moment with their probabilities "
+        "(at temperature 1 where it is 0). Marked: which one greedy takes, which ones top-k and top-p would each keep.",
+    ),
+}  # fmt: skip
+CHAT_EXAMPLES = [
+    "张飞字什么？",
+    "谁字孔明？",
+    "赵云最早在第几回出现？",
+    "第一百零六回的回目是什么？",
+    "哪一句最先写到貂蝉？",
+]
+NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：“"]
+UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
+
+configure(globals(), limits={"port": (1, 65535)}, choices={"dtype": WEIGHT_DTYPES})
+require(
+    auth or host in ("127.0.0.1", "localhost") and not share,
+    "the page would be open to everybody",
+    "set a name and password with --auth=NAME:PASSWORD, or leave --host and --share away",
+)
+require(not auth or all(auth.partition(":")), "--auth is no name and password", "write --auth=NAME:PASSWORD")
+
+@functools.lru_cache(maxsize=4)
+def opened(name):
+    """load_model of a directory, kept for the next time."""
+    return load_model(name, device, dtype)
+
+def is_chat(name):
+    """Whether the model in a directory was fine-tuned on conversations; None where config.json cannot be read."""
+    try:
+        return bool(read_json(Path(name, "config.json"), "train it again").get("chat"))
+    except UserError:
+        return None
+
+opened(out_dir)  # what is wrong with it is told before the page opens
+beside = sorted(str(path.parent) for path in Path(out_dir).parent.glob(f"*/{CHECKPOINT}"))
+models = [out_dir, *(name for name in beside if Path(name) != Path(out_dir) and is_chat(name) is not None)]
+novel_model = next((name for name in models if not is_chat(name)), out_dir)
+worker = ThreadPoolExecutor(1)  # computes for all visitors, a token each in turn
+visitors = 0  # being answered at the moment
+
+async def opened_meanwhile(name):
+    """opened(name), while others are answered; a UserError is shown on the page."""
+    try:
+        return await asyncio.to_thread(opened, name)
+    except UserError as error:
+        raise shown(error) from error
+
+def shown(error):
+    """A UserError as the page shows it."""
+    return gr.Error(str(error), duration=None, print_exception=False)
+
+async def compute(function, *arguments):
+    """Call a function in its turn; a UserError is shown on the page."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(worker, function, *arguments)
+    except UserError as error:
+        raise shown(error) from error
+
+async def gathered(generator):
+    """The items of a generator, each computed in its turn, in lists, not oftener than pages are updated."""
+    global visitors
+    visitors += 1
+    items, updated, end = [], 0.0, object()
+    try:
+        while (item := await compute(next, generator, end)) is not end:
+            items.append(item)
+            if time.perf_counter() - updated > visitors / UPDATES:
+                yield items
+                items, updated = [], time.perf_counter()
+        if items:
+            yield items
+    finally:  # also where the visitor has pressed stop or closed the page
+        visitors -= 1
+
+def sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, seed):
+    """The sliders as MiniGLM.generate takes them."""
+    return {
+        "temperature": temperature,
+        "top_k": int(top_k),
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": int(no_repeat_ngram_size),
+        "seed": int(seed or 0) or None,
+    }
+
+async def written(name, prompt, turns, num_beams, max_new_tokens, *sampling):
+    """What the model in a directory says to a prompt, longer and longer: (text, its speed)."""
+    model, tokenizer, config = await opened_meanwhile(name)
+    if not config["chat"]:
+        prompt = prompt[-1]["content"] if isinstance(prompt, list) else prompt
+    elif isinstance(prompt, list):
+        prompt = recent_turns(model, tokenizer, prompt, int(turns))
+    ids = await compute(prompt_ids, model, tokenizer, prompt, config["chat"])
+    text, tokens, started = "" if config["chat"] else prompt, 0, time.perf_counter()
+    settings = sampling_of(*sampling)
+    if num_beams > 1:
+        penalties = {name: settings[name] for name in ("repetition_penalty", "no_repeat_ngram_size")}
+        search = model.beam_search(ids, int(max_new_tokens), int(num_beams), tokenizer.end_id, **penalties)
+        async for steps in gathered(search):
+            if steps[-1]:
+                text += tokenizer.decode(steps[-1][0][0])
+            tokens += len(steps)
+            yield text, speed_of(tokens, started)
+        return
+    async for steps in gathered(stream(model, tokenizer, [ids], int(max_new_tokens), **settings)):
+        text += "".join(piece for (piece,) in steps)
+        tokens += len(steps)
+        yield text, speed_of(tokens, started)
+
+def speed_of(tokens, started):
+    """How the speed is told."""
+    return f"{tokens} token, {tokens / max(1e-9, time.perf_counter() - started):.0f} token/s"
+
+async def reply(text, history, name, *settings):
+    """The chat tab: the answer to `text`, longer and longer, and the speed."""
+    earlier = [{"role": turn["role"], "content": plain(turn["content"])} for turn in history]
+    async for answer, told in written(name, [*earlier, {"role": "user", "content": text}], *settings):
+        yield answer, told
+
+async def go_on(text, name, *settings):
+    """The tab that goes on from a text."""
+    async for longer, told in written(name, text, *settings):
+        yield longer, told
+
+async def compare(text, left, right, *settings):
+    """The tab that asks two models the same: both texts and speeds."""
+    shown = [("", ""), ("", "")]
+    for side, name in enumerate((left, right)):
+        async for shown[side] in written(name, text, *settings):
+            yield *shown[0], *shown[1]
+
+async def inside(text, name, turns, num_beams, max_new_tokens, *sampling):
+    """The tab that looks inside: a growing table of what was chosen and what else could have been."""
+    model, tokenizer, config = await opened_meanwhile(name)
+    ids = await compute(prompt_ids, model, tokenizer, text, config["chat"])
+    rows = ""
+    async for steps in gathered(
+        look_inside(model, tokenizer, ids, min(int(max_new_tokens), 100), **sampling_of(*sampling))
+    ):
+        rows += "".join(map(inside_row, steps))
+        yield f"<table class='inside'>{rows}</table>"
+
+def inside_row(step):
+    """One line of the table: the chosen token, then the candidates with bars and marks."""
+    chosen, candidates = step
+    cells = ""
+    for place, each in enumerate(candidates):
+        kept = {"greedy": place == 0, "top-k": each.top_k, "top-p": each.top_p}
+        marks = "".join(f"<i>{mark}</i>" for mark, yes in kept.items() if yes)
+        cells += (
+            f"<td class='{'taken' if each.text == chosen else ''}' style='--share:{100 * each.probability:.1f}%'>"
+            f"<b>{visible(each.text)}</b> {100 * each.probability:.1f}%<br>{marks}</td>"
+        )
+    return f"<tr><th>{visible(chosen)}</th>{cells}</tr>"
+
+def visible(text):
+    """A token as HTML, with line ends and spaces that can be seen."""
+    return html.escape(text.replace("\n", "↵").replace(" ", "␣"))
+
+def plain(content):
+    """The text of a message as gradio keeps it: a text, or a list of parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
+
+def as_jsonl(history):
+    """The answered questions of a conversation as a line that data/prepare_sft.py reads."""
+    turns = [{"role": turn["role"], "content": plain(turn["content"])} for turn in history]
+    messages = [turn for exchange in answered(turns) for turn in exchange]
+    return json.dumps({"messages": messages}, ensure_ascii=False) + "\n" if messages else ""
+
+def example_questions():
+    """Questions from the data set that the model was trained on where it is at hand, else well-known ones."""
+    path = Path("data", str(opened(out_dir)[2]["settings"].get("dataset")), "questions.jsonl")
+    if not is_chat(out_dir):
+        return NOVEL_EXAMPLES
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(next(file))["Question"] for _ in range(5)]
+    except (OSError, StopIteration, ValueError, KeyError, TypeError):
+        return CHAT_EXAMPLES
+
+class PlainChatbot(gr.Chatbot):
+    """A Chatbot that shows what is said as text: gradio's own would show its HTML tags as HTML."""
+
+    is_template = True  # drawn as gr.Chatbot is
+
+    def postprocess(self, value):
+        """Escape the messages on their way to the browser."""
+        return super().postprocess(
+            [{**turn, "content": html.escape(plain(turn["content"]), quote=False)} for turn in value or []]
+        )
+
+    def preprocess(self, payload):
+        """And undo it on their way back."""
+        return [
+            {**turn, "content": [{"type": "text", "text": html.unescape(plain(turn["content"]))}]}
+            for turn in super().preprocess(payload)
+        ]
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+say = gr.I18n(
+    **{locale: {key: zh for key, (zh, _) in TEXTS.items()} for locale in ("zh-CN", "zh-TW", "zh")},
+    en={key: en for key, (_, en) in TEXTS.items()},
+)
+STYLE = """
+.inside { border-collapse: collapse; font-size: 14px; white-space: nowrap }
+.inside th { text-align: left; padding: 2px 10px 2px 2px; font-size: 16px }
+.inside td { border: 1px solid #8884; padding: 2px 6px; min-width: 76px; line-height: 1.3;
+             background: linear-gradient(to right, #7c6cf040 var(--share), transparent var(--share)) }
+.inside td.taken { outline: 2px solid #7c6cf0; outline-offset: -2px }
+.inside i { font-style: normal; font-size: 11px; margin-right: 4px; padding: 0 3px; border-radius: 3px; background: #8883 }
+.table { overflow-x: auto }
+#speed, .speed { min-height: 1.6em }
+"""
+DOWNLOAD = """line => { if (!line) return;
+const link = document.createElement("a");
+link.href = URL.createObjectURL(new Blob([line], {type: "application/jsonl"}));
+link.download = "conversation.jsonl"; link.click() }"""
+
+def model_box(name, **more):
+    """A list to choose a model from."""
+    return gr.Dropdown(models, value=name, label=say("model"), info=say("model_info"), **more)
+
+def buttons(function, inputs, outputs, box, prefix):
+    """A button that starts an action and one that stops it; Enter in `box` starts it too."""
+    with gr.Row():
+        start = gr.Button(say("go"), variant="primary", elem_id=f"{prefix}-go")
+        stop = gr.Button(say("stop"), elem_id=f"{prefix}-stop")
+    running = gr.on([start.click, box.submit], function, inputs, outputs, api_visibility="private")
+    stop.click(None, cancels=[running], api_visibility="private")
+
+warmth = 0 if is_chat(out_dir) else 0.8
+title = "MiniGLM · 与书对话" if is_chat(out_dir) else "MiniGLM · 续写"
+with gr.Blocks(title=title, analytics_enabled=False) as page:
+    gr.Markdown(f"# {title}")
+    with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
+        sliders = [
+            gr.Slider(0, 4, 0, step=1, label=say("turns"), info=say("turns_info")),
+            gr.Slider(1, 8, 1, step=1, label=say("beams"), info=say("beams_info")),
+            gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info")),
+            gr.Slider(0, 1.5, warmth, step=0.05, label=say("temperature"), info=say("temperature_info")),
+            gr.Slider(0, 200, 0, step=1, label="top-k", info=say("top_k_info")),
+            gr.Slider(0.05, 1, 1, step=0.05, label="top-p", info=say("top_p_info")),
+            gr.Slider(0, 1, 0, step=0.01, label="min-p", info=say("min_p_info")),
+            gr.Slider(1, 2, 1, step=0.05, label=say("penalty"), info=say("penalty_info")),
+            gr.Slider(0, 8, 0, step=1, label=say("ngram"), info=say("ngram_info")),
+            gr.Number(0, minimum=0, maximum=2**53 - 1, precision=0, label=say("seed"), info=say("seed_info")),
+        ]
+    with gr.Tab(say("chat"), id="chat"):
+        chat_model = model_box(out_dir, elem_id="chat-model")
+        speed = gr.Markdown(elem_id="speed", render=False)
+        chatbot = PlainChatbot(
+            render_markdown=False,
+            buttons=["copy", "copy_all"],
+            show_label=False,
+            height="56vh",
+            elem_id="chatbot",
+            render=False,
+        )
+        gr.ChatInterface(
+            reply,
+            chatbot=chatbot,
+            textbox=gr.Textbox(
+                placeholder=say("question"),
+                show_label=False,
+                elem_id="question",
+                max_length=4000,
+                submit_btn=True,
+                stop_btn=True,
+                render=False,
+            ),
+            additional_inputs=[chat_model, *sliders],
+            additional_outputs=[speed],
+            examples=[[question] for question in example_questions()],
+            examples_label=say("examples"),
+            run_examples_on_click=True,
+            cache_examples=False,
+            flagging_mode="never",
+            api_name="chat",
+        )
+        speed.render()
+        saved = gr.Textbox(visible=False)
+        gr.Button(say("save"), size="sm", elem_id="save").click(
+            as_jsonl, [chatbot], [saved], api_visibility="private"
+        ).then(None, [saved], js=DOWNLOAD)
+    with gr.Tab(say("continue"), id="continue"):
+        name = model_box(novel_model)
+        box = gr.Textbox(NOVEL_EXAMPLES[0], label=say("beginning"), max_length=4000, elem_id="beginning")
+        text = gr.Textbox(label=say("text"), lines=10, elem_id="continued", buttons=["copy"])
+        told = gr.Markdown(elem_classes="speed")
+        buttons(go_on, [box, name, *sliders], [text, told], box, "continue")
+        gr.Examples([[start] for start in NOVEL_EXAMPLES], [box], label=say("examples"))
+    with gr.Tab(say("compare"), id="compare"):
+        box = gr.Textbox(example_questions()[0], label=say("question"), max_length=4000, elem_id="both-asked")
+        names, outputs = [], []
+        with gr.Row():
+            for side, name in (("left", models[0]), ("right", (models[1:] or models)[0])):
+                with gr.Column():
+                    names.append(model_box(name, elem_id=f"{side}-model"))
+                    outputs.append(gr.Textbox(label=say("text"), lines=6, elem_id=f"{side}-answer"))
+                    outputs.append(gr.Markdown(elem_classes="speed"))
+        buttons(compare, [box, *names, *sliders], outputs, box, "compare")
+    with gr.Tab(say("inside"), id="inside"):
+        gr.Markdown(say("inside_help"))
+        name = model_box(out_dir)
+        box = gr.Textbox(example_questions()[0], label=say("question"), max_length=4000, elem_id="looked-at")
+        table = gr.HTML(elem_classes="table", elem_id="inside-table")
+        buttons(inside, [box, name, *sliders], [table], box, "inside")
+
+page.queue(default_concurrency_limit=None)
+fonts = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+try:
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        auth=tuple(auth.split(":", 1)) if auth else None,
+        i18n=say,
+        css=STYLE,
+        theme=gr.themes.Soft(font=fonts, font_mono=["monospace"]),  # no web fonts: the page works without a network
+        footer_links=[],
+        quiet=False,
+    )
+except OSError as error:
+    raise UserError(f"port {port} is taken or not allowed", "choose another --port") from error
