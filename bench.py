@@ -4,6 +4,7 @@
     python bench.py train --n_layer=4 --n_head=4 --n_embd=256 --vocab_size=4096
     python bench.py generate                       # one prompt of 16 tokens, 512 new ones
     python bench.py prepare                        # text to token ids
+    python bench.py page                           # the chat page: how soon an answer begins, for 1 and for 16 visitors
 
 Prints a table and, last, one JSON line. `nanogpt` is the way of the best-known script: float32, full logits, the
 whole context again for each new token, unfused AdamW. Each contestant has a process of its own, so that its peak
@@ -11,15 +12,18 @@ memory is its own; they take turns, so that a noisy machine treats all alike; th
 compared with ours in like precision; nanogpt and transformers run in float32, as they do on a CPU.
 """
 
+import asyncio
 import json
 import multiprocessing
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import torch
@@ -33,7 +37,7 @@ from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
-what = ["train"]  # train, generate or prepare, given without --
+what = ["train"]  # train, generate, prepare or page, given without --
 n_layer = 6  # the model's shape; the defaults are the report's
 n_head = 8  # attention heads
 n_embd = 512  # width
@@ -43,6 +47,8 @@ batch_size = 16  # rows of a training step
 dtype = "auto"  # of our matrix products: auto, float32, bfloat16
 new_tokens = 512  # tokens generated in a turn
 megabytes = 64  # of text tokenised in a turn
+out_dir = "out/demo-chat"  # the model of the page
+visitors = 16  # who ask the page at once
 turns = 5  # how often each contestant is measured
 # -----------------------------------------------------------------------------
 
@@ -256,6 +262,65 @@ def machine():
     }
 
 
+async def visit(client, url, endpoint, data):
+    """Ask the page over its own protocol; seconds until the answer begins."""
+    session, started = uuid.uuid4().hex, time.perf_counter()
+    order = {"data": data, "fn_index": endpoint, "session_hash": session}
+    (await client.post(f"{url}/gradio_api/queue/join", json=order)).raise_for_status()
+    begun = None
+    async with client.stream("GET", f"{url}/gradio_api/queue/data?session_hash={session}") as events:
+        async for line in events.aiter_lines():
+            kind = json.loads(line[5:])["msg"] if line.startswith("data:") else ""
+            if kind == "process_generating" and begun is None:
+                begun = time.perf_counter() - started
+            if kind == "process_completed":
+                break
+    return begun or time.perf_counter() - started
+
+
+async def visits(url, number, times):
+    """Seconds until the answer begins, of `number` visitors at once, `times` times over."""
+    import httpx
+
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=2 * number)) as client:
+        config = (await client.get(f"{url}/config")).json()
+        chat = next(each for each in config["dependencies"] if each["api_name"] == "chat")
+        values = {each["id"]: each["props"].get("value") for each in config["components"]}
+        data = ["张飞字什么？", None, *(values[each] for each in chat["inputs"][2:])]
+        await visit(client, url, chat["id"], data)  # the first pays for the warming up
+        waits = []
+        for _ in range(times):
+            waits += await asyncio.gather(*[visit(client, url, chat["id"], data) for _ in range(number)])
+        return waits
+
+
+def measure_page(settings):
+    """How long visitors wait for the beginning of an answer, alone and together; printed, and as JSON."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [f"--out_dir={settings['out_dir']}", f"--port={port}"]
+    server = subprocess.Popen([sys.executable, "-u", "sample_gradio.py", *words], stdout=subprocess.PIPE)
+    try:
+        told = server.stdout.readline()  # its address, as soon as it answers
+        require(told, "the page does not start", "see the message above")
+        url = f"http://127.0.0.1:{port}"
+        alone = asyncio.run(visits(url, 1, settings["turns"]))
+        together = asyncio.run(visits(url, settings["visitors"], settings["turns"]))
+    finally:
+        server.kill()
+    result = {
+        name: {"median_seconds": statistics.median(waits), "longest_seconds": max(waits)}
+        for name, waits in (("alone", alone), ("together", together))
+    }
+    for name, each in result.items():
+        print(
+            f"{name:12}{each['median_seconds']:8.3f} s until the answer begins, at most {each['longest_seconds']:.3f} s"
+        )
+    ratio = result["together"]["median_seconds"] / result["alone"]["median_seconds"]
+    print(json.dumps({"bench": "page", **result, "ratio": ratio, "machine": machine(), "settings": settings}))
+
+
 def received(name, pipe):
     """What a contestant sends. Raises UserError where that is its failure, or where it has died."""
     try:
@@ -331,6 +396,7 @@ def main():
         positional="what",
         limits={
             "turns": (1, None),
+            "visitors": (1, None),
             "n_layer": (1, None),
             "n_head": (1, None),
             "n_embd": (1, None),
@@ -342,10 +408,13 @@ def main():
         },
         choices={"dtype": ("auto", "float32", "bfloat16")},
     )
-    require(len(what) == 1 and what[0] in CONTESTANTS, "no such benchmark", "write train, generate or prepare")
+    kinds = (*CONTESTANTS, "page")
+    require(len(what) == 1 and what[0] in kinds, "no such benchmark", "write train, generate, prepare or page")
     require(n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
     require(what[0] != "prepare" or BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
+    if what[0] == "page":
+        return measure_page(settings)
     with tempfile.TemporaryDirectory(dir="data", prefix="bench-") as scratch:
         if what[0] == "generate":
             export_model(settings | {"scratch": scratch})

@@ -88,7 +88,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     (the idea of Wijmans et al. 2024, arXiv:2411.09009). Products run in autocast's dtype, the softmax in float32.
     """
 
-    CHUNK = 512  # rows
+    CHUNK = 256  # rows
 
     @staticmethod
     def forward(ctx, x, weight, targets):

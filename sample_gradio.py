@@ -92,6 +92,11 @@ require(
 require(not auth or all(auth.partition(":")), "--auth is no name and password", "write --auth=NAME:PASSWORD")
 
 
+# Computes for all visitors, a token each in turn. No other thread may: OpenMP would have a team of threads for each of
+# them, and three times slower ones, since they then wait for each other asleep.
+worker = ThreadPoolExecutor(1)
+
+
 @functools.lru_cache(maxsize=4)
 def opened(name):
     """load_model of a directory, kept for the next time."""
@@ -106,25 +111,11 @@ def is_chat(name):
         return None
 
 
-opened(out_dir)  # what is wrong with it is told before the page opens
+config = worker.submit(opened, out_dir).result()[2]  # what is wrong with the model is told before the page opens
 beside = sorted(str(path.parent) for path in Path(out_dir).parent.glob(f"*/{CHECKPOINT}"))
 models = [out_dir, *(name for name in beside if Path(name) != Path(out_dir) and is_chat(name) is not None)]
 novel_model = next((name for name in models if not is_chat(name)), out_dir)
-worker = ThreadPoolExecutor(1)  # computes for all visitors, a token each in turn
 visitors = 0  # being answered at the moment
-
-
-async def opened_meanwhile(name):
-    """opened(name), while others are answered; a UserError is shown on the page."""
-    try:
-        return await asyncio.to_thread(opened, name)
-    except UserError as error:
-        raise shown(error) from error
-
-
-def shown(error):
-    """A UserError as the page shows it."""
-    return gr.Error(str(error), duration=None, print_exception=False)
 
 
 async def compute(function, *arguments):
@@ -132,7 +123,7 @@ async def compute(function, *arguments):
     try:
         return await asyncio.get_running_loop().run_in_executor(worker, function, *arguments)
     except UserError as error:
-        raise shown(error) from error
+        raise gr.Error(str(error), duration=None, print_exception=False) from error
 
 
 async def gathered(generator):
@@ -167,7 +158,7 @@ def sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_
 
 async def written(name, prompt, turns, num_beams, max_new_tokens, *sampling):
     """What the model in a directory says to a prompt, longer and longer: (text, its speed)."""
-    model, tokenizer, config = await opened_meanwhile(name)
+    model, tokenizer, config = await compute(opened, name)
     if not config["chat"]:
         prompt = prompt[-1]["content"] if isinstance(prompt, list) else prompt
     elif isinstance(prompt, list):
@@ -218,7 +209,7 @@ async def compare(text, left, right, *settings):
 
 async def inside(text, name, kept_k, kept_p, turns, num_beams, max_new_tokens, *sampling):
     """The tab that looks inside: a growing table of what was chosen and what else could have been."""
-    model, tokenizer, config = await opened_meanwhile(name)
+    model, tokenizer, config = await compute(opened, name)
     ids = await compute(prompt_ids, model, tokenizer, text, config["chat"])
     rows, longest = "", min(int(max_new_tokens), 100)
     seen = look_inside(model, tokenizer, ids, longest, int(kept_k), kept_p, **sampling_of(*sampling))
@@ -262,8 +253,8 @@ def as_jsonl(history):
 
 def example_questions():
     """Questions from the data set that the model was trained on where it is at hand, else well-known ones."""
-    path = Path("data", str(opened(out_dir)[2]["settings"].get("dataset")), "questions.jsonl")
-    if not is_chat(out_dir):
+    path = Path("data", str(config["settings"].get("dataset")), "questions.jsonl")
+    if not config["chat"]:
         return NOVEL_EXAMPLES
     try:
         with open(path, encoding="utf-8") as file:
@@ -272,23 +263,23 @@ def example_questions():
         return CHAT_EXAMPLES
 
 
-class PlainChatbot(gr.Chatbot):
-    """A Chatbot that shows what is said as text: gradio's own would show its HTML tags as HTML."""
+def show_as_text(chatbot):
+    """Let a gr.Chatbot show what is said as text: it would show HTML tags as HTML. Gives the chatbot."""
+    to_browser, from_browser = chatbot.postprocess, chatbot.preprocess
 
-    is_template = True  # drawn as gr.Chatbot is
-
-    def postprocess(self, value):
-        """Escape the messages on their way to the browser."""
-        return super().postprocess(
+    def postprocess(value):
+        return to_browser(
             [{**turn, "content": html.escape(plain(turn["content"]), quote=False)} for turn in value or []]
         )
 
-    def preprocess(self, payload):
-        """And undo it on their way back."""
+    def preprocess(payload):
         return [
             {**turn, "content": [{"type": "text", "text": html.unescape(plain(turn["content"]))}]}
-            for turn in super().preprocess(payload)
+            for turn in from_browser(payload)
         ]
+
+    chatbot.postprocess, chatbot.preprocess = postprocess, preprocess
+    return chatbot
 
 
 say = gr.I18n(
@@ -325,8 +316,8 @@ def buttons(function, inputs, outputs, box, prefix):
     stop.click(None, cancels=[running], api_visibility="private")
 
 
-warmth = 0 if is_chat(out_dir) else 0.8
-title = "MiniGLM · 与书对话" if is_chat(out_dir) else "MiniGLM · 续写"
+warmth = 0 if config["chat"] else 0.8
+title = "MiniGLM · 与书对话" if config["chat"] else "MiniGLM · 续写"
 with gr.Blocks(title=title, analytics_enabled=False) as page:
     gr.Markdown(f"# {title}")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
@@ -345,7 +336,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
     with gr.Tab(say("chat"), id="chat"):
         chat_model = model_box(out_dir, elem_id="chat-model")
         speed = gr.Markdown(elem_id="speed", render=False)
-        chatbot = PlainChatbot(
+        chatbot = gr.Chatbot(
             render_markdown=False,
             buttons=["copy", "copy_all"],
             show_label=False,
@@ -355,7 +346,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         )
         gr.ChatInterface(
             reply,
-            chatbot=chatbot,
+            chatbot=show_as_text(chatbot),
             textbox=gr.Textbox(
                 placeholder=say("question"),
                 show_label=False,

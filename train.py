@@ -51,6 +51,7 @@ batch_size = 12  # rows a device reads at once; smaller where memory ends
 gradient_accumulation_steps = 1  # such batches before each step, over all devices together
 # the optimizer
 optimizer = "adamw"  # adamw, or muon for the blocks' matrices (Jordan et al. 2024), faster per token on small runs
+ns_steps = 5  # Newton-Schulz steps of Muon; 3 are enough for pretraining and cost less, learning by heart wants 5
 learning_rate = 1e-3  # the highest
 max_iters = 6000  # steps in all
 weight_decay = 0.1  # on matrices only
@@ -79,7 +80,7 @@ max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=
 positive = dict.fromkeys(
     ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "gradient_accumulation_steps"), (1, None)
 )
-intervals = dict.fromkeys(("max_iters", "eval_interval", "eval_iters", "log_interval"), (1, None))
+intervals = dict.fromkeys(("max_iters", "eval_interval", "eval_iters", "log_interval", "ns_steps"), (1, None))
 unsigned = dict.fromkeys(
     ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"),
     (0, None),
@@ -185,9 +186,8 @@ optimizers = [
 ]
 if muon_parameters:
     # match_rms_adamw: updates of AdamW's size, so that one learning rate serves both (arXiv:2502.16982)
-    optimizers.append(
-        torch.optim.Muon(muon_parameters, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    )
+    how = {"adjust_lr_fn": "match_rms_adamw", "ns_steps": ns_steps}
+    optimizers.append(torch.optim.Muon(muon_parameters, lr=learning_rate, weight_decay=weight_decay, **how))
 scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
 
 # where the run stands

@@ -29,13 +29,14 @@ class Project:
         for made in [path for path in (self.folder / "data").iterdir() if path.is_dir()]:
             shutil.rmtree(made)
 
-    def run(self, *words, status=0, timeout=600, **environment):
-        """Run `python WORDS`, check its exit status, give stdout and stderr."""
+    def run(self, *words, status=0, timeout=600, typed=None, **environment):
+        """Run `python WORDS`, with `typed` on its input; check its exit status, give stdout and stderr."""
         done = subprocess.run(
             [sys.executable, *map(str, words)],
             cwd=self.folder,
             capture_output=True,
             text=True,
+            input=typed,
             encoding="utf-8",
             timeout=timeout,
             env={**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "2", **environment},

@@ -38,6 +38,14 @@ def test_the_last_line_is_the_report(project, what, peers):
     assert not list((project.folder / "data").glob("bench-*"))
 
 
+def test_the_page_is_asked_by_many_at_once(project, chat):
+    """How long one visitor and how long several wait for the beginning of an answer."""
+    out = project.run("bench.py", "page", "--out_dir=out/talk", "--turns=1", "--visitors=4").stdout
+    report = json.loads(out.strip().splitlines()[-1])
+    assert report["ratio"] == report["together"]["median_seconds"] / report["alone"]["median_seconds"]
+    assert 0 < report["together"]["median_seconds"] <= report["together"]["longest_seconds"]
+
+
 def test_an_unknown_benchmark_is_told(project):
     """In one line."""
-    assert "write train, generate or prepare" in project.fails("bench.py", "cooking")
+    assert "write train, generate, prepare or page" in project.fails("bench.py", "cooking")

@@ -1,5 +1,7 @@
 """The model against transformers' GPT-2, its loss against PyTorch's own, and its generator against both."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -172,6 +174,40 @@ def test_sampling_follows_the_distribution():
     expected = 20000 * probs[probs > 0]
     chi_square = ((draws[probs > 0] - expected) ** 2 / expected).sum()
     assert chi_square < 27.9  # the 0.999 quantile with 9 degrees of freedom
+
+
+STRATEGIES = [
+    {"temperature": 0.7},
+    {"top_k": 9},
+    {"top_p": 0.6},
+    {"min_p": 0.1},
+    {"temperature": 1.3, "repetition_penalty": 1.4},
+    {"temperature": 0.9, "top_k": 30, "top_p": 0.8, "no_repeat_ngram_size": 2},
+]
+
+
+@pytest.mark.parametrize("settings", STRATEGIES)
+def test_samples_are_distributed_as_transformers_generate_does_it(pair, settings):
+    """What generate draws passes a chi-square test against the probabilities of transformers' generate."""
+    model, theirs = pair
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
+    result = theirs.generate(
+        torch.tensor([prompt]), max_new_tokens=1, do_sample=True, eos_token_id=None, output_scores=True,
+        return_dict_in_generate=True, **{"top_k": 0, "temperature": 1.0, **settings},
+    )  # fmt: skip
+    probs = result.scores[0][0].softmax(-1)
+    (first,) = model.generate([prompt] * 8000, 1, seed=11, **settings)
+    draws = torch.tensor(first).bincount(minlength=128)
+    assert draws[probs == 0].sum() == 0
+    rare = (8000 * probs < 5) & (probs > 0)  # taken together, as the test asks
+    expected = torch.cat([8000 * probs[probs * 8000 >= 5], 8000 * probs[rare].sum()[None]])
+    found = torch.cat([draws[probs * 8000 >= 5], draws[rare].sum()[None]])
+    common = expected > 0
+    chi_square = ((found - expected)[common] ** 2 / expected[common]).sum().item()
+    freedom = int(common.sum()) - 1
+    # The 0.9999 quantile, by Wilson and Hilferty's approximation.
+    limit = freedom * (1 - 2 / (9 * freedom) + 3.719 * math.sqrt(2 / (9 * freedom))) ** 3
+    assert freedom >= 2 and chi_square < limit
 
 
 def test_a_seed_repeats_a_run_and_another_does_not():

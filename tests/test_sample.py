@@ -6,6 +6,9 @@ import shutil
 import pytest
 from conftest import TALK
 
+from checkpoint import load_model
+from generation import recent_turns
+
 
 @pytest.mark.parametrize("question, answer", TALK)
 def test_a_chat_model_answers_what_it_was_taught(project, chat, question, answer):
@@ -44,6 +47,46 @@ def test_beam_search_answers_too(project, chat):
     assert out.splitlines() == [question, answer]
 
 
+def test_a_talk_of_several_turns(project, chat):
+    """--chat answers line by line until an empty one; a question that is too long is told, and the talk goes on."""
+    (first, answer), (second, other) = TALK[:2]
+    words = ["sample.py", "--out_dir=out/talk", "--chat", "--temperature=0"]
+    out = project.run(*words, typed=f"{first}\n{'曹操' * 200}\n{second}\n\n").stdout
+    assert f"答：{answer}\n" in out and "ask a shorter one" in out and f"答：{other}\n" in out
+    assert f"答：{answer}\n" in project.run(*words, "--turns=2", typed=first).stdout, (
+        "the end of the input ends it, too"
+    )
+
+
+def test_earlier_turns_are_shown_as_far_as_there_is_room(chat):
+    """The last question always; before it whole exchanges, the newest first, and only answered ones."""
+    model, tokenizer, _ = load_model(chat)
+
+    def said(role, content):
+        return {"role": role, "content": content}
+
+    talk = [said("user", "甲？"), said("assistant", "乙。"), said("user", "没有答的？"), said("user", "丙？")]
+    talk += [said("assistant", "丁。"), said("user", "戊？")]
+    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 0)] == ["戊？"]
+    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 1)] == ["丙？", "丁。", "戊？"]
+    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 9)] == [
+        "甲？",
+        "乙。",
+        "丙？",
+        "丁。",
+        "戊？",
+    ]
+    talk[1]["content"] = "长" * 200
+    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 9)] == ["丙？", "丁。", "戊？"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_narrow_weights_know_it_too(project, chat, dtype):
+    """What was learnt by heart survives the rounding."""
+    words = ["sample.py", "--out_dir=out/talk", f"--start={TALK[3][0]}", "--temperature=0", f"--dtype={dtype}"]
+    assert project.run(*words).stdout.splitlines() == list(TALK[3])
+
+
 def test_generation_goes_on_beyond_the_block(project, pretrained):
     """More tokens than the block of 128 holds."""
     project.run("sample.py", "--out_dir=out/small", "--start=却说", "--max_new_tokens=300", "--save_path=long.jsonl")
@@ -68,6 +111,9 @@ def test_out_dir_alone_can_be_moved(project, chat):
         (["--top_p=0"], "--top_p=0.0 is out of range"),
         (["--temperature=-1"], "at least 0"),
         (["--max_new_tokens=0"], "at least 1"),
+        (["--chat", "--start=张飞"], "asks for its questions itself"),
+        (["--chat", "--out_dir=out/small"], "has not learnt to talk"),
+        (["--dtype=int4"], "--dtype=int4"),
         (["--topk=5"], "did you mean --top_k?"),
     ],
 )
