@@ -19,6 +19,9 @@ test-long: $(VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	$(PY) bench.py train
+	$(PY) bench.py generate
+	test -f data/sanguo/input.txt || $(PY) data/fetch_data.py
+	$(PY) bench.py prepare
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .

@@ -270,12 +270,13 @@ async def visit(client, url, endpoint, data):
     begun = None
     async with client.stream("GET", f"{url}/gradio_api/queue/data?session_hash={session}") as events:
         async for line in events.aiter_lines():
-            kind = json.loads(line[5:])["msg"] if line.startswith("data:") else ""
-            if kind == "process_generating" and begun is None:
+            event = json.loads(line[5:]) if line.startswith("data:") else {"msg": ""}
+            if event["msg"] == "process_generating" and begun is None:
                 begun = time.perf_counter() - started
-            if kind == "process_completed":
+            if event["msg"] == "process_completed":
                 break
-    return begun or time.perf_counter() - started
+    require(begun and event.get("success"), "the page did not answer", "see what it has printed above")
+    return begun
 
 
 async def visits(url, number, times):

@@ -122,11 +122,10 @@ def _read_config(path, settings):
 def _help(script, settings):
     """The script's docstring and its settings, the very lines of its source."""
     source = Path(script["__file__"]).read_text(encoding="utf-8")
-    lines = [
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in settings
-    ]
-    first, last = lines[0].lineno - 1, lines[-1].end_lineno
+    lines = {}  # name: its first assignment; a script may change the value further down
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in settings:
+            lines.setdefault(node.targets[0].id, node)
+    first, last = min(node.lineno for node in lines.values()) - 1, max(node.end_lineno for node in lines.values())
     shown = "\n".join(source.splitlines()[first:last])
     return f"{(script['__doc__'] or '').strip()}\n\nSettings, each a --key=value:\n\n{shown}"

@@ -84,7 +84,7 @@ def write_gguf(path, model, tokenizer, chat, dtype):
     kind = gguf.GGMLQuantizationType[dtype.upper()]
     block = gguf.GGML_QUANT_SIZES[kind][0]
     for name, tensor in gguf_tensors(model):
-        # As llama.cpp's own converter does: vectors and positions stay exact, rows that no block divides are halved.
+        # As llama.cpp's own converter does: vectors and positions stay exact, what no block divides becomes f16.
         exact = tensor.ndim == 1 or name.startswith("position")
         fitting = kind if tensor.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
         used = gguf.GGMLQuantizationType.F32 if exact else fitting
@@ -102,5 +102,5 @@ try:
     with replace_whole(save_path) as partial:
         write_gguf(partial, model, tokenizer, config["chat"], dtype)
 except ImportError as error:
-    raise UserError("the package gguf is not installed", "run pip install gguf") from error
+    raise UserError("the package gguf is not installed", "run pip install -r requirements.txt") from error
 print(f"{save_path}: {Path(save_path).stat().st_size / 2**20:.1f} MiB in {dtype}")

@@ -104,27 +104,32 @@ def look_inside(model, tokenizer, prompt, max_new_tokens, kept_k, kept_p, temper
         )
 
 
-def complete(model, tokenizer, prompts, max_new_tokens, num_beams=1, length_penalty=1.0, **sampling):
-    """A Completion for each of the prompts (lists of ids), BATCH of them at a time.
+def complete(model, tokenizer, prompts, max_new_tokens, num_samples=1, num_beams=1, length_penalty=1.0, **sampling):
+    """num_samples Completions for each of the prompts (lists of ids), one prompt's after the other's, BATCH at a time.
 
-    num_beams above 1 searches for the likeliest text instead of drawing one; of sampling it heeds the penalties.
+    num_beams above 1 searches for the likeliest texts, the best first, instead of drawing; num_samples is at most
+    num_beams then, and of sampling the penalties are heeded.
     """
     if num_beams > 1:
         penalties = {
             name: sampling[name] for name in ("repetition_penalty", "no_repeat_ngram_size") if name in sampling
         }
         search = partial(model.beam_search, end_id=tokenizer.end_id, length_penalty=length_penalty, **penalties)
+    else:
+        prompts = [prompt for prompt in prompts for _ in range(num_samples)]
     completions = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         started = time.perf_counter()
         if num_beams > 1:
             found = [list(search(prompt, max_new_tokens, num_beams))[-1] for prompt in batch]
-            generated = [ids for (ids, _), *_ in found]
+            generated = [ids for beams in found for ids, _ in beams[:num_samples]]
         else:
+            if sampling.get("seed") is not None:  # another one for each batch, or all would draw the same
+                sampling["seed"] = (sampling["seed"] + start) % 2**63
             steps = zip(*model.generate(batch, max_new_tokens, end_id=tokenizer.end_id, **sampling))
             generated = [[token for token in row if token is not None] for row in steps]
-        seconds = (time.perf_counter() - started) / len(batch)
+        seconds = (time.perf_counter() - started) / len(generated)
         completions += [
             Completion(tokenizer.decode(ids), len(ids), ids[-1:] == [tokenizer.end_id], seconds) for ids in generated
         ]

@@ -25,7 +25,7 @@ turns = (
     0  # in a talk, how many earlier questions and answers are shown to the model too; the demo's has learnt single ones
 )
 save_path = ""  # write to this file, .jsonl or plain text, instead of the terminal
-num_samples = 1  # how many for each prompt
+num_samples = 1  # how many for each prompt; with beams the so many best
 max_new_tokens = 200  # the longest completion, in tokens
 temperature = 0.8  # below 1 keeps to the likely, above 1 is bolder, 0 takes the likeliest token each time
 top_k = 0  # draw from the so many likeliest tokens, 0 from all
@@ -60,6 +60,11 @@ sampling = {
     "seed": seed,
 }
 search = {"num_beams": num_beams, "length_penalty": length_penalty}
+require(
+    num_beams == 1 or num_samples <= num_beams,
+    f"{num_beams} beams find no {num_samples} texts",
+    "choose --num_beams as large as --num_samples",
+)
 
 
 def say(ids):
@@ -107,15 +112,15 @@ if start.startswith("FILE:"):
     require(prompts, f"{path} is empty", "write one prompt a line")
 else:
     prompts = [start or ("张飞是谁？" if config["chat"] else "却说")]
-prompts = [prompt for prompt in prompts for _ in range(num_samples)]
 inputs = [prompt_ids(model, tokenizer, prompt, config["chat"]) for prompt in prompts]
-if len(prompts) == 1 and not save_path:
+if len(prompts) == num_samples == 1 and not save_path:
     print(prompts[0], end="\n" if config["chat"] else "", flush=True)
     say(inputs[0])
 else:
     between = "\n" if config["chat"] else ""
+    prompts = [prompt for prompt in prompts for _ in range(num_samples)]
     with write_whole(save_path) if save_path else nullcontext() as file:
-        completions = complete(model, tokenizer, inputs, max_new_tokens, **search, **sampling)
+        completions = complete(model, tokenizer, inputs, max_new_tokens, num_samples, **search, **sampling)
         if save_path.endswith(".jsonl"):
             for prompt, made in zip(prompts, completions):
                 row = {

@@ -51,6 +51,8 @@ TEXTS = {  # what the page says, by the browser's language
     "ngram_info": ("这么多个词连着不许再出现；0 不限", "never so many tokens in a row twice; 0 is no limit"),
     "beams": ("束搜索 beams", "Beams"),
     "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: searches the likeliest whole, shown at its end"),
+    "length": ("长短 length penalty", "Length penalty"),
+    "length_info": ("束搜索时大于 0 偏长，小于 0 偏短", "of beams: above 0 favours long texts, below 0 short ones"),
     "longest": ("最长 max new tokens", "Max new tokens"),
     "longest_info": ("一次最多写多少个 token", "written at most in one go"),
     "seed": ("种子 seed", "Seed"),
@@ -66,9 +68,10 @@ TEXTS = {  # what the page says, by the browser's language
     "examples": ("例子", "Examples"),
     "inside_help": (
         "每一行是模型写下的一个词，后面是当时最可能的五个和各自的概率（温度为 0 时按 1 算）。"
-        "标记：greedy 取的那个，top-k、top-p 各自会留下的。",
+        "标记：greedy 取的那个，top-k、top-p 各自会留下的。最多看 100 个词，不用束搜索。",
         "Each line is a token that the model wrote, and the five likeliest at that moment with their probabilities "
-        "(at temperature 1 where it is 0). Marked: which one greedy takes, which ones top-k and top-p would each keep.",
+        "(at temperature 1 where it is 0). Marked: which one greedy takes, which ones top-k and top-p would each keep. "
+        "At most 100 tokens, without beams.",
     ),
     "kept_k_info": ("标出这个 k 会留下的", "marks what this k would keep"),
     "kept_p_info": ("标出这个 p 会留下的", "marks what this p would keep"),
@@ -156,7 +159,7 @@ def sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_
     }
 
 
-async def written(name, prompt, turns, num_beams, max_new_tokens, *sampling):
+async def written(name, prompt, turns, num_beams, length_penalty, max_new_tokens, *sampling):
     """What the model in a directory says to a prompt, longer and longer: (text, its speed)."""
     model, tokenizer, config = await compute(opened, name)
     if not config["chat"]:
@@ -168,7 +171,8 @@ async def written(name, prompt, turns, num_beams, max_new_tokens, *sampling):
     settings = sampling_of(*sampling)
     if num_beams > 1:
         penalties = {name: settings[name] for name in ("repetition_penalty", "no_repeat_ngram_size")}
-        search = model.beam_search(ids, int(max_new_tokens), int(num_beams), tokenizer.end_id, **penalties)
+        how = {"end_id": tokenizer.end_id, "length_penalty": length_penalty, **penalties}
+        search = model.beam_search(ids, int(max_new_tokens), int(num_beams), **how)
         async for steps in gathered(search):
             if steps[-1]:
                 text += tokenizer.decode(steps[-1][0][0])
@@ -207,7 +211,7 @@ async def compare(text, left, right, *settings):
             yield *shown[0], *shown[1]
 
 
-async def inside(text, name, kept_k, kept_p, turns, num_beams, max_new_tokens, *sampling):
+async def inside(text, name, kept_k, kept_p, turns, num_beams, length_penalty, max_new_tokens, *sampling):
     """The tab that looks inside: a growing table of what was chosen and what else could have been."""
     model, tokenizer, config = await compute(opened, name)
     ids = await compute(prompt_ids, model, tokenizer, text, config["chat"])
@@ -324,6 +328,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         sliders = [
             gr.Slider(0, 4, 0, step=1, label=say("turns"), info=say("turns_info")),
             gr.Slider(1, 8, 1, step=1, label=say("beams"), info=say("beams_info")),
+            gr.Slider(-2, 2, 1, step=0.5, label=say("length"), info=say("length_info")),
             gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info")),
             gr.Slider(0, 1.5, warmth, step=0.05, label=say("temperature"), info=say("temperature_info")),
             gr.Slider(0, 200, 0, step=1, label="top-k", info=say("top_k_info")),

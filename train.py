@@ -211,6 +211,9 @@ if init_from == "resume":
     )
     for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
         each.load_state_dict(state)
+        for group in each.param_groups:
+            if "ns_steps" in group:
+                group["ns_steps"] = ns_steps
     if checkpoint["scaler"] and scaler.is_enabled():
         scaler.load_state_dict(checkpoint["scaler"])
     iter_num, tokens = checkpoint["iter_num"], checkpoint["tokens"]

@@ -29,6 +29,18 @@ def test_a_novel_model_goes_on_from_the_text(project, pretrained):
     )
 
 
+def test_many_samples_are_all_different(project, pretrained):
+    """Also those that do not fit into one batch; and the seed repeats them."""
+    words = ["sample.py", "--out_dir=out/small", "--start=却说", "--num_samples=70", "--max_new_tokens=20"]
+    for name in ("many", "again"):
+        project.run(*words, f"--save_path={name}.jsonl", "--temperature=1")
+    rows, again = (
+        [json.loads(line)["completion"] for line in (project.folder / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("many.jsonl", "again.jsonl")
+    )
+    assert len(set(rows)) == 70 and rows == again
+
+
 def test_prompts_from_a_file_are_answered_in_one_file(project, chat):
     """One prompt a line in, one record a line out."""
     project.write("ask.txt", "\n".join(question for question, _ in TALK) + "\n")
@@ -43,8 +55,11 @@ def test_prompts_from_a_file_are_answered_in_one_file(project, chat):
 def test_beam_search_answers_too(project, chat):
     """The likeliest answer is the one that was taught."""
     question, answer = TALK[3]
-    out = project.run("sample.py", "--out_dir=out/talk", f"--start={question}", "--num_beams=3").stdout
-    assert out.splitlines() == [question, answer]
+    words = ["sample.py", "--out_dir=out/talk", f"--start={question}", "--num_beams=3"]
+    assert project.run(*words).stdout.splitlines() == [question, answer]
+    project.run(*words, "--num_samples=3", "--save_path=best.jsonl")
+    rows = [json.loads(line) for line in (project.folder / "best.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["completion"] == answer and len({row["completion"] for row in rows}) == 3
 
 
 def test_a_talk_of_several_turns(project, chat):
@@ -111,6 +126,7 @@ def test_out_dir_alone_can_be_moved(project, chat):
         (["--top_p=0"], "--top_p=0.0 is out of range"),
         (["--temperature=-1"], "at least 0"),
         (["--max_new_tokens=0"], "at least 1"),
+        (["--num_beams=2", "--num_samples=3"], "--num_beams as large"),
         (["--chat", "--start=张飞"], "asks for its questions itself"),
         (["--chat", "--out_dir=out/small"], "has not learnt to talk"),
         (["--dtype=int4"], "--dtype=int4"),
