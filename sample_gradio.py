@@ -116,6 +116,7 @@ def is_chat(name):
 
 config = worker.submit(opened, out_dir).result()[2]  # what is wrong with the model is told before the page opens
 beside = sorted(str(path.parent) for path in Path(out_dir).parent.glob(f"*/{CHECKPOINT}"))
+beside.sort(key=lambda name: name != config["settings"].get("ckpt_dir"))  # what it was fine-tuned from comes first
 models = [out_dir, *(name for name in beside if Path(name) != Path(out_dir) and is_chat(name) is not None)]
 novel_model = next((name for name in models if not is_chat(name)), out_dir)
 visitors = 0  # being answered at the moment

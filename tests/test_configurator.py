@@ -15,6 +15,7 @@ from_ = ""  # where from
 # ---
 LIST = ["not a setting"]
 configure(globals(), positional="words", limits={"steps": (1, 100)}, choices={"name": ("book", "poem")})
+name = name.strip()  # changed further down
 print(rate, steps, name, fast, words, from_, sep="|")
 '''
 
@@ -38,7 +39,7 @@ def test_help_prints_each_setting_with_its_comment(project, script):
     out = project.run(script, "--help").stdout
     assert "A script for tests." in out
     assert "rate = 0.5  # how fast, per second" in out and 'from_ = ""  # where from' in out
-    assert "LIST" not in out
+    assert "LIST" not in out and "further down" not in out
 
 
 @pytest.mark.parametrize(
