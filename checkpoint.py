@@ -74,11 +74,8 @@ def load_checkpoint(out_dir, mmap=False):
 def build_model(checkpoint, **changes):
     """The MiniGLM of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout)."""
     try:
-        with torch.device("meta"):  # no random weights that would be replaced at once
-            model = MiniGLM(GLMConfig(**{**checkpoint["model_args"], **changes}))
-        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in checkpoint["model"].items()}
-        model.load_state_dict(weights, assign=True)
-        model.lm_head.weight = model.transformer.wte.weight  # tied again
+        model = MiniGLM(GLMConfig(**{**checkpoint["model_args"], **changes}))
+        model.load_state_dict(checkpoint["model"])
     except Exception as error:  # shapes of odd types fail in as many ways
         raise UserError(
             "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
