@@ -117,7 +117,7 @@ def complete(model, tokenizer, prompts, max_new_tokens, num_samples=1, num_beams
         search = partial(model.beam_search, end_id=tokenizer.end_id, length_penalty=length_penalty, **penalties)
     else:
         prompts = [prompt for prompt in prompts for _ in range(num_samples)]
-    completions = []
+    completions, seed = [], sampling.get("seed")
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         started = time.perf_counter()
@@ -125,8 +125,8 @@ def complete(model, tokenizer, prompts, max_new_tokens, num_samples=1, num_beams
             found = [list(search(prompt, max_new_tokens, num_beams))[-1] for prompt in batch]
             generated = [ids for beams in found for ids, _ in beams[:num_samples]]
         else:
-            if sampling.get("seed") is not None:  # another one for each batch, or all would draw the same
-                sampling["seed"] = (sampling["seed"] + start) % 2**63
+            if seed is not None:  # another one for each batch, or all would draw the same
+                sampling["seed"] = (seed + start) % 2**63
             steps = zip(*model.generate(batch, max_new_tokens, end_id=tokenizer.end_id, **sampling))
             generated = [[token for token in row if token is not None] for row in steps]
         seconds = (time.perf_counter() - started) / len(generated)

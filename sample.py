@@ -21,9 +21,7 @@ from machine import WEIGHT_DTYPES
 out_dir = "out/demo-chat"  # the trained model
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
 chat = False  # talk: ask one question after the other
-turns = (
-    0  # in a talk, how many earlier questions and answers are shown to the model too; the demo's has learnt single ones
-)
+turns = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
 save_path = ""  # write to this file, .jsonl or plain text, instead of the terminal
 num_samples = 1  # how many for each prompt; with beams the so many best
 max_new_tokens = 200  # the longest completion, in tokens
