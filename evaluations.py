@@ -1,18 +1,17 @@
-"""Measure a trained model: its loss on the held-out split, or its answers to questions whose answers are known.
+"""Measure trained models: their loss on the held-out split, or their answers to questions whose answers are known.
 
 python evaluations.py --out_dir=out/demo-pretrain
 python evaluations.py --out_dir=out/demo-chat --eval_file=data/sanguo_sft/eval.jsonl --book=data/sanguo/input.txt
+python evaluations.py --out_dir=out/a --out_dir=out/b --eval_file=data/sanguo_sft/eval.jsonl --report=report.html
 """
 
 import json
 import math
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 
 import torch
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
 from tqdm import tqdm
 
 import data_utils
@@ -22,27 +21,38 @@ from errors import UserError, require
 from files import write_json, write_whole
 from generation import CHAT_TOKENS, complete, prompt_ids
 from machine import WEIGHT_DTYPES
+from metrics import (
+    LARGEST_TEXT,
+    answer_scores,
+    bag_of_words,
+    interval,
+    mean,
+    ppmd,
+    summary,
+    text_scores,
+    witten_bell_trigram,
+)  # fmt: skip
+from report import Run, write_report
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
-out_dir = "out/demo-chat"  # the trained model
+out_dir = ["out/demo-chat"]  # the trained model, or several to compare
 dataset = ""  # the data set whose held-out split is measured; the default is the one the model was trained on
 eval_file = ""  # FILE.jsonl of {"Question", "Answer"} and, where known, "Key" and "Group": measure answers instead
 book = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
-save_path = ""  # write the metrics to this file as JSON
+yardstick = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it too and is measured beside
+save_path = ""  # write the metrics to this file as JSON; those of several models by their out_dir
 answers_path = ""  # write question, right answer and the model's own to this .jsonl
+report = ""  # write a page that compares the models to this FILE.html
 batch_size = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
 dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
-
-class Characters:
-    """Splits a text into its characters, for ROUGE."""
-
-    def tokenize(self, text):
-        """The characters but white space, a list."""
-        return [c for c in text if not c.isspace()]
+SAMPLES, BEGINNING = (
+    16,
+    16,
+)  # texts that a model writes for measure_split, each after so many tokens of the held-out split
 
 
 @torch.inference_mode()
@@ -75,30 +85,15 @@ def windows(ids, block_size):
         yield tuple(map(torch.stack, zip(*batch)))
 
 
-def witten_bell_trigram(train, val):
-    """Bits per character of `val` under a character trigram of `train`, interpolated after Witten and Bell (1991)."""
-    orders = [defaultdict(Counter) for _ in range(3)]
-    for i, character in enumerate(train):
-        for n in range(min(3, i + 1)):
-            orders[n][train[i - n : i]][character] += 1
-    totals = [{context: sum(c.values()) for context, c in order.items()} for order in orders]
-    characters = len(set(train)) + 1  # one more for all that the training text lacks
-    bits = 0.0
-    for i, character in enumerate(val):
-        p = 1 / characters
-        for n in range(min(3, i + 1)):
-            context = val[i - n : i]
-            if seen := orders[n].get(context):
-                p = (seen[character] + len(seen) * p) / (totals[n][context] + len(seen))
-        bits -= math.log2(p)
-    return bits / len(val)
-
-
 def measure_split(model, tokenizer, dataset):
-    """{"loss", "perplexity", "bits_per_char", "bits_per_byte"} of the held-out split, and the trigram's beside it."""
+    """{"loss", "perplexity", "bits_per_char", "bits_per_byte"} of the held-out split, and yardsticks beside it.
+
+    Of a book also "samples", see metrics.summary: what the model writes after some beginnings.
+    """
     block_size = model.config.block_size
     device = model.transformer.wpe.weight.device
-    if data_utils.is_sft(dataset):
+    sft = data_utils.is_sft(dataset)
+    if sft:
         data_utils.init_data_sft(dataset)
         learned = [
             int(i) for row, mask in zip(data_utils.val_data, data_utils.val_mask) for i in row[1:][mask[1:] != 0]
@@ -121,8 +116,15 @@ def measure_split(model, tokenizer, dataset):
         "bits_per_char": nats / math.log(2) / max(1, len(text)),
         "bits_per_byte": nats / math.log(2) / max(1, len(text.encode("utf-8"))),
     }
-    if not data_utils.is_sft(dataset):
-        metrics["trigram_bits_per_char"] = witten_bell_trigram(tokenizer.decode(data_utils.train_data.tolist()), text)
+    if not sft:
+        train_text = tokenizer.decode(data_utils.train_data.tolist())
+        metrics["trigram_bits_per_char"] = witten_bell_trigram(train_text, text)
+        metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
+        starts = range(0, max(1, len(ids) - BEGINNING), max(1, len(ids) // SAMPLES))
+        beginnings = [ids[start : start + BEGINNING].tolist() for start in starts]
+        made = complete(model, tokenizer, beginnings[:SAMPLES], CHAT_TOKENS, temperature=0.8, seed=1337)
+        made = [each._replace(ended=True) for each in made]  # a book goes on: no end was to be expected
+        metrics["samples"] = summary(made, [text_scores(each, train_text) for each in made])
     return metrics
 
 
@@ -152,72 +154,54 @@ def read_questions(path):
     return records
 
 
-def holds_key(answer, record):
-    """Whether the answer contains all that a right one must; None where the record has no Key."""
-    key = record.get("Key")
-    if not key:
+def training_text(tokenizer, dataset):
+    """What the model was trained on, as text; None where it is not at hand or too long to be looked through."""
+    path = Path("data", dataset, "train.bin")
+    if not path.is_file() or path.stat().st_size > 4 * LARGEST_TEXT:
         return None
-    return all(word in answer for word in ([key] if isinstance(key, str) else key))
-
-
-def loops(answer, ended):
-    """Whether some four characters stand four times, or the answer came to no end."""
-    fours = Counter(answer[i : i + 4] for i in range(len(answer) - 3))
-    return not ended or any(count >= 4 for count in fours.values())
-
-
-def mean(values):
-    """The mean of what is not None, or None."""
-    values = [value for value in values if value is not None]
-    return sum(values) / len(values) if values else None
-
-
-def measure_answers(rows, book_text):
-    """The metrics of rows {"record", "answer", "ended", "tokens", "seconds"}, a dict."""
-    answers = [row["answer"] for row in rows]
-    right = [row["record"]["Answer"] for row in rows]
-    rouge = RougeScorer(["rougeL"], tokenizer=Characters())
-    bigrams = Counter(answer[i : i + 2] for answer in answers for i in range(len(answer) - 1))
-    metrics = {
-        "n": len(rows),
-        "accuracy": mean(holds_key(row["answer"], row["record"]) for row in rows),
-        "exact_match": mean(a.strip() == r.strip() for a, r in zip(answers, right)),
-        "rouge_l": mean(rouge.score(r, a)["rougeL"].fmeasure for a, r in zip(answers, right)),
-        "bleu_4": BLEU(tokenize="char", effective_order=True).corpus_score(answers, [right]).score / 100,
-        "distinct_2": len(bigrams) / max(1, sum(bigrams.values())),
-        "loop_share": mean(loops(row["answer"], row["ended"]) for row in rows),
-        "tokens_per_second": sum(row["tokens"] for row in rows) / max(1e-9, sum(row["seconds"] for row in rows)),
-    }
-    if book_text:
-        quoting = [re.findall("「(.+?)」", answer) for answer in answers]
-        metrics["quotes_in_book"] = mean(all(quote in book_text for quote in quotes) for quotes in quoting if quotes)
-    return metrics
+    if fingerprint(Tokenizer.load(path.parent)) != fingerprint(tokenizer):
+        return None
+    init = data_utils.init_data_sft if data_utils.is_sft(dataset) else data_utils.init_data_pretrain
+    init(dataset)
+    text = tokenizer.decode(data_utils.train_data.flatten().tolist())
+    return text if len(text) <= LARGEST_TEXT else None
 
 
 def answer_all(model, tokenizer, config, records):
-    """The model's greedy answer to each record's question, a list of rows for measure_answers."""
+    """The model's greedy answer to each record's question, a list of Completions."""
     inputs = [prompt_ids(model, tokenizer, record["Question"], config["chat"]) for record in records]
     order = sorted(range(len(records)), key=lambda i: len(records[i]["Answer"]))  # so that a batch ends together
     completions = complete(model, tokenizer, [inputs[i] for i in order], CHAT_TOKENS, temperature=0)
-    rows = [None] * len(records)
-    for i, made in zip(order, completions):
-        rows[i] = {
-            "record": records[i],
-            "answer": made.text,
-            "ended": made.ended,
-            "tokens": made.tokens,
-            "seconds": made.seconds,
-        }
-    return rows
+    return [made for _, made in sorted(zip(order, completions), key=itemgetter(0))]
 
 
-def table(groups):
-    """The metrics of several groups as an aligned text table."""
-    metrics = list(next(iter(groups.values())))
-    lines = [f"{'':14}" + "".join(f"{name:>18}" for name in metrics)]
-    for group, values in groups.items():
-        cells = ["-" if values[m] is None else f"{values[m]:,}" if m == "n" else f"{values[m]:.4g}" for m in metrics]
-        lines.append(f"{group:14}" + "".join(f"{cell:>18}" for cell in cells))
+def measure_answers(records, answers, train_text):
+    """({"all": summary of all answers, "groups": {group: of its own}}, the answers' scores, a list of dicts)."""
+    absent = [record.get("Key") for record in records if record.get("Group") == "absent"]
+    refusals = {key for key in absent if isinstance(key, str)}
+    scores = [answer_scores(made, record, train_text, book_text, refusals) for record, made in zip(records, answers)]
+    groups = defaultdict(list)
+    for row in zip(records, answers, scores):
+        groups[row[0].get("Group", "all questions")].append(row)
+    metrics = {"all": summary(answers, scores, records), "groups": {}}
+    for group, rows in groups.items():
+        members, made, scored = zip(*rows)
+        metrics["groups"][group] = summary(made, scored, members)
+    if yardstick:
+        guesses = bag_of_words(read_questions(yardstick), records)
+        right = [guess == record["Answer"] for guess, record in zip(guesses, records)]
+        metrics["bag_of_words"] = {"n": len(right), "accuracy": mean(right), "intervals": {"accuracy": interval(right)}}
+    return metrics, scores
+
+
+def table(columns):
+    """Metrics of several groups, {group: metrics}, as an aligned text table with a line a metric."""
+    names = list(dict.fromkeys(name for values in columns.values() for name in values if name != "intervals"))
+    lines = [f"{'':22}" + "".join(f"{column:>16}" for column in columns)]
+    for name in names:
+        cells = [values.get(name) for values in columns.values()]
+        cells = ["-" if cell is None else f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" for cell in cells]
+        lines.append(f"{name:22}" + "".join(f"{cell:>16}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -227,29 +211,38 @@ try:
 except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one") from error
 records = read_questions(eval_file) if eval_file else None
-model, tokenizer, config = load_model(out_dir, device, dtype)
-if records is None:
-    dataset = dataset or str(config["settings"].get("dataset"))
-    require(
-        fingerprint(Tokenizer.load(Path("data", dataset))) == fingerprint(tokenizer),
-        f"data/{dataset} was prepared with another tokenizer than the model's",
-        "choose the --dataset that it was trained on",
-    )
-    metrics = measure_split(model, tokenizer, dataset)
-    print("\n".join(f"{name:24}{value:10.4f}" for name, value in metrics.items()))
-else:
-    rows = answer_all(model, tokenizer, config, records)
-    by_group = defaultdict(list)
-    for row in rows:
-        by_group[row["record"].get("Group", "all questions")].append(row)
-    metrics = {
-        "all": measure_answers(rows, book_text),
-        "groups": {group: measure_answers(members, book_text) for group, members in by_group.items()},
-    }
-    print(table({"all": metrics["all"], **metrics["groups"]}))
-    if answers_path:
-        with write_whole(answers_path) as file:
-            for row in rows:
-                file.write(json.dumps({**row["record"], "Model": row["answer"]}, ensure_ascii=False) + "\n")
+require(len(set(out_dir)) == len(out_dir), "the same --out_dir twice", "name each model once")
+require(records or not yardstick, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
+require(records or not answers_path, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
+runs = {}  # {out_dir: Run}
+for directory in out_dir:
+    model, tokenizer, config = load_model(directory, device, dtype)
+    trained_on = str(config["settings"].get("dataset"))
+    run = runs[directory] = Run(config["settings"])
+    if records is None:
+        measured = dataset or trained_on
+        require(
+            fingerprint(Tokenizer.load(Path("data", measured))) == fingerprint(tokenizer),
+            f"data/{measured} was prepared with another tokenizer than the model's",
+            "choose the --dataset that it was trained on",
+        )
+        run.metrics = measure_split(model, tokenizer, measured)
+        shown = {"held-out": {name: value for name, value in run.metrics.items() if name != "samples"}}
+        shown |= {"samples": run.metrics["samples"]} if "samples" in run.metrics else {}
+    else:
+        run.answers = answer_all(model, tokenizer, config, records)
+        run.metrics, run.scores = measure_answers(records, run.answers, training_text(tokenizer, trained_on))
+        shown = {"all": run.metrics["all"], **run.metrics["groups"]}
+        shown |= {"bag_of_words": run.metrics["bag_of_words"]} if yardstick else {}
+    print((f"{directory}\n" if len(out_dir) > 1 else "") + table(shown))
 if save_path:
-    write_json(save_path, metrics)
+    found = {directory: run.metrics for directory, run in runs.items()}
+    write_json(save_path, found if len(runs) > 1 else found[out_dir[0]])
+if answers_path:
+    with write_whole(answers_path) as file:
+        for number, record in enumerate(records):
+            said = {directory: run.answers[number].text for directory, run in runs.items()}
+            said = {"Models": said} if len(runs) > 1 else {"Model": said[out_dir[0]]}
+            file.write(json.dumps(record | said, ensure_ascii=False) + "\n")
+if report:
+    write_report(report, runs, records)

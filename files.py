@@ -15,6 +15,7 @@ def replace_whole(path):
     path = Path(path)
     require(path.name and not path.is_dir(), f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
+    new_folder = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -28,6 +29,9 @@ def replace_whole(path):
     finally:
         with suppress(OSError):
             partial.unlink()
+        if new_folder:
+            with suppress(OSError):  # it stays where there is something in it
+                path.parent.rmdir()
 
 
 @contextmanager

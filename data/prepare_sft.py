@@ -5,19 +5,23 @@
 Reads, one record a line and recognised by form: {"Question", "Answer"}; Alpaca and BELLE {"instruction", "input",
 "output"}; Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]}; Safety-Prompts
 {"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role", "content"}]} or
-the bare list. A file that is one JSON list of records is read too. See tokenizer.py for how a turn is written.
+the bare list. A file that is one JSON list of records is read too. Files are read in a stream: memory stays flat
+however large they are. See tokenizer.py for how a turn is written.
 """
 
-import itertools
 import json
 import random
 import sys
 from collections import Counter
+from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import ijson
 import numpy as np
+from tqdm import tqdm
 
 from configurator import configure
 from errors import UserError, require
@@ -34,69 +38,107 @@ too_long = "drop"  # a sample longer than a row: drop it, or truncate its end
 strict = False  # stop at the first bad record
 val_file = ""  # FILE.jsonl of records for the validation rows
 val_fraction = 0.02  # without it: share of the samples that go to the validation rows and are not trained
-seed = 1337  # of the order of the samples
+seed = 1337  # which samples go to the validation rows
 # -----------------------------------------------------------------------------
 
-SHAREGPT_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
-    "bard": "assistant", "system": "system", "search": "search", "function_call": "search", "return": "return", "observation": "return",
-}  # fmt: skip
+ROLES = {  # what other forms call the roles of MARKERS
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "function_call": "search", "observation": "return", "tool": "return", "function": "return",
+} | {role: role for role in MARKERS}  # fmt: skip
+OPEN_ROWS = 32  # that are being packed at once; the more, the fuller they get
+LONGEST_LINE = 1 << 24  # bytes within which a conversation that stands on a line ends
 
 
 class BadRecord(Exception):
     """Why a record is left out."""
 
 
-def to_messages(record):
-    """[{"role", "content"}] of a record of any known form. Raises BadRecord."""
+def form_of(record):
+    """The name of a record's form, a key of READERS. Raises BadRecord."""
     if isinstance(record, list):
-        return [message(turn, turn.get("role") if isinstance(turn, dict) else None) for turn in record]
+        return "messages"
     if not isinstance(record, dict):
         raise BadRecord("is no JSON object")
-    if "messages" in record:
-        return to_messages(listed(record, "messages"))
-    if "conversations" in record:
-        turns = listed(record, "conversations")
-        return [say(SHAREGPT_ROLES.get(text(turn, "from")), text(turn, "value")) for turn in turns]
-    if "conversation" in record:
-        turns = listed(record, "conversation")
-        pairs = [(say("user", text(turn, "human")), say("assistant", text(turn, "assistant"))) for turn in turns]
-        return list(itertools.chain(*pairs))
-    if "instruction" in record:
-        more = text(record, "input", "") if record.get("input") is not None else ""
-        return question(text(record, "instruction") + ("\n" + more if more.strip() else ""), text(record, "output"))
-    for asked, answered in (("Question", "Answer"), ("prompt", "response"), ("input", "target")):
-        if asked in record or answered in record:
-            return question(text(record, asked), text(record, answered))
+    for form, (fields, _) in READERS.items():
+        if any(field in record for field in fields):
+            return form
     raise BadRecord("has no known form")
 
 
-def question(asked, answered):
-    """A conversation of one question and one answer."""
-    return [say("user", asked), say("assistant", answered)]
+def messages(record):
+    """OpenAI's list of messages, bare or in a field."""
+    turns = listed({"messages": record} if isinstance(record, list) else record, "messages")
+    return [say(turn.get("role"), *content(turn)) for turn in turns]
 
 
-def message(turn, role):
-    """One turn of {"role", "content" | "arguments" | "records"}; a table or a call is written as JSON."""
-    content = (
-        next((turn[key] for key in ("content", "arguments", "records") if turn.get(key) is not None), None)
-        if isinstance(turn, dict)
-        else None
-    )
-    if content is not None and not isinstance(content, str):
-        content = json.dumps(content, ensure_ascii=False)
-    return say(role, content)
+def content(turn):
+    """(what a message says, whether it is a call of a tool); a table or a call is written as JSON."""
+    if calls := turn.get("tool_calls"):
+        try:
+            said = [call["function"]["arguments"] for call in calls]
+        except (TypeError, KeyError, IndexError) as error:
+            raise BadRecord("has a field of the wrong type") from error
+        return as_text(said[0] if len(said) == 1 else said), True
+    said = next((turn[key] for key in ("content", "arguments", "records") if turn.get(key) is not None), None)
+    if isinstance(said, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in said):
+        said = "".join(text(part, "text") for part in said)  # content in parts
+    return as_text(said), False
 
 
-def say(role, content):
+def as_text(value):
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) or value is None else json.dumps(value, ensure_ascii=False)
+
+
+def sharegpt(record):
+    """A list of {"from", "value"}."""
+    return [say(text(turn, "from"), text(turn, "value")) for turn in listed(record, "conversations")]
+
+
+def moss(record):
+    """A list of {"human", "assistant"}."""
+    return [
+        turn
+        for pair in listed(record, "conversation")
+        for turn in (say("user", text(pair, "human")), say("assistant", text(pair, "assistant")))
+    ]
+
+
+def alpaca(record):
+    """An instruction, and what it is about where there is something."""
+    more = text(record, "input", "") if record.get("input") is not None else ""
+    return [
+        say("user", text(record, "instruction") + ("\n" + more if more.strip() else "")),
+        say("assistant", text(record, "output")),
+    ]
+
+
+def pair_of(asked, answered):
+    """A reader of records of one question and one answer, in the fields with these names."""
+    return lambda record: [say("user", text(record, asked)), say("assistant", text(record, answered))]
+
+
+READERS = {  # name of a form: (the fields that tell it, what makes [{"role", "content"}] of its records)
+    "messages": (["messages"], messages),
+    "ShareGPT": (["conversations"], sharegpt),
+    "MOSS": (["conversation"], moss),
+    "Alpaca": (["instruction"], alpaca),
+    "Question": (["Question", "Answer"], pair_of("Question", "Answer")),
+    "Safety-Prompts": (["prompt", "response"], pair_of("prompt", "response")),
+    "Firefly": (["input", "target"], pair_of("input", "target")),
+}
+
+
+def say(role, said, is_call=False):
     """A checked turn."""
-    if not isinstance(role, str) or role not in MARKERS:
+    role = "search" if is_call else ROLES.get(role) if isinstance(role, str) else None
+    if role is None:
         raise BadRecord("has an unknown role")
-    if not isinstance(content, str):
+    if not isinstance(said, str):
         raise BadRecord("has a field of the wrong type")
-    if not content.strip():
+    if not said.strip():
         raise BadRecord("has an empty field")
-    return {"role": role, "content": content.strip()}
+    return {"role": role, "content": said.strip()}
 
 
 def listed(record, field):
@@ -137,96 +179,130 @@ def check_turns(messages):
 
 
 def encoded(record):
-    """(ids, mask) of a record that fits the row. Raises BadRecord."""
-    messages = to_messages(record)
-    check_turns(messages)
-    ids, mask = encoder.encode_conversation(messages)
+    """(form, ids, mask) of a record that fits the row. Raises BadRecord."""
+    form = form_of(record)
+    turns = READERS[form][1](record)
+    check_turns(turns)
+    ids, mask = encoder.encode_conversation(turns)
     if len(ids) > block_size + 1:
         if too_long == "drop":
             raise BadRecord("is longer than the block")
         ids, mask = ids[: block_size + 1], mask[: block_size + 1]
         if not any(mask):
             raise BadRecord("is longer than the block before its answer begins")
-    return ids, mask
+    return form, ids, mask
 
 
 def records(path):
-    """(line number, JSON value or None where the line is none) of a file of lines or of one JSON list."""
+    """(number, JSON value or None where it is none) of each line of a file, or of each item of one JSON list."""
     require(Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            if file.read(64).lstrip()[:1] == "[" and not holds_conversation(file):
-                file.seek(0)
-                whole = json.load(file)
-                yield from enumerate(whole if isinstance(whole, list) else [whole], 1)
-                return
-            file.seek(0)
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield number, None
+        with open(path, "rb") as file:
+            begin = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a byte order mark
+            file.seek(begin)
+            shape = shape_of(file)
+            file.seek(begin)
+            if shape == "list":
+                yield from enumerate(ijson.items(file, "item", use_float=True), 1)
+            elif shape == "conversation":
+                yield 1, json.load(file)
+            else:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield number, value_of(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, ijson.JSONError) as error:
         raise UserError(f"{path} is neither JSON lines nor a JSON list", "write one record a line") from error
 
 
-def holds_conversation(file):
-    """Whether the first line by itself is a bare list of messages: then a record stands on each line."""
-    file.seek(0)
+def shape_of(file):
+    """What a file is: lines, a list of records, or one conversation, a list of messages over several lines."""
+    begin = file.tell()
+    if not file.read(64).lstrip().startswith(b"["):
+        return "lines"
+    file.seek(begin)
     try:
-        first = json.loads(file.readline())
+        first = next(ijson.items(file, "item"), None)
+    except (ijson.JSONError, UnicodeDecodeError):
+        return "lines"
+    if not (isinstance(first, dict) and "role" in first):
+        return "list"
+    file.seek(begin)
+    line = file.readline(LONGEST_LINE)
+    return "conversation" if value_of(line.decode("utf-8", "replace")) is None else "lines"
+
+
+def value_of(line):
+    """The JSON value of a line, None where it is none."""
+    try:
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(first, list) and any(isinstance(turn, dict) and "role" in turn for turn in first)
+        return None
 
 
 def samples(paths):
-    """(ids, mask) of every good record; the bad ones are told and counted in `left_out`."""
+    """(ids, mask) of every good record; what is kept of each file, and why the rest is not, is told and counted."""
     for path in paths:
-        for number, record in records(path):
+        kept, dropped = Counter(), Counter()
+        for number, record in tqdm(records(path), desc=Path(path).name, unit=" records", leave=False, disable=None):
             try:
                 if record is None:
                     raise BadRecord("is no JSON")
-                yield encoded(record)
-            except BadRecord as reason:
+                form, ids, mask = encoded(record)
+            except (BadRecord, RecursionError) as error:
+                reason = str(error) if isinstance(error, BadRecord) else "is nested too deep"
                 require(not strict, f"{path} line {number} {reason}", "mend it, or leave --strict away to skip it")
-                left_out[str(reason)] += 1
-                if left_out[str(reason)] <= 5:
-                    print(f"{path} line {number} {reason}: left out", file=sys.stderr)
+                dropped[reason] += 1
+                if dropped[reason] <= 5:
+                    tqdm.write(f"{path} line {number} {reason}: left out", file=sys.stderr)
+                continue
+            kept[form] += 1
+            yield ids, mask
+        print(f"{path}: kept " + (", ".join(f"{count:,} as {form}" for form, count in kept.items()) or "nothing"))
+        for reason, count in dropped.most_common():
+            print(f"{path}: left out {count:,} that {reason}" if count > 1 else f"{path}: left out 1 that {reason}")
+        left_out.update(dropped)
 
 
-def rows_of(kept):
-    """(ids, mask, sample) rows of block_size + 1, as lists; packed rows take samples as long as they fit."""
-    length, waiting = block_size + 1, []
-    for ids, mask in kept:
-        if waiting and (not pack or sum(len(w[0]) for w in waiting) + len(ids) > length):
-            yield padded(waiting, length)
-            waiting = []
-        waiting.append((ids, mask))
-    if waiting:
-        yield padded(waiting, length)
+class Rows:
+    """The rows of one split, packed and written as the samples come."""
 
+    def __init__(self, split, stack):
+        """Opens data/DATASET/SPLIT*.bin, which take their places when the ExitStack `stack` closes well."""
+        columns = ["", "_mask", *["_sample"] * pack]
+        self.files = [stack.enter_context(write_whole(target / f"{split}{kind}.bin", "wb")) for kind in columns]
+        self.open = []  # (length, samples) of rows that may have room
+        self.rows = self.samples = self.learned_tokens = 0
 
-def padded(waiting, length):
-    """One row of the samples in `waiting`, filled up with END; the filling is a sample of its own, never predicted."""
-    ids = [i for sample, _ in waiting for i in sample]
-    mask = [m for _, sample_mask in waiting for m in sample_mask]
-    number = [n for n, (sample, _) in enumerate(waiting) for _ in sample]
-    gap = length - len(ids)
-    return ids + [encoder.end_id] * gap, mask + [0] * gap, number + [len(waiting)] * gap
+    def add(self, ids, mask):
+        """Put a sample into the fullest row that has room for it, or into a new one."""
+        self.samples += 1
+        self.learned_tokens += sum(mask)
+        fitting = [row for row in self.open if row[0] + len(ids) <= block_size + 1]
+        length, row = max(fitting, key=itemgetter(0), default=(0, []))
+        if row:
+            self.open.remove((length, row))
+        self.open.append((length + len(ids), [*row, (ids, mask)]))
+        if len(self.open) > OPEN_ROWS * pack:
+            fullest = max(self.open, key=itemgetter(0))
+            self.open.remove(fullest)
+            self.write(*fullest)
 
+    def write(self, length, row):
+        """Write one row, filled up with END; the filling is a sample of its own, never predicted."""
+        gap = block_size + 1 - length
+        numbered = enumerate([*row, ([encoder.end_id] * gap, [0] * gap)])
+        columns = zip(*((i, m, number) for number, (ids, mask) in numbered for i, m in zip(ids, mask)))
+        for file, column, dtype in zip(self.files, columns, (np.uint16, np.uint8, np.uint16)):
+            file.write(np.array(column, dtype).tobytes())
+        self.rows += 1
 
-def write_split(split, kept):
-    """Write the rows of one split and count them."""
-    rows = list(rows_of(kept))
-    columns = [("", np.uint16), ("_mask", np.uint8), *[("_sample", np.uint16)] * pack]
-    for column, (kind, dtype) in enumerate(columns):
-        with write_whole(target / f"{split}{kind}.bin", "wb") as file:
-            np.array([row[column] for row in rows], dtype=dtype).tofile(file)
-    return {"rows": len(rows), "samples": len(kept), "learned_tokens": sum(sum(mask) for _, mask in kept)}
+    def close(self):
+        """Write what is still open; the counts."""
+        while self.open:
+            self.write(*self.open.pop())
+        return {"rows": self.rows, "samples": self.samples, "learned_tokens": self.learned_tokens}
 
 
 configure(
@@ -239,33 +315,33 @@ require(files, "no records to read", "name one FILE.jsonl or more")
 require(dataset, "no name for the data set", "give --dataset=NAME; the rows go to data/NAME")
 encoder = Tokenizer.load(tokenizer_from)
 target = Path("data", dataset)
-left_out = Counter()
-kept, validation = list(samples(files)), list(samples([val_file] if val_file else []))
-for reason, count in left_out.items():
-    print(f"left out: {count:,} that {reason}" if count > 1 else f"left out: 1 that {reason}")
-for paths, found in ((files, kept), ([val_file], validation)):
-    require(
-        found or paths == [""], f"no good record in {', '.join(paths)}", "see the reasons above and mend the records"
-    )
-random.Random(seed).shuffle(kept)
-if not val_file:
-    held_out = min(max(1, round(val_fraction * len(kept))), len(kept) - 1)
-    kept, validation = kept[held_out:], kept[:held_out] or kept
-(target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
-for stale in target.glob("*_sample.bin"):
-    stale.unlink()
-meta = {
-    "tokenizer": encoder.name,
-    "vocab_size": encoder.vocab_size,
-    "row_length": block_size + 1,
-    "packed": pack,
-    "splits": {
-        "train": write_split("train", kept),
-        "val": write_split("val", validation),
-    },
-    "left_out": dict(left_out),
-    "sources": [{"name": Path(path).name, "sha256": sha256(path)} for path in [*files, *[val_file] * bool(val_file)]],
-}
+left_out, drawn = Counter(), random.Random(seed)
+with ExitStack() as stack:
+    train, val = (Rows(split, stack) for split in ("train", "val"))
+    for sample in samples([val_file] if val_file else []):
+        val.add(*sample)
+    for sample in samples(files):
+        held_out = not val_file and (val.samples == 0 or drawn.random() < val_fraction)
+        (val if held_out else train).add(*sample)
+    if train.samples == 0 and val.samples == 1 and not val_file:
+        train.add(*sample)  # the only one there is serves for both
+    for rows, paths in ((train, files), (val, [val_file])):
+        where = ", ".join(paths if val_file else files)
+        require(rows.samples, f"no good record in {where}", "see the reasons above and mend the records")
+    meta = {
+        "tokenizer": encoder.name,
+        "vocab_size": encoder.vocab_size,
+        "row_length": block_size + 1,
+        "packed": pack,
+        "splits": {"train": train.close(), "val": val.close()},
+        "left_out": dict(left_out),
+        "sources": [
+            {"name": Path(path).name, "sha256": sha256(path)} for path in [*files, *[val_file] * bool(val_file)]
+        ],
+    }
+    (target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
+    for stale in target.glob("*_sample.bin"):
+        stale.unlink()
 encoder.save(target)
 write_json(target / "meta.json", meta)
 for split, counts in meta["splits"].items():

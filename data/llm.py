@@ -1,0 +1,241 @@
+"""Questions about a book, answered by a language model that is shown the book, and what of its answers can be trusted.
+
+The method of the report (seed questions filled with people and episodes, five to a request), with the passages that fit
+beside each question and a quotation asked for, so that an answer that the book does not bear out can be told.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import bm25s
+import requests
+from tqdm import tqdm
+
+from errors import UserError, require
+from facts import sentences
+
+SEEDS = {  # 23 ways to ask, by what they ask about
+    "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ {t}写到了哪些兵器和武艺？ "
+    "{t}的故事发生在什么年代？ {t}想说的是什么道理？ {t}的情节大致如何展开？ {t}说的是一个什么故事？ {t}最后怎样收场？",
+    "person": "{x}是个怎样的人？ {x}有什么别号？ {x}后来怎么样了？ {x}的妻子或丈夫是谁？ 哪些人和{x}交好？ 谁和{x}为敌？ {x}有什么本领？ {x}出身如何？",
+    "pair": "{x}和{y}是怎么认识的？ {x}与{y}之间发生过什么事？ {x}和{y}是什么关系？",
+    "episode": "说说“{x}”这一段。 “{x}”的经过是怎样的？",
+}
+TOGETHER = 5  # questions in a request
+PASSAGE = 200  # characters of the book, about, that are found and shown as one
+QUOTE = (4, 60)  # characters of a quotation
+QUOTED = re.compile("「(.+?)」")
+INSTRUCTION = (
+    "你根据给出的原文回答关于一部书的问题，不用原文以外的内容。每个回答一两句话，里面用「」一字不差地引一句原文作为根据。"
+    '只输出 JSON：{{"answers": ["…", "…"]}}，正好 {n} 个回答，顺序和问题一样。'
+)
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which it may go better
+
+
+class OutOfBudget(Exception):
+    """All requests that were allowed have been sent."""
+
+
+class Server:
+    """A chat completions address in OpenAI's protocol, with a cache, so that nothing is paid for twice."""
+
+    def __init__(self, base_url, model, key, cache, retries, max_requests, timeout):
+        """cache: the file that keeps every answer, a line each. key may be empty. Raises UserError."""
+        self.url = base_url.rstrip("/") + "/chat/completions"
+        where = urlsplit(self.url)
+        require(
+            where.scheme in ("http", "https") and where.hostname, f"'{base_url}' is no address", "write https://HOST/v1"
+        )
+        local = where.hostname in ("localhost", "127.0.0.1", "::1")
+        require(where.scheme == "https" or local or not key, "the key would travel unencrypted", "use an https address")
+        self.model, self.key = model, key
+        self.retries, self.max_requests, self.timeout = retries, max_requests, timeout
+        self.sent, self.cached = 0, 0
+        self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.cache_path, self.cache = Path(cache), {}
+        kept = self.cache_path.read_text(encoding="utf-8", errors="replace") if self.cache_path.exists() else ""
+        self.half_line = bool(kept) and not kept.endswith("\n")  # of a run that was stopped while it wrote
+        for line in kept.split("\n"):
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                entry = json.loads(line)
+                self.cache[str(entry["request"])] = str(entry["answer"])
+
+    def answer(self, messages, attempt):
+        """What the model says to messages [{"role", "content"}]; attempt: which try, each is kept by itself.
+
+        Raises OutOfBudget, and UserError where the server refuses or cannot be reached.
+        """
+        body = {"model": self.model, "messages": messages, "temperature": 0.7 if attempt else 0}
+        body["response_format"] = {"type": "json_object"}
+        digest = hashlib.sha256(json.dumps([body, attempt], sort_keys=True).encode()).hexdigest()
+        if digest in self.cache:
+            with self.lock:
+                self.cached += 1
+            return self.cache[digest]
+        text = self.without_key(self.send(body))
+        line = json.dumps({"request": digest, "answer": text}, ensure_ascii=False) + "\n"
+        with self.lock:
+            self.cache_path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.cache_path, "a", encoding="utf-8", errors="replace", newline="\n") as file:
+                file.write("\n" * self.half_line + line)
+            self.half_line = False
+            self.cache[digest] = text
+        return text
+
+    def send(self, body):
+        """One request, tried again with back-off (or after as long as the server asks for) where that may help."""
+        problem, headers = "", {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        for attempt in range(self.retries + 1):
+            with self.lock:
+                if self.stopping.is_set() or self.sent >= self.max_requests:
+                    raise OutOfBudget
+                self.sent += 1
+            wait = min(60.0, 2.0**attempt / 2)
+            try:
+                response = requests.post(self.url, json=body, headers=headers, timeout=self.timeout)
+                if response.ok:
+                    return response.json()["choices"][0]["message"]["content"] or ""
+                problem = f"HTTP status {response.status_code}"
+                if response.status_code not in AGAIN:
+                    said = self.without_key(" ".join(response.text.split()))[:200]
+                    self.stopping.set()
+                    raise UserError(f"{self.url} refuses: {problem} {said}", "check --base_url, --model and the key")
+                asked = response.headers.get("Retry-After", "")
+                wait = min(60.0, float(asked)) if asked.replace(".", "", 1).isdigit() else wait
+            except requests.RequestException as error:
+                problem = type(error).__name__
+            except (ValueError, KeyError, IndexError, TypeError):
+                problem = "an answer that is not in the protocol"
+            if attempt < self.retries:
+                self.stopping.wait(wait)
+        self.stopping.set()
+        raise UserError(
+            f"{self.url} does not answer ({problem})", "run the same command again, it goes on where it was"
+        )
+
+    def without_key(self, text):
+        """`text` without the key, should the server have repeated it."""
+        return text.replace(self.key, "***") if self.key else text
+
+
+def seed_questions(title, people, together, episodes, rng):
+    """All questions that SEEDS give, in random order, a kind after the other in turn.
+
+    people: names. together: pairs of names. episodes: headings' lines.
+    """
+    filled = {
+        "book": [{"t": title}],
+        "person": [{"x": name} for name in people],
+        "pair": [{"x": x, "y": y} for x, y in together],
+        "episode": [{"x": line} for line in episodes],
+    }
+    by_kind = [
+        rng.sample(questions, len(questions))
+        for kind, seeds in SEEDS.items()
+        if (questions := [seed.format(**words) for words in filled[kind] for seed in seeds.split()])
+    ]
+    return [question for turn in itertools.zip_longest(*by_kind) for question in turn if question]
+
+
+class Passages:
+    """The book in pieces, found by what a question has in common with them: BM25 over pairs of characters."""
+
+    def __init__(self, chapters):
+        self.pieces = []
+        for label, heading, text in chapters:
+            piece = " ".join(heading)
+            for sentence in sentences(text):
+                if len(piece) + len(sentence) > PASSAGE and piece:
+                    self.pieces.append(f"（{label}）{piece}")
+                    piece = ""
+                piece += sentence
+            self.pieces.append(f"（{label}）{piece}")
+        self.index = bm25s.BM25()
+        self.index.index([self.terms(piece) for piece in self.pieces], show_progress=False)
+
+    def terms(self, text):
+        """The pairs of neighbouring characters."""
+        return [text[i : i + 2] for i in range(len(text) - 1)] or [text]
+
+    def found(self, question, count):
+        """The `count` pieces that fit best, a list."""
+        count = min(count, len(self.pieces))
+        if not count:
+            return []
+        found, _ = self.index.retrieve([self.terms(question)], k=count, show_progress=False)
+        return [self.pieces[number] for number in found[0]]
+
+
+def request_of(questions, passages, count):
+    """The messages that ask for answers to some questions at once, each with the passages that fit."""
+    asked = []
+    for number, question in enumerate(questions, 1):
+        asked += [f"问题{number}：{question}", *(f"原文：{piece}" for piece in passages.found(question, count))]
+    return [
+        {"role": "system", "content": INSTRUCTION.format(n=len(questions))},
+        {"role": "user", "content": "\n".join(asked)},
+    ]
+
+
+def answers_in(text, count):
+    """The `count` answers in what the model said, a list of texts; None where it said anything else."""
+    try:
+        value = json.loads(re.sub(r"^\s*```\w*|```\s*$", "", text))
+    except (ValueError, RecursionError):
+        return None
+    answers = value.get("answers") if isinstance(value, dict) else value
+    proper = isinstance(answers, list) and len(answers) == count and all(isinstance(each, str) for each in answers)
+    return [each.strip() for each in answers] if proper else None
+
+
+def fault(answer, book_text):
+    """Why an answer cannot be used, or None."""
+    shortest, longest = QUOTE
+    quotes = QUOTED.findall(answer)
+    if not quotes or not all(shortest <= len(quote) <= longest for quote in quotes):
+        return "quote nothing"
+    return None if all(quote in book_text for quote in quotes) else "quote what is not in the book"
+
+
+def ask(server, questions, chapters, passages_each, workers):
+    """({question: answer} of those answered well, Counter of why the others are left out).
+
+    passages_each: how many pieces of the book go with each question. workers: requests under way at once.
+    Raises UserError where the server refuses or cannot be reached; what it answered is in its cache.
+    """
+    book_text, passages = "\n".join(text for _, _, text in chapters), Passages(chapters)
+    groups = [questions[start : start + TOGETHER] for start in range(0, len(questions), TOGETHER)]
+
+    def outcome(group):
+        """[(question, answer or None, why it is left out or None)] of one group."""
+        request = request_of(group, passages, passages_each)
+        try:
+            for attempt in range(server.retries + 1):
+                if answers := answers_in(server.answer(request, attempt), len(group)):
+                    return [(question, answer, fault(answer, book_text)) for question, answer in zip(group, answers)]
+        except OutOfBudget:
+            return [(question, None, "were not asked, for want of requests") for question in group]
+        return [(question, None, "came in another form or number than asked for") for question in group]
+
+    kept, left_out = {}, Counter()
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(questions), unit=" questions", disable=None) as progress:
+        try:
+            for rows in pool.map(outcome, groups):
+                for question, answer, why in rows:
+                    if why:
+                        left_out[why] += 1
+                    else:
+                        kept[question] = answer
+                progress.update(len(rows))
+        except BaseException:
+            server.stopping.set()  # nothing more is sent, or what waits would still be
+            raise
+    return kept, left_out

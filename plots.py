@@ -1,0 +1,220 @@
+"""Pictures of a training and of its results, drawn by matplotlib: what visualize.py and the report have in common."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # draws into files; needs no screen
+
+import matplotlib.pyplot as plt
+from matplotlib import font_manager
+
+from errors import UserError, require
+from files import read_json, write_whole
+
+CJK_FONTS = [
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Heiti SC",
+    "WenQuanYi Micro Hei",
+]
+SCORES = ["accuracy", "exact_match", "rouge_l", "bleu_4", "distinct_2", "loop_share", "copied_share"]
+LABELS = {  # what the pictures say, in Chinese and in English
+    "train": ("训练（每步）", "train, each step"),
+    "train_eval": ("训练", "train"),
+    "val": ("验证", "validation"),
+    "iter": ("步数", "iterations"),
+    "loss": ("损失（nat/token）", "loss (nats per token)"),
+    "lowest": ("验证最低，此后过拟合", "lowest validation loss; overfitting after it"),
+    "lr": ("学习率", "learning rate"),
+    "grad_norm": ("梯度的长度", "gradient norm"),
+    "speed": ("每秒 token", "tokens a second"),
+    "metrics": ("评测指标", "metrics"),
+}
+
+
+def choose_font():
+    """Let the pictures speak Chinese where a font has it, else English; gives label(key), the words for one of LABELS."""
+    found = [name for name in CJK_FONTS if name in {font.name for font in font_manager.fontManager.ttflist}]
+    if found:
+        plt.rcParams["font.sans-serif"] = found[:1] + plt.rcParams["font.sans-serif"]
+    else:
+        print("no Chinese font found, so the labels are English; Debian's is apt install fonts-noto-cjk")
+    return lambda key: LABELS[key][0 if found else 1]
+
+
+def read_log(directory):
+    """{split: its events, dicts} of a run's log.jsonl. A last line that is still being written is left out."""
+    path = Path(directory, "log.jsonl")
+    require(path.is_file(), f"no log {path}", "train first, or check --out_dir")
+    log = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+            values = {key: float(value) for key, value in event.items() if key != "split" and value is not None}
+            log.setdefault(str(event["split"]), []).append({"iter": values["iter"], "loss": values["loss"], **values})
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            if number < len(lines):
+                raise UserError(f"{path} line {number} is no log line", "delete that line, or train again") from error
+    require(log, f"{path} is empty", "train first; it fills as the training goes on")
+    return log
+
+
+def read_logs(directories):
+    """{name: log} of several runs, named by their directories' last part where that tells them apart."""
+    names = [Path(directory).name for directory in directories]
+    names = names if len(set(names)) == len(names) else directories
+    return {name: read_log(directory) for name, directory in zip(names, directories)}
+
+
+def overfitting_point(log):
+    """The event with a run's lowest validation loss where the loss is 1 % higher at the end, else None."""
+    events = log.get("val", [])
+    lowest = min(events, key=lambda event: event["loss"], default=None)
+    return lowest if lowest and events[-1]["loss"] > 1.01 * lowest["loss"] else None
+
+
+def column(events, key):
+    """Two lists, iterations and what the events that have it say of `key`."""
+    having = [event for event in events if key in event]
+    return [event["iter"] for event in having], [event[key] for event in having]
+
+
+def draw_losses(logs, label):
+    """Train and validation loss against iterations, all runs on one picture, with the point of overfitting. A figure."""
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=130)
+    several = len(logs) > 1
+    for number, (name, log) in enumerate(logs.items()):
+        prefix, lowest = f"{name} " if several else "", overfitting_point(log)
+        for split in (split for split in log if split in ("train", "train_eval", "val")):
+            steps, losses = column(log[split], "loss")
+            axes.plot(
+                steps,
+                losses,
+                color=f"C{number}" if several or split != "val" else "C3",
+                linestyle="--" if split == "train_eval" else "-",
+                linewidth=0.8 if split == "train" else 1.8,
+                alpha=0.35 if split == "train" else 1.0,
+                marker="o" if split == "val" else None,
+                markersize=4,
+                label=prefix + label(split),
+            )
+            if split == "val":
+                axes.annotate(
+                    f"{losses[-1]:.3f}", (steps[-1], losses[-1]), textcoords="offset points", xytext=(4, 6), fontsize=9
+                )
+        if lowest:
+            axes.plot(
+                lowest["iter"],
+                lowest["loss"],
+                linestyle="none",
+                marker="v",
+                markersize=11,
+                color=f"C{number}" if several else "C3",
+                markeredgecolor="black",
+                label=f"{prefix}{label('lowest')} ({lowest['iter']:.0f}: {lowest['loss']:.3f})",
+            )
+    axes.set_xlabel(label("iter"))
+    axes.set_ylabel(label("loss"))
+    axes.set_title(" · ".join(logs))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def draw_training(logs, label):
+    """Learning rate, gradient norm and tokens a second against iterations, a panel each. A figure."""
+    figure, panels = plt.subplots(3, 1, figsize=(8, 8), dpi=130, sharex=True)
+    for name, log in logs.items():
+        events = log.get("train", [])
+        for axes, key in zip(panels, ("lr", "grad_norm")):
+            axes.plot(*column(events, key), linewidth=1.2, label=name)
+        timed = [event for event in events if "tokens" in event and "seconds" in event]
+        pairs = [(a, b) for a, b in zip(timed, timed[1:]) if b["seconds"] > a["seconds"]]
+        speeds = [(b["tokens"] - a["tokens"]) / (b["seconds"] - a["seconds"]) for a, b in pairs]
+        panels[2].plot([b["iter"] for _, b in pairs], speeds, linewidth=1.2, label=name)
+    for axes, key in zip(panels, ("lr", "grad_norm", "speed")):
+        axes.set_ylabel(label(key))
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    if len(logs) > 1:
+        panels[0].legend(fontsize=8)
+    panels[0].set_title(" · ".join(logs))
+    panels[2].set_xlabel(label("iter"))
+    return figure
+
+
+def draw_metrics(found, label):
+    """Scores by group of questions, or a split's losses, a panel a run. found: {name: groups, see groups_of}. A figure."""
+    figure, panels = plt.subplots(len(found), 1, figsize=(9, 4.5 * len(found)), dpi=130, squeeze=False)
+    for axes, (name, groups) in zip(panels[:, 0], found.items()):
+        first = next(iter(groups.values()))
+        scores = SCORES if "n" in first else [score for score in first if score != "perplexity"]
+        groups = {group: values for group, values in groups.items() if scores[0] in values}
+        width = 0.8 / len(groups)
+        for i, (group, values) in enumerate(groups.items()):
+            heights = [values.get(score) or 0.0 for score in scores]
+            intervals = values.get("intervals", {})
+            ends = [intervals.get(score) or (height, height) for score, height in zip(scores, heights)]
+            reach = [[max(0, h - low) for h, (low, _) in zip(heights, ends)]]
+            reach += [[max(0, high - h) for h, (_, high) in zip(heights, ends)]]
+            bars = axes.bar(
+                [x + i * width for x in range(len(scores))],
+                heights,
+                width,
+                yerr=reach if intervals else None,
+                error_kw={"elinewidth": 0.8},
+                label=f"{group} (n={values['n']})" if "n" in values else group,
+            )
+            axes.bar_label(bars, [f"{h:.2f}" for h in heights], fontsize=6)
+        axes.set_xticks([x + 0.4 - width / 2 for x in range(len(scores))], scores, fontsize=8)
+        axes.margins(y=0.15)
+        axes.set_title(f"{name} · {label('metrics')}")
+        axes.legend(fontsize=8)
+        axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def read_groups(path):
+    """{group: {metric: number, None or "intervals"}} of a metrics.json; that of a split is one group. Raises UserError."""
+    metrics = read_json(path, "run evaluations.py again")
+    groups = groups_of(metrics)
+    proper = groups and all(
+        isinstance(values, dict) and isinstance(values.get("intervals", {}), dict) for values in groups.values()
+    )
+    proper = proper and all(
+        isinstance(value, int | float | None)
+        for values in groups.values()
+        for key, value in values.items()
+        if key != "intervals"
+    )
+    proper = proper and all(
+        pair is None or isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, int | float) for end in pair)
+        for values in groups.values()
+        for pair in values.get("intervals", {}).values()
+    )
+    require(proper, f"{path} holds no metrics", "run evaluations.py again")
+    return groups
+
+
+def groups_of(metrics):
+    """{group: its metrics} of what evaluations.py measured: of questions, or of a split and what was written after it."""
+    if "groups" in metrics:
+        named = metrics["groups"] if isinstance(metrics["groups"], dict) else {}
+        return named | {key: metrics[key] for key in ("bag_of_words",) if key in metrics}
+    flat = {key: value for key, value in metrics.items() if key != "samples"}
+    return {"held-out": flat} | {key: metrics[key] for key in ("samples",) if key in metrics}
+
+
+def save(figure, path):
+    """Write the picture whole."""
+    with write_whole(path, "wb") as file:
+        figure.savefig(file, format="png", bbox_inches="tight")
+    plt.close(figure)
+    print(path)
