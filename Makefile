@@ -1,15 +1,18 @@
-# make demo, then make chat. Without make (Windows): see README, "没有 make".
+# make demo, then make chat; make report and make reviews are experiments of their own. Without make (Windows): see README, "没有 make".
 PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat test test-long bench lint
+.PHONY: demo chat report reviews test test-long bench lint
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
 
 chat: $(VENV)/run.stamp
 	$(PY) sample_gradio.py --out_dir=out/demo-chat
+
+report reviews: $(VENV)/run.stamp
+	$(PY) demo.py $@
 
 test: $(VENV)/test.stamp
 	$(PY) -m pytest

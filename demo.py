@@ -1,24 +1,26 @@
 """The whole way once: fetch the novel, train on it, fine-tune on questions about it, measure, ask, draw.
 
     make demo          # or, in an environment that has requirements.txt: python demo.py
+    make report        # python demo.py report: the report's experiment, 1,000 against 4,500 steps of fine-tuning
+    make reviews       # python demo.py reviews: classification as generation, good or bad reviews
 
 A stage that is finished leaves done.json in its directory and is not run again; one that was interrupted is resumed.
 """
 
 import contextlib
 import hashlib
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from configurator import configure
-from errors import UserError
+from errors import UserError, require
 from files import read_json, write_json, write_whole
 
 # -----------------------------------------------------------------------------
-out_dir = "out"  # demo-pretrain and demo-chat are written below it; a path without spaces
+what = ["chat"]  # which experiment, given without --: chat, report or reviews
+out_dir = "out"  # the trained models are written below it; a path without spaces
 # -----------------------------------------------------------------------------
 
 QUESTIONS = [
@@ -32,22 +34,24 @@ QUESTIONS = [
     "书中出现最多的三个人物是谁？",
 ]
 
-configure(globals())
+configure(globals(), positional="what")
 pretrained, chat = f"{out_dir}/demo-pretrain", f"{out_dir}/demo-chat"
 questions_file = f"{chat}/demo_questions.txt"
-STAGES = {  # directory: the commands that fill it
+NOVEL = {  # directory: the commands that fill it
     "data/sanguo": ["data/fetch_data.py sanguo"],
     "data/sanguo_bpe": ["data/prepare.py sanguo --tokenizer=bpe"],
-    "data/sanguo_sft": [
-        "data/build_sft.py sanguo",
-        "data/prepare_sft.py data/sanguo_sft/questions.jsonl --val_file=data/sanguo_sft/val.jsonl --dataset=sanguo_sft"
-        " --tokenizer_from=data/sanguo_bpe",
-    ],
     pretrained: [
         f"train.py config/demo_pretrain.py --out_dir={pretrained}",
         f"evaluations.py --out_dir={pretrained} --save_path={pretrained}/metrics.json",
         f"visualize.py --out_dir={pretrained}",
         f"sample.py --out_dir={pretrained} --start=却说曹操 --max_new_tokens=120",
+    ],
+}
+CHAT = {
+    "data/sanguo_sft": [
+        "data/build_sft.py sanguo",
+        "data/prepare_sft.py data/sanguo_sft/questions.jsonl --val_file=data/sanguo_sft/val.jsonl --dataset=sanguo_sft"
+        " --tokenizer_from=data/sanguo_bpe",
     ],
     chat: [
         f"train.py config/demo_chat.py --out_dir={chat} --ckpt_dir={pretrained}",
@@ -57,6 +61,43 @@ STAGES = {  # directory: the commands that fill it
         f"sample.py --out_dir={chat} --start=FILE:{questions_file} --temperature=0",
     ],
 }
+REPORT = {
+    "data/sanguo_report": [
+        "data/build_sft.py sanguo --dataset=sanguo_report --wordings=1 --min_mentions=25 --max_pairs=60 --absent_share=0"
+        " --unseen_share=0.35 --validation=unseen --eval_questions=100",
+        "data/prepare_sft.py data/sanguo_report/questions.jsonl --val_file=data/sanguo_report/val.jsonl"
+        " --dataset=sanguo_report --tokenizer_from=data/sanguo_bpe",
+    ],
+    **{
+        f"{out_dir}/report-{steps}": [
+            f"train.py config/report.py --max_iters={steps} --out_dir={out_dir}/report-{steps} --ckpt_dir={pretrained}"
+        ]
+        for steps in (1000, 4500)
+    },
+    f"{out_dir}/report": [
+        f"evaluations.py --out_dir={out_dir}/report-1000 --out_dir={out_dir}/report-4500"
+        " --eval_file=data/sanguo_report/eval.jsonl --book=data/sanguo/input.txt"
+        f" --save_path={out_dir}/report/metrics.json --report={out_dir}/report/report.html"
+    ],
+}
+REVIEWS = {
+    "data/reviews": ["data/fetch_data.py reviews"],
+    "data/reviews_bpe": ["data/prepare.py reviews --tokenizer=bpe"],
+    f"{out_dir}/reviews-pretrain": [
+        f"train.py config/reviews_pretrain.py --out_dir={out_dir}/reviews-pretrain",
+        f"visualize.py --out_dir={out_dir}/reviews-pretrain",
+    ],
+    "data/reviews_sft": [
+        "data/prepare_sft.py data/reviews/train.jsonl --dataset=reviews_sft --tokenizer_from=data/reviews_bpe"
+    ],
+    f"{out_dir}/reviews": [
+        f"train.py config/reviews.py --out_dir={out_dir}/reviews --ckpt_dir={out_dir}/reviews-pretrain",
+        f"evaluations.py --out_dir={out_dir}/reviews --eval_file=data/reviews/eval.jsonl"
+        f" --yardstick=data/reviews/train.jsonl --save_path={out_dir}/reviews/metrics.json",
+        f"visualize.py --out_dir={out_dir}/reviews",
+    ],
+}
+EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEWS}
 
 
 def recipe(commands):
@@ -103,7 +144,13 @@ def peak_memory():
 
 
 started = time.monotonic()
-for directory, commands in STAGES.items():
+require(
+    len(what) == 1 and what[0] in EXPERIMENTS,
+    f"no experiment {' '.join(what)}",
+    f"choose one of {', '.join(EXPERIMENTS)}",
+)
+stages = EXPERIMENTS[what[0]]
+for directory, commands in stages.items():
     done = Path(directory, "done.json")
     if done.exists():
         same = read_json(done, f"delete {done} and run again").get("recipe") == recipe(commands)
@@ -119,14 +166,17 @@ for directory, commands in STAGES.items():
             file.write("\n".join(QUESTIONS) + "\n")
     run(directory, commands)
 
-stages = {
-    directory: json.loads(Path(directory, "done.json").read_text(encoding="utf-8"))["seconds"] for directory in STAGES
-}
-print("\n" + "\n".join(f"{directory:20} {seconds:7.1f} s" for directory, seconds in stages.items()))
+taken = {directory: read_json(f"{directory}/done.json", "run again")["seconds"] for directory in stages}
+print("\n" + "\n".join(f"{directory:20} {seconds:7.1f} s" for directory, seconds in taken.items()))
 print(
     f"this run {(time.monotonic() - started) / 60:.1f} min"
     + (f", peak memory {peak_memory() / 2**30:.2f} GiB" if peak_memory() else "")
 )
 print(
-    f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\nnow talk to it: make chat, or python sample_gradio.py --out_dir={chat}"
+    {
+        "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
+        f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
+        "report": f"open {out_dir}/report/report.html in a browser",
+        "reviews": f"pictures: {out_dir}/reviews/loss.png; try it: python sample.py --out_dir={out_dir}/reviews --start=REVIEW",
+    }[what[0]]
 )

@@ -1,14 +1,18 @@
 """Text in, text out: what the command line, the page and the evaluation share between tokenizer and model."""
 
+import json
 import time
 from functools import partial
 from typing import NamedTuple
 
 from errors import require
 from model import filter_logits
+from search import search
+from tokenizer import LEARNED, MARKERS
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
 BATCH = 64  # prompts answered at once
+MOST_CALLS = 3  # of the search in one answer
 
 
 class Completion(NamedTuple):
@@ -36,26 +40,28 @@ def recent_turns(model, tokenizer, messages, turns):
     """
     exchanges = answered(messages)
     for start in range(max(0, len(exchanges) - turns), len(exchanges)):
-        shown = [message for exchange in exchanges[start:] for message in exchange] + messages[-1:]
+        shown = sum(exchanges[start:], []) + messages[-1:]
         if len(tokenizer.encode_prompt(shown)) <= model.config.block_size // 2:
             return shown
     return messages[-1:]
 
 
 def answered(messages):
-    """The (question, answer) pairs of a conversation."""
-    return [
-        (question, answer)
-        for question, answer in zip(messages, messages[1:])
-        if (question["role"], answer["role"]) == ("user", "assistant") and answer["content"].strip()
-    ]
+    """The exchanges of a conversation, lists of messages that begin with a question and end with its answer."""
+    exchanges = []
+    for message in messages:
+        if message["role"] == "user":
+            exchanges.append([])
+        if exchanges:
+            exchanges[-1].append(message)
+    return [each for each in exchanges if each[-1]["role"] == "assistant" and each[-1]["content"].strip()]
 
 
-def prompt_ids(model, tokenizer, prompt, chat):
+def prompt_ids(model, tokenizer, prompt, chat, choosing=False):
     """The ids to go on from: of a text as it is, or of a conversation up to 答：.
 
     prompt: a text (for a chat model a question) or a list of {"role", "content"}. chat: whether the model has
-    learnt conversations.
+    learnt conversations. choosing: leave 答： away, so that the model may search (查：) instead.
     Raises UserError for an empty prompt and for a conversation that leaves no room in the block.
     """
     if not chat:
@@ -64,11 +70,11 @@ def prompt_ids(model, tokenizer, prompt, chat):
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = [{**message, "content": message["content"].strip()} for message in messages]
     require(messages and messages[-1]["content"], "the question is empty", "ask something (--start=QUESTION)")
-    ids = tokenizer.encode_prompt(messages)
+    ids = tokenizer.encode_conversation(messages)[0] if choosing else tokenizer.encode_prompt(messages)
     require(
         len(ids) < model.config.block_size,
-        f"the question is {len(ids)} tokens long, the model reads {model.config.block_size - 1}",
-        "ask a shorter one",
+        f"the question and what goes with it are {len(ids)} tokens long, the model reads {model.config.block_size - 1}",
+        "ask a shorter one, or show fewer turns or records",
     )
     return ids
 
@@ -81,6 +87,40 @@ def stream(model, tokenizer, prompts, max_new_tokens, **sampling):
     decoders = [tokenizer.decoder() for _ in prompts]
     for step in model.generate(prompts, max_new_tokens, end_id=tokenizer.end_id, **sampling):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step, decoders)]
+
+
+def answer_with_search(model, tokenizer, messages, table, max_new_tokens, **sampling):
+    """Let the model answer a conversation, searching `table` (see search.py) as it likes; yields (role, new text).
+
+    The roles are search, what it looks for; return, the records found, both in JSON; and assistant, the answer.
+    Raises UserError where the conversation and the records leave no room.
+    """
+    for _ in range(MOST_CALLS + 1):
+        ids = prompt_ids(model, tokenizer, messages, True, choosing=True)
+        role, said = None, ""
+        for (piece,) in stream(model, tokenizer, [ids], max_new_tokens, **sampling):
+            said += piece
+            if role is None and len(said) >= max(len(MARKERS[role]) for role in LEARNED):
+                role = next((role for role in LEARNED if said.startswith(MARKERS[role])), "assistant")
+                said = piece = said.removeprefix(MARKERS[role])
+            if role and piece:
+                yield role, piece
+        if role is None and said:  # shorter than a marker
+            yield "assistant", said
+        if role != "search":
+            return
+        found = json.dumps(search(table, said), ensure_ascii=False)
+        yield "return", found
+        messages = [*messages, {"role": "search", "content": said}, {"role": "return", "content": found}]
+
+
+def grow(messages, role, piece):
+    """Add a piece of what answer_with_search yields to a list of messages, in place; whether it begins a new one."""
+    begins = not messages or messages[-1]["role"] != role
+    if begins:
+        messages.append({"role": role, "content": ""})
+    messages[-1]["content"] += piece
+    return begins
 
 
 def look_inside(model, tokenizer, prompt, max_new_tokens, kept_k, kept_p, temperature=1.0, **sampling):

@@ -3,6 +3,7 @@
 python sample.py --out_dir=out/demo-pretrain --start=却说曹操
 python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
 python sample.py --out_dir=out/demo-chat --chat              # a talk; an empty line ends it
+python sample.py --out_dir=out/hotel --chat --turns=4 --table=hotels.jsonl    # a talk in which the model may search
 python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
 """
 
@@ -14,13 +15,16 @@ from checkpoint import load_model
 from configurator import configure
 from errors import UserError, require
 from files import write_whole
-from generation import complete, prompt_ids, recent_turns, stream
+from generation import answer_with_search, complete, grow, prompt_ids, recent_turns, stream
 from machine import WEIGHT_DTYPES
+from search import read_table
+from tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
 chat = False  # talk: ask one question after the other
+table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
 turns = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
 save_path = ""  # write to this file, .jsonl or plain text, instead of the terminal
 num_samples = 1  # how many for each prompt; with beams the so many best
@@ -79,22 +83,37 @@ def say(ids):
     return text
 
 
+def say_with_search(messages, records):
+    """Print what the model looks for, what is found, and the answer; the messages that this adds."""
+    added = []
+    for role, piece in answer_with_search(model, tokenizer, messages, records, max_new_tokens, **sampling):
+        if grow(added, role, piece):
+            print("\n" * (len(added) > 1) + MARKERS[role], end="")
+        print(piece, end="", flush=True)
+    print()
+    return added
+
+
 def talk():
     """Ask and answer until an empty line or the end of the input."""
     require(config["chat"], f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
-    messages = []
-    while question := input("问：").strip():
-        messages.append({"role": "user", "content": question})
+    records, messages = read_table(table) if table else None, []
+    while question := input(MARKERS["user"]).strip():
+        asked = [*messages, {"role": "user", "content": question}]
+        shown = recent_turns(model, tokenizer, asked, turns)
         try:
-            ids = prompt_ids(model, tokenizer, recent_turns(model, tokenizer, messages, turns), True)
+            if records:
+                messages = asked + say_with_search(shown, records)
+                continue
+            ids = prompt_ids(model, tokenizer, shown, True)
         except UserError as error:
             print(error)
-            messages.pop()
             continue
-        print("答：", end="", flush=True)
-        messages.append({"role": "assistant", "content": say(ids)})
+        print(MARKERS["assistant"], end="", flush=True)
+        messages = [*asked, {"role": "assistant", "content": say(ids)}]
 
 
+require(not table or chat and num_beams == 1, "--table is searched in a talk, without beams", "add --chat")
 if chat:
     require(not start and not save_path, "--chat asks for its questions itself", "leave --start and --save_path away")
     with suppress(EOFError):  # Ctrl-D

@@ -20,11 +20,14 @@ from checkpoint import CHECKPOINT, load_model
 from configurator import configure
 from errors import UserError, require
 from files import read_json
-from generation import answered, look_inside, prompt_ids, recent_turns, stream
+from generation import answer_with_search, answered, grow, look_inside, prompt_ids, recent_turns, stream
 from machine import WEIGHT_DTYPES
+from search import read_table
+from tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
+table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
 port = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = ""  # NAME:PASSWORD that a visitor must give
@@ -114,6 +117,7 @@ def is_chat(name):
         return None
 
 
+records = read_table(table) if table else None
 config = worker.submit(opened, out_dir).result()[2]  # what is wrong with the model is told before the page opens
 beside = sorted(str(path.parent) for path in Path(out_dir).parent.glob(f"*/{CHECKPOINT}"))
 beside.sort(key=lambda name: name != config["settings"].get("ckpt_dir"))  # what it was fine-tuned from comes first
@@ -193,9 +197,49 @@ def speed_of(tokens, started):
 
 async def reply(text, history, name, *settings):
     """The chat tab: the answer to `text`, longer and longer, and the speed."""
-    earlier = [{"role": turn["role"], "content": plain(turn["content"])} for turn in history]
-    async for answer, told in written(name, [*earlier, {"role": "user", "content": text}], *settings):
+    said = searched if records and is_chat(name) else written
+    async for answer, told in said(name, [*messages_of(history), {"role": "user", "content": text}], *settings):
         yield answer, told
+
+
+async def searched(name, messages, turns, num_beams, length_penalty, max_new_tokens, *sampling):
+    """The same where the model may search the table: a list of turns for the chatbot, each search one, and the speed."""
+    model, tokenizer, _ = await compute(opened, name)
+    shown, added, tokens, started = recent_turns(model, tokenizer, messages, int(turns)), [], 0, time.perf_counter()
+    settings = sampling_of(*sampling)
+    async for steps in gathered(answer_with_search(model, tokenizer, shown, records, int(max_new_tokens), **settings)):
+        for role, piece in steps:
+            grow(added, role, piece)
+            tokens += role != "return"
+        yield turns_of(added), speed_of(tokens, started)
+
+
+def turns_of(messages):
+    """What the assistant did, as turns of the chatbot: a search and what it found are one, with the call as its title."""
+    turns = []
+    for message in messages:
+        if message["role"] == "search":
+            turns.append(
+                {"role": "assistant", "content": "…", "metadata": {"title": MARKERS["search"] + message["content"]}}
+            )
+        elif message["role"] == "return":
+            turns[-1]["content"] = message["content"]
+        else:
+            turns.append(message)
+    return turns
+
+
+def messages_of(history):
+    """The conversation in the chatbot's turns, the other way round."""
+    messages = []
+    for turn in history:
+        title, content = (turn.get("metadata") or {}).get("title") or "", plain(turn["content"])
+        if title.startswith(MARKERS["search"]):
+            messages.append({"role": "search", "content": title.removeprefix(MARKERS["search"])})
+            messages.append({"role": "return", "content": content})
+        else:
+            messages.append({"role": turn["role"], "content": content})
+    return messages
 
 
 async def go_on(text, name, *settings):
@@ -251,8 +295,7 @@ def plain(content):
 
 def as_jsonl(history):
     """The answered questions of a conversation as a line that data/prepare_sft.py reads."""
-    turns = [{"role": turn["role"], "content": plain(turn["content"])} for turn in history]
-    messages = [turn for exchange in answered(turns) for turn in exchange]
+    messages = sum(answered(messages_of(history)), [])
     return json.dumps({"messages": messages}, ensure_ascii=False) + "\n" if messages else ""
 
 
@@ -327,7 +370,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
     gr.Markdown(f"# {title}")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
         sliders = [
-            gr.Slider(0, 4, 0, step=1, label=say("turns"), info=say("turns_info")),
+            gr.Slider(0, 4, 4 if records else 0, step=1, label=say("turns"), info=say("turns_info")),
             gr.Slider(1, 8, 1, step=1, label=say("beams"), info=say("beams_info")),
             gr.Slider(-2, 2, 1, step=0.5, label=say("length"), info=say("length_info")),
             gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info")),

@@ -27,6 +27,7 @@ from files import write_whole
 from wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
 
 # -----------------------------------------------------------------------------
+dataset = ""  # write to data/DATASET instead of data/NAME_sft
 names = ["sanguo"]  # the book, given without --; it has headings such as 第一回 or 第12章
 entities = ""  # the list of people; the default is data/NAME/entities.json where there is one
 title = ""  # how the questions call the book, as in 《三国演义》里; the default is known for the four novels
@@ -34,8 +35,9 @@ backend = "book"  # where answers come from; book: computed from the book, llm: 
 min_mentions = 1  # people named less often are left out
 max_pairs = 120  # facts about two people, the best known; at most 30 % of all facts in any case
 wordings = 3  # questions trained for each fact, each in other words; more for some kinds, see MORE_WORDINGS
-absent_share = 0.2  # so many more questions, about people and chapters that the book does not have
+absent_share = 0.25  # so many more questions, about people and chapters that the book does not have
 unseen_share = 0.03  # people, pairs and chapters of which nothing is trained, to see what is said where it cannot know
+validation = "reworded"  # val.jsonl holds reworded: trained facts in other words, or unseen: facts that are not trained
 eval_questions = 400  # of each group in eval.jsonl
 seed = 1337  # which facts and wordings fall where
 # a language model
@@ -68,7 +70,7 @@ def from_book():
     """(training, validation, evaluation) records of all facts, the last by group."""
     subjects = list(dict.fromkeys(fact["about"] for fact in facts if fact["kind"] != "chief"))
     held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
-    training, validation, evaluation = [], [], defaultdict(list)
+    training, reworded, evaluation = [], [], defaultdict(list)
     for fact in facts:
         usual, new = asked(fact, TRAINED_WORDINGS, LEADS), asked(fact, NEW_WORDINGS)
         answer, kind = fact["Answer"], fact["kind"]
@@ -80,20 +82,21 @@ def from_book():
             by_group = {"seen": trained[0], "new_wording": new[0]}
             if untrained := usual[len(trained) :]:
                 by_group["reworded"] = untrained[0]
-                validation += [record(question, answer, kind) for question in untrained[1:2]]
+                reworded += [record(question, answer, kind) for question in untrained[1:2]]
         for group, question in by_group.items():
             evaluation[group].append(record(question, answer, kind, Key=fact["Key"], Group=group))
 
-    absent = absent_facts(chapters, people, [fact["Key"] for fact in facts if fact["kind"] == "courtesy"], rng)
+    absent = absent_facts(chapters, people, rng)
     wanted = round(absent_share * len(training))
-    for records, found in ((training, islice(absent, wanted)), (validation, islice(absent, wanted // 20))):
+    for records, found in ((training, islice(absent, wanted)), (reworded, islice(absent, wanted // 20))):
         records += [record(asked(fact, TRAINED_WORDINGS, LEADS)[0], fact["Answer"], "absent") for fact in found]
-    for fact in (*elsewhere_facts(chapters, rng), *islice(absent, eval_questions // 2)):
-        question = asked(fact, TRAINED_WORDINGS, LEADS)[0]
-        evaluation["absent"].append(record(question, fact["Answer"], "absent", Key=fact["Key"], Group="absent"))
+    if absent_share:
+        for fact in (*elsewhere_facts(chapters, rng), *islice(absent, eval_questions // 2)):
+            question = asked(fact, TRAINED_WORDINGS, LEADS)[0]
+            evaluation["absent"].append(record(question, fact["Answer"], "absent", Key=fact["Key"], Group="absent"))
     counts = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in counts.most_common()))
-    return training, validation, evaluation
+    return training, reworded if validation == "reworded" else evaluation["unseen"], evaluation
 
 
 def from_llm():
@@ -132,11 +135,11 @@ configure(
         "eval_questions": (1, None), "questions": (1, None), "main_people": (0, None), "passages": (0, 20), "workers": (1, 64),
         "max_requests": (1, None), "retries": (0, 20), "timeout": (0.1, None),
     },
-    choices={"backend": ("book", "llm")},
+    choices={"backend": ("book", "llm"), "validation": ("reworded", "unseen")},
 )  # fmt: skip
 require(len(names) == 1, "one book at a time", "name one")
 name = names[0]
-target = Path("data", f"{name}_sft")
+target = Path("data", dataset or f"{name}_sft")
 title = title or TITLES.get(name, "")
 rng = random.Random(seed)
 chapters = read_book(Path("data", name, "input.txt"))
@@ -150,12 +153,12 @@ if backend == "book":
     require(
         facts, f"{name} gives nothing to ask about", "give its chapters titles, or a list of people as --entities=FILE"
     )
-training, validation, evaluation = from_book() if backend == "book" else from_llm()
+training, validating, evaluation = from_book() if backend == "book" else from_llm()
 
 rng.shuffle(training)
 evaluation = [each for group in evaluation.values() for each in rng.sample(group, min(len(group), eval_questions))]
-validation = rng.sample(validation, min(len(validation), eval_questions))
-for file, records in (("questions", training), ("val", validation), ("eval", evaluation)):
+validating = rng.sample(validating, min(len(validating), eval_questions))
+for file, records in (("questions", training), ("val", validating), ("eval", evaluation)):
     with write_whole(target / f"{file}.jsonl") as out:
         out.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in records)
     print(f"{target / file}.jsonl: {len(records):,} questions")

@@ -76,12 +76,13 @@ def fetch_reviews():
         for review in dict.fromkeys(filter(None, map(str.strip, reviews))):  # half of the list stands there twice
             # By its own digest, so that a review stays in its split whatever else the list holds.
             split = "eval" if hashlib.sha256(review.encode()).digest()[0] % 10 == 0 else "train"
-            rows[split].append({"Question": review, "Answer": answer})
+            rows[split].append({"Question": review, "Answer": answer, "Key": answer})
     for split, records in rows.items():
         records.sort(key=lambda record: hashlib.sha256(record["Question"].encode()).digest())
         with write_whole(f"data/reviews/{split}.jsonl") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         print(f"data/reviews/{split}.jsonl: {len(records):,} reviews")
+    write_book("reviews", "\n".join(record["Question"] for record in rows["train"]))  # to pretrain on
 
 
 def fetch_gutenberg(name):

@@ -261,7 +261,7 @@ def samples(paths):
             yield ids, mask
         print(f"{path}: kept " + (", ".join(f"{count:,} as {form}" for form, count in kept.items()) or "nothing"))
         for reason, count in dropped.most_common():
-            print(f"{path}: left out {count:,} that {reason}" if count > 1 else f"{path}: left out 1 that {reason}")
+            print(f"{path}: left out {count:,}, each {reason}")
         left_out.update(dropped)
 
 

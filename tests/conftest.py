@@ -1,5 +1,6 @@
 """A copy of the project with the real book, a small pretrained model and a small chat model, made once for all tests."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -96,3 +97,18 @@ def chat(project, pretrained):
         "--warmup_iters=5", "--min_lr=1e-4",
     )  # fmt: skip
     return project.folder / "out/talk"
+
+
+@pytest.fixture(scope="session")
+def hotel(project):
+    """out/hotel: a small model that has learnt by heart to search for hotels and to answer from what was found."""
+    from test_search import HOTELS, talk
+
+    project.write("data/hotel.jsonl", "".join(json.dumps(talk(each), ensure_ascii=False) + "\n" for each in HOTELS * 8))
+    project.run("data/prepare_sft.py", "data/hotel.jsonl", "--dataset=hotel", "--block_size=256")
+    project.run(
+        "train.py", "--dataset=hotel", "--out_dir=out/hotel", "--n_layer=2", "--n_head=2", "--n_embd=64", "--block_size=256",
+        "--batch_size=4", "--max_iters=120", "--eval_interval=120", "--eval_iters=1", "--optimizer=muon", "--learning_rate=1e-2",
+        "--warmup_iters=5", "--dtype=float32",
+    )  # fmt: skip
+    return project

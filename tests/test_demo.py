@@ -34,7 +34,7 @@ def test_the_demo_survives_being_killed(tmp_path):
         time.sleep(0.02)
     os.killpg(demo.pid, signal.SIGKILL)
     demo.wait()
-    assert (project.folder / "data/sanguo_sft/done.json").exists()
+    assert (project.folder / "data/sanguo_bpe/done.json").exists()
     assert not (project.folder / "out/demo-pretrain/done.json").exists()
 
     out = project.run("demo.py").stdout
@@ -44,7 +44,7 @@ def test_the_demo_survives_being_killed(tmp_path):
     for file in ("out/demo-pretrain/loss.png", "out/demo-chat/loss.png", "out/demo-chat/metrics.png"):
         assert (project.folder / file).stat().st_size > 5000
     metrics = json.loads((project.folder / "out/demo-chat/metrics.json").read_text(encoding="utf-8"))
-    assert metrics["groups"].keys() == {"seen", "reworded", "new_wording", "unseen"}
+    assert metrics["groups"].keys() == {"seen", "reworded", "new_wording", "unseen", "absent"}
     steps = [
         json.loads(line)["iter"] for line in (project.folder / "out/demo-pretrain/log.jsonl").read_text().splitlines()
     ]

@@ -1,8 +1,11 @@
 """Measuring: losses against a plain computation, answers against known ones, and the pictures of both."""
 
+import base64
+import io
 import json
 import math
 import random
+import re
 import shutil
 
 import pytest
@@ -10,6 +13,8 @@ import torch
 from conftest import TALK
 from PIL import Image
 from torch.nn import functional as F
+
+from plots import overfitting_point
 
 
 def test_held_out_loss_is_the_mean_over_the_whole_split(project, pretrained):
@@ -36,6 +41,10 @@ def test_held_out_loss_is_the_mean_over_the_whole_split(project, pretrained):
     assert metrics["bits_per_char"] == pytest.approx(nats / math.log(2) / characters, rel=1e-4)
     assert metrics["bits_per_byte"] < metrics["bits_per_char"] / 2.5
     assert 7.0 < metrics["trigram_bits_per_char"] < 7.15  # known from elsewhere: 7.06
+    assert 6.4 < metrics["ppmd_bits_per_char"] < 6.6
+    samples = metrics["samples"]
+    assert samples["n"] == 16 and 0 < samples["copied_share"] < 0.5 and samples["length"] > 100
+    assert 0 < samples["distinct_1"] < samples["distinct_2"] < 1
 
 
 def evaluate(project, records, *words):
@@ -61,6 +70,55 @@ def test_right_answers_score_full_and_wrong_ones_do_not(project, chat):
     assert first["Model"] == TALK[0][1]
 
 
+def test_several_models_are_compared_on_a_page(project, chat):
+    """One file with all in it: curves, scores with intervals, answers with the Key marked, the settings that differ."""
+    project.run(
+        "train.py", "--init_from=finetune", "--ckpt_dir=out/small", "--dataset=talk", "--out_dir=out/brief", "--batch_size=4",
+        "--max_iters=4", "--eval_interval=2", "--eval_iters=1", "--dtype=float32", "--log_interval=1",
+    )  # fmt: skip
+    records = [{"Question": q, "Answer": a, "Key": a[:-1], "Group": "seen<b>"} for q, a in TALK]
+    project.write("ask.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    words = ["--eval_file=ask.jsonl", "--save_path=both.json", "--report=pages/both.html", "--answers_path=both.jsonl"]
+    project.run("evaluations.py", "--out_dir=out/talk", "--out_dir=out/brief", *words)
+    metrics = json.loads((project.folder / "both.json").read_text(encoding="utf-8"))
+    assert metrics["out/talk"]["all"]["accuracy"] == 1.0 > metrics["out/brief"]["all"]["accuracy"]
+    low, high = metrics["out/talk"]["all"]["intervals"]["accuracy"]
+    assert 0.3 < low < 0.6 and high == pytest.approx(1)  # four answers tell little
+    said = json.loads((project.folder / "both.jsonl").read_text(encoding="utf-8").splitlines()[0])["Models"]
+    assert said["out/talk"] == TALK[0][1] != said["out/brief"]
+    page = (project.folder / "pages/both.html").read_text(encoding="utf-8")
+    assert "http" not in page and "<b>" not in page and "seen&lt;b&gt;" in page
+    pictures = [base64.b64decode(data) for data in re.findall('base64,([^"]+)', page)]
+    assert len(pictures) == 3 and all(Image.open(io.BytesIO(data)).width > 600 for data in pictures)
+    beside = {path.read_bytes() for path in (project.folder / "pages").glob("both-*.png")}
+    assert beside == set(pictures)
+    assert page.count('<tr class="answer">') == 4 and f"<mark>{TALK[0][1][:-1]}</mark>" in page
+    assert 'class="wrong"' in page and "<td>max_iters</td>" in page and "<td>seed</td>" not in page
+    assert f"{100 * low:.1f}–100.0" in page
+
+
+def test_overfitting_is_where_the_validation_loss_was_lowest():
+    """And nowhere while it still falls."""
+
+    def log(*losses):
+        return {"val": [{"iter": 10 * i, "loss": loss} for i, loss in enumerate(losses)]}
+
+    assert overfitting_point(log(3, 2, 1.5, 1.7, 2.5)) == {"iter": 20, "loss": 1.5}
+    assert overfitting_point(log(3, 2, 1.5)) is None and overfitting_point(log(3, 1.5, 1.501)) is None
+    assert overfitting_point({"train": []}) is None
+
+
+def test_classification_has_a_bag_of_words_beside_it(project, chat):
+    """Fitted on the training records, measured on the same questions."""
+    records = [{"Question": f"张{i}字什么？", "Answer": "甲" if i % 2 else "乙", "Key": "甲"} for i in range(10)]
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    project.write("classes.jsonl", lines)
+    words = ["--eval_file=classes.jsonl", "--yardstick=classes.jsonl", "--save_path=classes.json"]
+    assert "bag_of_words" in project.run("evaluations.py", "--out_dir=out/talk", *words).stdout
+    metrics = json.loads((project.folder / "classes.json").read_text(encoding="utf-8"))
+    assert metrics["bag_of_words"]["accuracy"] == 1.0 > metrics["all"]["accuracy"]
+
+
 def test_looping_answers_are_counted(project, pretrained):
     """A model that was never taught to end its answers is seen to run on."""
     folder = project.folder / "out/endless"
@@ -80,7 +138,7 @@ def test_pictures_are_drawn(project, chat):
         log.write('{"iter": 120, "split": "tr')
     out = project.run("visualize.py", "--out_dir=out/talk", "--out_dir=out/small").stdout
     assert "out/talk/loss.png" in out.replace("\\", "/") and "metrics.png" in out
-    for name in ("loss.png", "metrics.png"):
+    for name in ("loss.png", "training.png", "metrics.png"):
         picture = Image.open(chat / name).convert("RGB")
         coloured = sum(max(p) - min(p) > 60 for p in picture.resize((200, 120)).get_flattened_data())
         assert picture.width > 600 and coloured > 100
@@ -97,6 +155,10 @@ def test_pictures_are_drawn(project, chat):
         ("evaluations.py", ["--dataset=nowhere"], "data/prepare.py"),
         ("evaluations.py", ["--dataset=sanguo"], "another tokenizer"),
         ("evaluations.py", ["--eval_file=good.jsonl", "--book=nowhere.txt"], "no book in UTF-8"),
+        ("evaluations.py", ["--eval_file=good.jsonl", "--yardstick=bad.jsonl"], "bad.jsonl line 2"),
+        ("evaluations.py", ["--yardstick=good.jsonl"], "--yardstick needs questions"),
+        ("evaluations.py", ["--answers_path=a.jsonl"], "no answers to write"),
+        ("evaluations.py", ["--out_dir=out/talk"], "twice"),
         ("visualize.py", ["--out_dir=out/nowhere"], "no log"),
         ("visualize.py", ["--out_dir=out/badlog"], "line 1 is no log line"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 from conftest import TALK
+from test_search import HOTELS
 
 FLAGS = [
     "--headless",
@@ -23,13 +24,13 @@ FLAGS = [
 ]
 
 
-def serve(project, out_dir):
+def serve(project, out_dir, *more):
     """The page on a model: yields (its address, the server's process)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}"],
+        [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}", *more],
         cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -49,6 +50,13 @@ def serve(project, out_dir):
 def page(project, chat):
     """The address of the page, on the small chat model."""
     yield from (url for url, _ in serve(project, "out/talk"))
+
+
+@pytest.fixture
+def hotel_page(hotel):
+    """The address of the page, on the model that has learnt to search, with its table."""
+    hotel.write("hotels.jsonl", "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in HOTELS))
+    yield from (url for url, _ in serve(hotel, "out/hotel", "--table=hotels.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +190,25 @@ def test_a_conversation_is_saved_as_training_data(browser, page, project, tmp_pa
     assert messages[0]["content"] == first and messages[2]["content"] == second
     out = project.run("data/prepare_sft.py", saved, "--dataset=saved", "--tokenizer_from=data/sanguo_bpe").stdout
     assert "1" in out and (project.folder / "data/saved/train_mask.bin").exists()
+
+
+def test_the_model_searches_a_table_in_a_talk(browser, hotel_page, tmp_path):
+    """The call and what was found are shown before the answer, known in the next turn, and saved with their roles."""
+    from selenium.webdriver.common.keys import Keys
+
+    here = browser(downloads=tmp_path)
+    conversation = ask(here, hotel_page, "我要住经济酒店。")
+    wait_for(lambda: "请住如家酒店。" in conversation())
+    assert '查：{"型": "经济"}' in conversation()
+    time.sleep(1)
+    find(here, "#question textarea").send_keys("多少钱？", Keys.ENTER)
+    wait_for(lambda: "每晚150元。" in conversation())
+    time.sleep(1)
+    find(here, "#save").click()
+    saved = wait_for(lambda: list(tmp_path.glob("conversation*.jsonl")))[0]
+    messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
+    assert [turn["role"] for turn in messages] == ["user", "search", "return", "assistant", "user", "assistant"]
+    assert json.loads(messages[2]["content"]) == [HOTELS[1]]
 
 
 def test_what_is_typed_is_shown_as_text(browser, page):

@@ -25,6 +25,18 @@ FORMS = {
             {"role": "assistant", "content": "乙。"},
         ]
     },
+    "tools": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "找酒"}, {"type": "text", "text": "店。"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"function": {"name": "find", "arguments": '{"型": 1}'}}],
+            },
+            {"role": "tool", "content": "香江"},
+            {"role": "assistant", "content": "香江。"},
+        ]
+    },
     "hotel": [
         {"role": "user", "content": "找酒店。"},
         {"role": "search", "arguments": {"type": "舒适型"}},
@@ -41,6 +53,7 @@ RENDERED = {
     "safety": "问：甲？\n答：乙。",
     "sharegpt": "问：甲？\n答：乙。",
     "openai": "系统：子。\n问：甲？\n答：乙。",
+    "tools": '问：找酒店。\n查：{"型": 1}果：香江\n答：香江。',
     "hotel": '问：找酒店。\n查：{"type": "舒适型"}果：[{"name": "香江"}]\n答：香江。',
 }
 
@@ -81,7 +94,45 @@ def test_one_json_list_is_read_like_lines(project):
     out = project.run(
         "data/prepare_sft.py", "data/list.json", "--dataset=list", "--block_size=64", "--val_fraction=0"
     ).stdout
-    assert "2 samples" in out or "1 samples" in out
+    assert "kept 2 as Alpaca" in out and "train.bin: 1 samples" in out and "val.bin: 1 samples" in out
+
+
+def test_one_conversation_over_several_lines_is_read(project):
+    """As the lesson prints it; and many such lists, one a line, or as one list of lists."""
+    talk = FORMS["hotel"]
+    for text, count in (
+        (json.dumps(talk, ensure_ascii=False, indent=4), 1),
+        (json.dumps(talk) + "\n" + json.dumps(talk), 2),
+        (json.dumps([talk, talk, talk], indent=1), 3),
+    ):
+        project.write("data/talks.json", text)
+        out = project.run("data/prepare_sft.py", "data/talks.json", "--dataset=talks", "--block_size=64").stdout
+        assert f"kept {count} as messages" in out
+        assert RENDERED["hotel"] in Tokenizer.load(project.folder / "data/sanguo_bpe").decode(
+            rows_of(project, "talks")[0]
+        )
+
+
+def test_every_sample_is_written_once(project):
+    """Whatever the packing and the share held out: no sample is lost, doubled or mixed with another."""
+    records = [{"Question": f"第{n}题？", "Answer": "甲" * (n % 23 + 1) + str(n)} for n in range(300)]
+    told = prepare(project, "whole", records, "--val_fraction=0.1").stdout
+    tokenizer = Tokenizer.load(project.folder / "data/sanguo_bpe")
+    found = []
+    for split in ("train", "val"):
+        columns = (
+            rows_of(project, "whole", kind, split, dtype)
+            for kind, dtype in (("", "u2"), ("_mask", "u1"), ("_sample", "u2"))
+        )
+        for ids, mask, sample in zip(*columns):
+            for number in range(sample.max() + 1):
+                text = tokenizer.decode(ids[sample == number].tolist())
+                found += [(split, text)] * bool(text)
+                assert bool(text) == bool(mask[sample == number].any())
+    expected = sorted(f"问：{r['Question']}\n答：{r['Answer']}" for r in records)
+    assert sorted(text for _, text in found) == expected
+    held_out = sum(split == "val" for split, _ in found)
+    assert 15 <= held_out <= 50 and f"kept {len(records)} as Question" in told
 
 
 def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained, monkeypatch):
@@ -129,6 +180,8 @@ def test_bad_records_are_counted_told_and_left_out(project):
     meta = json.loads((project.folder / "data/mixed/meta.json").read_text(encoding="utf-8"))
     assert meta["splits"]["train"]["samples"] + meta["splits"]["val"]["samples"] == 3
     assert sum(meta["left_out"].values()) == len(BAD)
+    assert "data/mixed.jsonl: kept 3 as Question" in done.stdout
+    assert "data/mixed.jsonl: left out 2, each has a field of the wrong type" in done.stdout
 
 
 @pytest.mark.parametrize("line, reason", BAD)

@@ -1,0 +1,47 @@
+"""The tool that a model can call in a talk: a search over a small table, a JSON record a line."""
+
+import json
+from pathlib import Path
+
+from errors import UserError, require
+
+MOST = 3  # records given back
+
+
+def read_table(path):
+    """The records of a .jsonl file, a list of dicts. Raises UserError."""
+    require(Path(path).is_file(), f"no table {path}", "give a file of JSON records, one a line, as --table=FILE.jsonl")
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        table = [json.loads(line) for line in lines if line.strip()]
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no table", "write one JSON record a line, in UTF-8") from error
+    require(table and all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
+    return table
+
+
+def search(table, call):
+    """The first MOST records that fit a call, the JSON text that the model wrote; none where it is no JSON object.
+
+    {"type": "舒适型", "facilities": ["暖气"]}: each field must hold what is asked for, a list all its items.
+    """
+    try:
+        wanted = json.loads(call)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(wanted, dict) or not wanted:
+        return []
+    return [record for record in table if all(holds(record.get(field), value) for field, value in wanted.items())][
+        :MOST
+    ]
+
+
+def holds(value, wanted):
+    """Whether a field's value holds what is wanted: the same number, a text in it, all of a list."""
+    if isinstance(wanted, list):
+        return all(holds(value, each) for each in wanted)
+    if isinstance(value, list):
+        return any(holds(each, wanted) for each in value)
+    if isinstance(value, str) and isinstance(wanted, str):
+        return wanted in value
+    return value == wanted
