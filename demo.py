@@ -93,7 +93,7 @@ REVIEWS = {
     f"{out_dir}/reviews": [
         f"train.py config/reviews.py --out_dir={out_dir}/reviews --ckpt_dir={out_dir}/reviews-pretrain",
         f"evaluations.py --out_dir={out_dir}/reviews --eval_file=data/reviews/eval.jsonl"
-        f" --yardstick=data/reviews/train.jsonl --save_path={out_dir}/reviews/metrics.json",
+        f" --yardstick=data/reviews/train.jsonl --too_long=wrong --save_path={out_dir}/reviews/metrics.json",
         f"visualize.py --out_dir={out_dir}/reviews",
     ],
 }

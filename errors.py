@@ -8,6 +8,7 @@ class UserError(Exception):
 
     def __init__(self, what, todo):
         super().__init__(f"{what}; {todo}")
+        self.what, self.todo = what, todo
 
 
 def require(condition, what, todo):

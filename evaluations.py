@@ -8,7 +8,6 @@ python evaluations.py --out_dir=out/a --out_dir=out/b --eval_file=data/sanguo_sf
 import json
 import math
 from collections import defaultdict
-from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from checkpoint import fingerprint, load_model
 from configurator import configure
 from errors import UserError, require
 from files import write_json, write_whole
-from generation import CHAT_TOKENS, complete, prompt_ids
+from generation import CHAT_TOKENS, Completion, complete, prompt_ids
 from machine import WEIGHT_DTYPES
 from metrics import (
     LARGEST_TEXT,
@@ -32,7 +31,7 @@ from metrics import (
     text_scores,
     witten_bell_trigram,
 )  # fmt: skip
-from report import Run, write_report
+from report import Run, logs_of, write_report
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -41,6 +40,7 @@ dataset = ""  # the data set whose held-out split is measured; the default is th
 eval_file = ""  # FILE.jsonl of {"Question", "Answer"} and, where known, "Key" and "Group": measure answers instead
 book = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
 yardstick = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it too and is measured beside
+too_long = "stop"  # a question that the model cannot read whole: stop, or count it as wrong
 save_path = ""  # write the metrics to this file as JSON; those of several models by their out_dir
 answers_path = ""  # write question, right answer and the model's own to this .jsonl
 report = ""  # write a page that compares the models to this FILE.html
@@ -49,10 +49,8 @@ device = "auto"  # auto, cpu, cuda, mps
 dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
-SAMPLES, BEGINNING = (
-    16,
-    16,
-)  # texts that a model writes for measure_split, each after so many tokens of the held-out split
+SAMPLES = 16  # texts that a model writes for measure_split
+BEGINNING = 16  # tokens of the held-out split that each of them goes on from
 
 
 @torch.inference_mode()
@@ -117,9 +115,9 @@ def measure_split(model, tokenizer, dataset):
         "bits_per_byte": nats / math.log(2) / max(1, len(text.encode("utf-8"))),
     }
     if not sft:
-        train_text = tokenizer.decode(data_utils.train_data.tolist())
-        metrics["trigram_bits_per_char"] = witten_bell_trigram(train_text, text)
-        metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
+        if train_text := text_of(data_utils.train_data, tokenizer):
+            metrics["trigram_bits_per_char"] = witten_bell_trigram(train_text, text)
+            metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
         starts = range(0, max(1, len(ids) - BEGINNING), max(1, len(ids) // SAMPLES))
         beginnings = [ids[start : start + BEGINNING].tolist() for start in starts]
         made = complete(model, tokenizer, beginnings[:SAMPLES], CHAT_TOKENS, temperature=0.8, seed=1337)
@@ -156,23 +154,36 @@ def read_questions(path):
 
 def training_text(tokenizer, dataset):
     """What the model was trained on, as text; None where it is not at hand or too long to be looked through."""
-    path = Path("data", dataset, "train.bin")
-    if not path.is_file() or path.stat().st_size > 4 * LARGEST_TEXT:
+    try:
+        if fingerprint(Tokenizer.load(Path("data", dataset))) != fingerprint(tokenizer):
+            return None
+        init = data_utils.init_data_sft if data_utils.is_sft(dataset) else data_utils.init_data_pretrain
+        init(dataset)
+    except UserError:
         return None
-    if fingerprint(Tokenizer.load(path.parent)) != fingerprint(tokenizer):
-        return None
-    init = data_utils.init_data_sft if data_utils.is_sft(dataset) else data_utils.init_data_pretrain
-    init(dataset)
-    text = tokenizer.decode(data_utils.train_data.flatten().tolist())
-    return text if len(text) <= LARGEST_TEXT else None
+    return text_of(data_utils.train_data, tokenizer)
+
+
+def text_of(ids, tokenizer):
+    """The text of ids, an array of any shape; None where it is longer than LARGEST_TEXT."""
+    text = tokenizer.decode(ids.flatten().tolist()) if ids.size <= LARGEST_TEXT else ""
+    return text if 0 < len(text) <= LARGEST_TEXT else None
 
 
 def answer_all(model, tokenizer, config, records):
     """The model's greedy answer to each record's question, a list of Completions."""
-    inputs = [prompt_ids(model, tokenizer, record["Question"], config["chat"]) for record in records]
-    order = sorted(range(len(records)), key=lambda i: len(records[i]["Answer"]))  # so that a batch ends together
-    completions = complete(model, tokenizer, [inputs[i] for i in order], CHAT_TOKENS, temperature=0)
-    return [made for _, made in sorted(zip(order, completions), key=itemgetter(0))]
+    inputs, unread = {}, Completion("", 0, True, 0.0)
+    for number, record in enumerate(records):
+        try:
+            inputs[number] = prompt_ids(model, tokenizer, record["Question"], config["chat"])
+        except UserError as error:
+            require(too_long == "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
+    if len(inputs) < len(records):
+        print(f"{len(records) - len(inputs):,} questions are too long for the model and count as wrong")
+    order = sorted(inputs, key=lambda number: len(records[number]["Answer"]))  # so that a batch ends together
+    completions = complete(model, tokenizer, [inputs[number] for number in order], CHAT_TOKENS, temperature=0)
+    answers = dict(zip(order, completions))
+    return [answers.get(number, unread) for number in range(len(records))]
 
 
 def measure_answers(records, answers, train_text):
@@ -187,11 +198,17 @@ def measure_answers(records, answers, train_text):
     for group, rows in groups.items():
         members, made, scored = zip(*rows)
         metrics["groups"][group] = summary(made, scored, members)
-    if yardstick:
-        guesses = bag_of_words(read_questions(yardstick), records)
-        right = [guess == record["Answer"] for guess, record in zip(guesses, records)]
-        metrics["bag_of_words"] = {"n": len(right), "accuracy": mean(right), "intervals": {"accuracy": interval(right)}}
-    return metrics, scores
+    return metrics | bag_metrics, scores
+
+
+def measure_bag_of_words(records):
+    """The metrics of a bag of words that learnt from the records of `yardstick`."""
+    train = read_questions(yardstick)
+    labels = len({record["Answer"] for record in train})
+    require(2 <= labels <= 100, f"{yardstick} has {labels} different answers, no classes", "give a classification")
+    guesses = bag_of_words(train, records)
+    right = [guess == record["Answer"] for guess, record in zip(guesses, records)]
+    return {"n": len(right), "accuracy": mean(right), "intervals": {"accuracy": interval(right)}}
 
 
 def table(columns):
@@ -205,7 +222,7 @@ def table(columns):
     return "\n".join(lines)
 
 
-configure(globals(), limits={"batch_size": (1, None)}, choices={"dtype": WEIGHT_DTYPES})
+configure(globals(), limits={"batch_size": (1, None)}, choices={"dtype": WEIGHT_DTYPES, "too_long": ("stop", "wrong")})
 try:
     book_text = Path(book).read_text(encoding="utf-8-sig") if book else ""
 except (OSError, UnicodeDecodeError) as error:
@@ -214,6 +231,10 @@ records = read_questions(eval_file) if eval_file else None
 require(len(set(out_dir)) == len(out_dir), "the same --out_dir twice", "name each model once")
 require(records or not yardstick, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
 require(records or not answers_path, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
+for path in filter(None, (save_path, answers_path, report)):
+    require(Path(path).name and not Path(path).is_dir(), f"{path} is no file name", "give the name of a file to write")
+logs_of(out_dir)  # what is wrong with them is told before anything is measured
+bag_metrics = {"bag_of_words": measure_bag_of_words(records)} if yardstick else {}
 runs = {}  # {out_dir: Run}
 for directory in out_dir:
     model, tokenizer, config = load_model(directory, device, dtype)
@@ -233,7 +254,7 @@ for directory in out_dir:
         run.answers = answer_all(model, tokenizer, config, records)
         run.metrics, run.scores = measure_answers(records, run.answers, training_text(tokenizer, trained_on))
         shown = {"all": run.metrics["all"], **run.metrics["groups"]}
-        shown |= {"bag_of_words": run.metrics["bag_of_words"]} if yardstick else {}
+        shown |= bag_metrics
     print((f"{directory}\n" if len(out_dir) > 1 else "") + table(shown))
 if save_path:
     found = {directory: run.metrics for directory, run in runs.items()}

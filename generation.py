@@ -95,15 +95,17 @@ def answer_with_search(model, tokenizer, messages, table, max_new_tokens, **samp
     The roles are search, what it looks for; return, the records found, both in JSON; and assistant, the answer.
     Raises UserError where the conversation and the records leave no room.
     """
-    for _ in range(MOST_CALLS + 1):
-        ids = prompt_ids(model, tokenizer, messages, True, choosing=True)
-        role, said = None, ""
+    for calls in range(MOST_CALLS + 1):
+        choosing = calls < MOST_CALLS  # after so many searches it must answer
+        ids = prompt_ids(model, tokenizer, messages, True, choosing)
+        role, said = None if choosing else "assistant", ""
         for (piece,) in stream(model, tokenizer, [ids], max_new_tokens, **sampling):
             said += piece
             if role is None and len(said) >= max(len(MARKERS[role]) for role in LEARNED):
                 role = next((role for role in LEARNED if said.startswith(MARKERS[role])), "assistant")
                 said = piece = said.removeprefix(MARKERS[role])
-            if role and piece:
+                yield role, piece
+            elif role and piece:
                 yield role, piece
         if role is None and said:  # shorter than a marker
             yield "assistant", said

@@ -9,7 +9,7 @@ import pyppmd
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-LARGEST_TEXT = 20_000_000  # characters of training text within which copied pieces are looked for
+LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
 
 
 class Characters:
@@ -38,10 +38,14 @@ def distinct(texts, n):
 
 def holds_key(answer, record):
     """Whether the answer contains all that a right one must; None where the record has no Key."""
-    key = record.get("Key")
-    if not key:
-        return None
-    return all(word in answer for word in ([key] if isinstance(key, str) else key))
+    keys = keys_of(record)
+    return all(key in answer for key in keys) if keys else None
+
+
+def keys_of(record):
+    """What a right answer must contain, a list of texts."""
+    key = record.get("Key") or []
+    return [key] if isinstance(key, str) else key
 
 
 def loops(text, ended):
@@ -70,19 +74,20 @@ def mean(values):
 def interval(values):
     """The 95 % confidence interval (low, high) of the mean of what is not None, or None for fewer than two values.
 
-    Of yes and no after Wilson (1927), of other values by the percentile bootstrap (Efron 1979).
+    Of bools after Wilson (1927), of numbers by the percentile bootstrap (Efron 1979).
     """
-    values = [float(value) for value in values if value is not None]
+    values = [value for value in values if value is not None]
     if len(values) < 2:
         return None
     from scipy.stats import binomtest, bootstrap
 
-    if set(values) <= {0.0, 1.0}:
-        found = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+    if all(isinstance(value, bool) for value in values):
+        found = binomtest(sum(values), len(values)).proportion_ci(method="wilson")
     elif len(set(values)) == 1:
         return values[0], values[0]
     else:
-        found = bootstrap([values], np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
+        drawn = {"n_resamples": 2000, "batch": 100, "method": "percentile", "rng": 0}
+        found = bootstrap([np.array(values, float)], np.mean, **drawn).confidence_interval
     return float(found.low), float(found.high)
 
 
@@ -119,7 +124,7 @@ def ppmd(train, val):
 
 
 def bag_of_words(train, records):
-    """What logistic regression on how often each character and pair of them stands in a question answers to records.
+    """What logistic regression on which characters and pairs of them stand in a question answers to records.
 
     train, records: lists of {"Question", "Answer"}. A list of answers.
     """
@@ -127,8 +132,8 @@ def bag_of_words(train, records):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    counts = CountVectorizer(analyzer="char", ngram_range=(1, 2), binary=True)
-    classifier = make_pipeline(counts, LogisticRegression(max_iter=1000))
+    words = CountVectorizer(analyzer="char", ngram_range=(1, 2), binary=True)
+    classifier = make_pipeline(words, LogisticRegression(max_iter=1000))
     classifier.fit([record["Question"] for record in train], [record["Answer"] for record in train])
     return classifier.predict([record["Question"] for record in records]).tolist()
 
@@ -138,7 +143,7 @@ def text_scores(made, train_text):
     return {
         "loop_share": loops(made.text, made.ended),
         "length": len(made.text),
-        "copied_share": None if train_text is None else copied_share(made.text, train_text),
+        "copied_share": copied_share(made.text, train_text) if made.text and train_text is not None else None,
     }
 
 

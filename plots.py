@@ -154,8 +154,8 @@ def draw_metrics(found, label):
     """Scores by group of questions, or a split's losses, a panel a run. found: {name: groups, see groups_of}. A figure."""
     figure, panels = plt.subplots(len(found), 1, figsize=(9, 4.5 * len(found)), dpi=130, squeeze=False)
     for axes, (name, groups) in zip(panels[:, 0], found.items()):
-        first = next(iter(groups.values()))
-        scores = SCORES if "n" in first else [score for score in first if score != "perplexity"]
+        losses = [key for values in groups.values() if "loss" in values for key in values if key != "perplexity"]
+        scores = losses or SCORES
         groups = {group: values for group, values in groups.items() if scores[0] in values}
         width = 0.8 / len(groups)
         for i, (group, values) in enumerate(groups.items()):
@@ -183,24 +183,23 @@ def draw_metrics(found, label):
 
 def read_groups(path):
     """{group: {metric: number, None or "intervals"}} of a metrics.json; that of a split is one group. Raises UserError."""
-    metrics = read_json(path, "run evaluations.py again")
-    groups = groups_of(metrics)
-    proper = groups and all(
-        isinstance(values, dict) and isinstance(values.get("intervals", {}), dict) for values in groups.values()
-    )
-    proper = proper and all(
-        isinstance(value, int | float | None)
-        for values in groups.values()
-        for key, value in values.items()
-        if key != "intervals"
-    )
-    proper = proper and all(
-        pair is None or isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, int | float) for end in pair)
-        for values in groups.values()
-        for pair in values.get("intervals", {}).values()
+    groups = groups_of(read_json(path, "run evaluations.py again"))
+    proper = all(map(are_metrics, groups.values())) and any(
+        {"accuracy", "loss"} & values.keys() for values in groups.values()
     )
     require(proper, f"{path} holds no metrics", "run evaluations.py again")
     return groups
+
+
+def are_metrics(values):
+    """Whether a value is {metric: number or None, "intervals": {metric: [low, high] or None}}."""
+    if not isinstance(values, dict) or not isinstance(values.get("intervals", {}), dict):
+        return False
+    pairs = [pair for pair in values.get("intervals", {}).values() if pair is not None]
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return False
+    numbers = [value for key, value in values.items() if key != "intervals" and value is not None]
+    return all(isinstance(number, int | float) for number in [*numbers, *sum(pairs, [])])
 
 
 def groups_of(metrics):

@@ -1,6 +1,7 @@
 """One page that tells what trainings did: curves, scores with confidence intervals, answers side by side, settings."""
 
 import base64
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from files import write_whole
+from metrics import keys_of
 from plots import choose_font, draw_losses, draw_metrics, draw_training, groups_of, overfitting_point, read_logs, save
 
 SHOWN = 20  # answers side by side
@@ -82,8 +84,11 @@ class Run:
 def write_report(path, runs, records):
     """Write the page to `path`, and its pictures beside it as PNGs. runs: {out_dir: Run}. records: the questions or None."""
     path, label = Path(path), choose_font()
-    logs = read_logs([directory for directory in runs if Path(directory, "log.jsonl").exists()])
+    logs = logs_of(runs)
     groups = {directory: groups_of(run.metrics) for directory, run in runs.items()}
+    overall = {
+        directory: {"all": run.metrics["all"]} if "all" in run.metrics else {} for directory, run in runs.items()
+    }
     drawn = {"metrics": ("指标 Metrics", draw_metrics(groups, label))}
     if logs:
         drawn = {
@@ -101,7 +106,7 @@ def write_report(path, runs, records):
         findings=[finding for name, log in logs.items() for finding in findings(name, log)],
         pictures=pictures,
         names=list(runs),
-        scores=score_tables(groups),
+        scores=score_tables({directory: overall[directory] | found for directory, found in groups.items()}),
         meaning=MEANING,
         answers=side_by_side(runs, records) if records else [],
         settings=differing(runs),
@@ -109,6 +114,11 @@ def write_report(path, runs, records):
     with write_whole(path) as file:
         file.write(html)
     print(path)
+
+
+def logs_of(directories):
+    """The logs, see plots.read_logs, of those directories that have one."""
+    return read_logs([directory for directory in directories if Path(directory, "log.jsonl").exists()])
 
 
 def findings(name, log):
@@ -174,11 +184,9 @@ def side_by_side(runs, records):
 
 def marked(answer, record):
     """An answer as HTML with the words of the record's Key marked."""
-    key = record.get("Key") or []
-    html = escape(answer)
-    for word in [key] if isinstance(key, str) else key:
-        html = html.replace(escape(word), Markup("<mark>{}</mark>").format(word))
-    return html
+    words = sorted(filter(None, keys_of(record)), key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, words))})", answer) if words else [answer]
+    return Markup("").join(Markup("<mark>{}</mark>").format(part) if part in words else escape(part) for part in parts)
 
 
 def differing(runs):

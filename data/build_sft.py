@@ -1,5 +1,7 @@
 """Questions about a book whose answers can be checked: writes questions.jsonl, val.jsonl and eval.jsonl to data/NAME_sft.
 
+And of the people in it people.jsonl, a table, and talks.jsonl, in which the assistant looks them up there.
+
     python data/build_sft.py sanguo                             # people from data/sanguo/entities.json
     python data/build_sft.py mybook --entities=mypeople.json    # {"name": ["name", "other name", …], …}
     python data/build_sft.py sanguo --backend=llm --base_url=http://localhost:8080/v1 --model=MODEL    # OPENAI_API_KEY
@@ -13,6 +15,7 @@ seeds; it is shown what the book says and must quote it, and what is not in the 
 import json
 import os
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from itertools import islice
@@ -24,7 +27,8 @@ from configurator import configure
 from errors import require
 from facts import TITLES, absent_facts, book_facts, elsewhere_facts, read_book, read_list
 from files import write_whole
-from wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
+from search import search
+from wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
 
 # -----------------------------------------------------------------------------
 dataset = ""  # write to data/DATASET instead of data/NAME_sft
@@ -36,11 +40,11 @@ min_mentions = 1  # people named less often are left out
 max_pairs = 120  # facts about two people, the best known; at most 30 % of all facts in any case
 wordings = 3  # questions trained for each fact, each in other words; more for some kinds, see MORE_WORDINGS
 absent_share = 0.25  # so many more questions, about people and chapters that the book does not have
-unseen_share = 0.03  # people, pairs and chapters of which nothing is trained, to see what is said where it cannot know
+unseen_share = 0.03  # people, pairs and chapters that no trained question is about, to see what is said of them
 validation = "reworded"  # val.jsonl holds reworded: trained facts in other words, or unseen: facts that are not trained
 eval_questions = 400  # of each group in eval.jsonl
 seed = 1337  # which facts and wordings fall where
-# a language model
+# of --backend=llm, which of the above heeds title, unseen_share, eval_questions and seed
 base_url = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")  # an address in OpenAI's protocol
 model = os.environ.get("OPENAI_MODEL", "")  # its name there
 api_key = os.environ.get(
@@ -67,7 +71,7 @@ def asked(fact, templates, leads=("",)):
 
 
 def from_book():
-    """(training, validation, evaluation) records of all facts, the last by group."""
+    """{file: its records} about all facts, and about what the book does not have."""
     subjects = list(dict.fromkeys(fact["about"] for fact in facts if fact["kind"] != "chief"))
     held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
     training, reworded, evaluation = [], [], defaultdict(list)
@@ -96,11 +100,60 @@ def from_book():
             evaluation["absent"].append(record(question, fact["Answer"], "absent", Key=fact["Key"], Group="absent"))
     counts = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in counts.most_common()))
-    return training, reworded if validation == "reworded" else evaluation["unseen"], evaluation
+    table = people_table()
+    known = [row for row in table if row["姓名"] not in held_out]
+    strangers = (fact for fact in absent if fact["kind"] in ("who", "courtesy", "first"))
+    return {
+        "questions": rng.sample(training, len(training)),
+        "val": some(reworded if validation == "reworded" else evaluation["unseen"]),
+        "eval": [each for group in evaluation.values() for each in some(group)],
+        "people": table,
+        "talks": list(talks(table, known, islice(strangers, len(known) // 2))) if people else [],
+    }
+
+
+def some(records):
+    """At most eval_questions of the records, in random order."""
+    return rng.sample(records, min(len(records), eval_questions))
+
+
+def people_table():
+    """[{"姓名", "字", "首见"}] of the people in the facts, with what the book tells of each."""
+    table = {}
+    for fact in facts:
+        if fact["kind"] in ("courtesy", "first"):
+            column = {"courtesy": "字", "first": "首见"}[fact["kind"]]
+            table.setdefault(fact["about"], {"姓名": fact["about"]})[column] = fact["Key"]
+    return list(table.values())
+
+
+def talks(table, known, absent):
+    """Conversations in which the assistant looks up people of `known` in the table, and some who are not in it."""
+    for row in known:
+        for kind, (column, answer) in LOOKED_UP.items():
+            call = {column: row.get(column)}
+            if search(table, json.dumps(call)) == [row] and all(
+                field in row for field in re.findall("{(.+?)}", answer)
+            ):
+                question = asked({"kind": kind, "x": [row[column]]}, TRAINED_WORDINGS, LEADS)[0]
+                yield talk(question, call, [row], answer.format(**row))
+    for fact in absent:
+        yield talk(asked(fact, TRAINED_WORDINGS, LEADS)[0], {"姓名": fact["about"]}, [], fact["Answer"])
+
+
+def talk(question, call, found, answer):
+    """A conversation with one search."""
+    turns = [
+        ("user", "content", question),
+        ("search", "arguments", call),
+        ("return", "records", found),
+        ("assistant", "content", answer),
+    ]
+    return {"messages": [{"role": role, field: value} for role, field, value in turns]}
 
 
 def from_llm():
-    """The same of what a language model answered and the book bears out."""
+    """{file: its records} of what a language model answered and the book bears out."""
     from llm import QUOTED, Server, ask, seed_questions
 
     require(model, "no model is named", "give --model=NAME or set OPENAI_MODEL")
@@ -120,11 +173,12 @@ def from_llm():
     records = [record(question, answer, "llm") for question, answer in answers.items()]
     held_out = rng.sample(records, round(unseen_share * len(records)))
     training = [each for each in records if each not in held_out]
-    evaluation = {
-        group: [each | {"Key": QUOTED.findall(each["Answer"]), "Group": group} for each in members]
+    evaluation = [
+        each | {"Key": QUOTED.findall(each["Answer"]), "Group": group}
         for group, members in (("seen", training), ("unseen", held_out))
-    }
-    return training, held_out or training[:1], evaluation
+        for each in some(members)
+    ]
+    return {"questions": training, "val": some(held_out or training), "eval": evaluation}
 
 
 configure(
@@ -153,12 +207,7 @@ if backend == "book":
     require(
         facts, f"{name} gives nothing to ask about", "give its chapters titles, or a list of people as --entities=FILE"
     )
-training, validating, evaluation = from_book() if backend == "book" else from_llm()
-
-rng.shuffle(training)
-evaluation = [each for group in evaluation.values() for each in rng.sample(group, min(len(group), eval_questions))]
-validating = rng.sample(validating, min(len(validating), eval_questions))
-for file, records in (("questions", training), ("val", validating), ("eval", evaluation)):
+for file, records in (from_book() if backend == "book" else from_llm()).items():
     with write_whole(target / f"{file}.jsonl") as out:
         out.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in records)
-    print(f"{target / file}.jsonl: {len(records):,} questions")
+    print(f"{target / file}.jsonl: {len(records):,} records")

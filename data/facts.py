@@ -27,7 +27,9 @@ CALLED = (
 
 
 def chinese_number(number, zero="零"):
-    """1..9999 in Chinese; `zero` stands for a skipped place: 106 is 一百零六, without it 一百六."""
+    """1..9999 in Chinese, digits above; `zero` stands for a skipped place: 106 is 一百零六, without it 一百六."""
+    if number > 9999:
+        return str(number)
     text, skipped = "", False
     for value, unit in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
         digit, number = divmod(number, value)
@@ -168,9 +170,13 @@ def sentences(text):
 def numerals(number, label):
     """How chapter `label`, the number-th, may be asked for: 一百六, 一百零六, 106; its own form alone where that is another number."""
     own = re.sub("[第回章节]", "", label)
-    forms = [own, chinese_number(number), str(number)]
+    return [own, *(form for form in written(number)[:2] if form != own)] if own in written(number) else [own]
+
+
+def written(number):
+    """The ways to write a number: 一百一十六, 116; 百一十六 with 百十六, and without 零 where one would stand."""
     plain = chinese_number(number, zero="")
-    return list(dict.fromkeys(forms)) if own in (*forms, plain, plain.replace("百一十", "百十")) else [own]
+    return [chinese_number(number), str(number), plain, plain.replace("百一十", "百十")]
 
 
 def chapter_facts(chapters):
@@ -334,22 +340,26 @@ def absent_facts(chapters, people, rng):
     text = "\n".join(text for _, _, text in chapters)
     families, givens = [name[: 2 if len(name) > 3 else 1] for name in people], [name[1:] for name in people]
     characters = re.findall(HANZI, text)
+    numbered = {form for number, (label, _, _) in enumerate(chapters, 1) for form in numerals(number, label)}
+    highest = min(9999, 10 * len(chapters) + 100)
     kinds, weights = ["who", "first", "courtesy", "sentence", "alias", "pair"], [5, 4, 3, 3, 1, 2]
-    asked, misses = set(), 0
+    asked, misses = set(ELSEWHERE.split()), 0
     while misses < 1000:
         if not people or rng.random() < 0.12:
-            number = rng.randrange(len(chapters) + 1, 10 * len(chapters) + 100)
-            subject = rng.choice([chinese_number(number), str(number)])
+            forms = written(rng.randint(1, highest))
+            subject = rng.choice(forms[:2])
             fact = absent_chapter(subject, chapters, rng.choice(["title", "cast"]))
+            there_is = not numbered.isdisjoint(forms)
         else:
             family = rng.choice(families if rng.random() < 0.75 else characters)
             given = rng.choice(givens) if rng.random() < 0.5 else "".join(rng.choices(characters, k=rng.choice([1, 2])))
             subject = family + given
+            there_is = subject in text or subject in people
             fact = absent_person(subject, rng.choices(kinds, weights)[0])
             if fact["kind"] == "pair":
                 both = rng.sample([subject, rng.choice(list(people))], 2)
                 fact |= {"x": both[:1], "y": both[1]}
-        if subject in asked or subject in text or subject in people:
+        if there_is or subject in asked:
             misses += 1
             continue
         asked.add(subject)

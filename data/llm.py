@@ -44,21 +44,28 @@ class OutOfBudget(Exception):
     """All requests that were allowed have been sent."""
 
 
+class Unanswerable(Exception):
+    """The server answers others, but not this request."""
+
+
 class Server:
     """A chat completions address in OpenAI's protocol, with a cache, so that nothing is paid for twice."""
 
     def __init__(self, base_url, model, key, cache, retries, max_requests, timeout):
         """cache: the file that keeps every answer, a line each. key may be empty. Raises UserError."""
         self.url = base_url.rstrip("/") + "/chat/completions"
-        where = urlsplit(self.url)
-        require(
-            where.scheme in ("http", "https") and where.hostname, f"'{base_url}' is no address", "write https://HOST/v1"
-        )
+        try:
+            where = urlsplit(self.url)
+            proper = where.scheme in ("http", "https") and where.hostname and where.port != 0 and not where.username
+        except ValueError:
+            proper = False
+        require(proper, "--base_url is no address", "write https://HOST/v1, without a name and password")
         local = where.hostname in ("localhost", "127.0.0.1", "::1")
         require(where.scheme == "https" or local or not key, "the key would travel unencrypted", "use an https address")
-        self.model, self.key = model, key
+        self.model, self.key = model, key.strip()
+        require(self.key.isascii() and self.key.isprintable(), "the key is none", "check OPENAI_API_KEY")
         self.retries, self.max_requests, self.timeout = retries, max_requests, timeout
-        self.sent, self.cached = 0, 0
+        self.sent, self.cached, self.answers = 0, 0, False  # answers: whether any request was answered
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.cache_path, self.cache = Path(cache), {}
         kept = self.cache_path.read_text(encoding="utf-8", errors="replace") if self.cache_path.exists() else ""
@@ -71,11 +78,11 @@ class Server:
     def answer(self, messages, attempt):
         """What the model says to messages [{"role", "content"}]; attempt: which try, each is kept by itself.
 
-        Raises OutOfBudget, and UserError where the server refuses or cannot be reached.
+        Raises OutOfBudget, Unanswerable, and UserError where the server refuses everything or cannot be reached.
         """
         body = {"model": self.model, "messages": messages, "temperature": 0.7 if attempt else 0}
         body["response_format"] = {"type": "json_object"}
-        digest = hashlib.sha256(json.dumps([body, attempt], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([self.url, body, attempt], sort_keys=True).encode()).hexdigest()
         if digest in self.cache:
             with self.lock:
                 self.cached += 1
@@ -91,8 +98,11 @@ class Server:
         return text
 
     def send(self, body):
-        """One request, tried again with back-off (or after as long as the server asks for) where that may help."""
-        problem, headers = "", {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        """One request, tried again with back-off (or after as long as the server asks for, up to a minute) where it may help.
+
+        What goes wrong before anything was answered ends the run, later it concerns this request alone.
+        """
+        problem = ""
         for attempt in range(self.retries + 1):
             with self.lock:
                 if self.stopping.is_set() or self.sent >= self.max_requests:
@@ -100,14 +110,18 @@ class Server:
                 self.sent += 1
             wait = min(60.0, 2.0**attempt / 2)
             try:
-                response = requests.post(self.url, json=body, headers=headers, timeout=self.timeout)
+                response = requests.post(self.url, json=body, auth=self.sign, timeout=self.timeout)
                 if response.ok:
-                    return response.json()["choices"][0]["message"]["content"] or ""
+                    text = str(response.json()["choices"][0]["message"]["content"] or "")
+                    self.answers = True
+                    return text
                 problem = f"HTTP status {response.status_code}"
-                if response.status_code not in AGAIN:
+                if response.status_code not in AGAIN and not self.answers:
                     said = self.without_key(" ".join(response.text.split()))[:200]
                     self.stopping.set()
                     raise UserError(f"{self.url} refuses: {problem} {said}", "check --base_url, --model and the key")
+                if response.status_code not in AGAIN:
+                    break
                 asked = response.headers.get("Retry-After", "")
                 wait = min(60.0, float(asked)) if asked.replace(".", "", 1).isdigit() else wait
             except requests.RequestException as error:
@@ -116,10 +130,18 @@ class Server:
                 problem = "an answer that is not in the protocol"
             if attempt < self.retries:
                 self.stopping.wait(wait)
+        if self.answers:
+            raise Unanswerable(problem)
         self.stopping.set()
         raise UserError(
             f"{self.url} does not answer ({problem})", "run the same command again, it goes on where it was"
         )
+
+    def sign(self, request):
+        """Put the key, and nothing that ~/.netrc may hold for the address, into a request."""
+        if self.key:
+            request.headers["Authorization"] = f"Bearer {self.key}"
+        return request
 
     def without_key(self, text):
         """`text` without the key, should the server have repeated it."""
@@ -151,7 +173,7 @@ class Passages:
     def __init__(self, chapters):
         self.pieces = []
         for label, heading, text in chapters:
-            piece = " ".join(heading)
+            piece = " ".join(heading) + "。" * bool(heading)
             for sentence in sentences(text):
                 if len(piece) + len(sentence) > PASSAGE and piece:
                     self.pieces.append(f"（{label}）{piece}")
@@ -211,7 +233,8 @@ def ask(server, questions, chapters, passages_each, workers):
     passages_each: how many pieces of the book go with each question. workers: requests under way at once.
     Raises UserError where the server refuses or cannot be reached; what it answered is in its cache.
     """
-    book_text, passages = "\n".join(text for _, _, text in chapters), Passages(chapters)
+    book_text = "\n".join(line for _, heading, text in chapters for line in (*heading, text))
+    passages = Passages(chapters)
     groups = [questions[start : start + TOGETHER] for start in range(0, len(questions), TOGETHER)]
 
     def outcome(group):
@@ -223,6 +246,8 @@ def ask(server, questions, chapters, passages_each, workers):
                     return [(question, answer, fault(answer, book_text)) for question, answer in zip(group, answers)]
         except OutOfBudget:
             return [(question, None, "were not asked, for want of requests") for question in group]
+        except Unanswerable as error:
+            return [(question, None, f"the server did not answer ({error})") for question in group]
         return [(question, None, "came in another form or number than asked for") for question in group]
 
     kept, left_out = {}, Counter()

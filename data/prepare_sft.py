@@ -44,6 +44,7 @@ seed = 1337  # which samples go to the validation rows
 ROLES = {  # what other forms call the roles of MARKERS
     "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "function_call": "search", "observation": "return", "tool": "return", "function": "return",
+    "developer": "system",
 } | {role: role for role in MARKERS}  # fmt: skip
 OPEN_ROWS = 32  # that are being packed at once; the more, the fuller they get
 LONGEST_LINE = 1 << 24  # bytes within which a conversation that stands on a line ends
@@ -80,8 +81,9 @@ def content(turn):
             raise BadRecord("has a field of the wrong type") from error
         return as_text(said[0] if len(said) == 1 else said), True
     said = next((turn[key] for key in ("content", "arguments", "records") if turn.get(key) is not None), None)
-    if isinstance(said, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in said):
-        said = "".join(text(part, "text") for part in said)  # content in parts
+    parts = turn.get("content") if isinstance(turn.get("content"), list) else []
+    if parts and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+        said = "".join(text(part, "text") for part in parts)
     return as_text(said), False
 
 

@@ -52,6 +52,13 @@ NEW_WORDINGS = {
     "chief": "请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
 }
 
+# The same of talks in which the assistant looks the person up first: kind, what is looked for, what there is to say.
+LOOKED_UP = {
+    "courtesy": ("姓名", "{姓名}字{字}。"),
+    "whose": ("字", "字{字}的是{姓名}。"),
+    "first": ("姓名", "{姓名}最早见于{首见}。"),
+}
+
 
 def phrasings(fact, templates, leads, places, unit, rng):
     """All questions about `fact` that the templates give, in random order, its numerals taking turns.

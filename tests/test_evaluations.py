@@ -119,6 +119,21 @@ def test_classification_has_a_bag_of_words_beside_it(project, chat):
     assert metrics["bag_of_words"]["accuracy"] == 1.0 > metrics["all"]["accuracy"]
 
 
+def test_a_question_too_long_to_read_stops_or_counts_as_wrong(project, chat):
+    """As asked for."""
+    question, answer = TALK[0]
+    records = [
+        {"Question": question, "Answer": answer, "Key": answer},
+        {"Question": "甲" * 200, "Answer": "乙", "Key": "乙"},
+    ]
+    project.write("long.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    words = ["evaluations.py", "--out_dir=out/talk", "--eval_file=long.jsonl"]
+    assert "ask a shorter one" in project.fails(*words)
+    out = project.run(*words, "--too_long=wrong", "--save_path=long.json").stdout
+    assert "1 questions are too long" in out
+    assert json.loads((project.folder / "long.json").read_text(encoding="utf-8"))["all"]["accuracy"] == 0.5
+
+
 def test_looping_answers_are_counted(project, pretrained):
     """A model that was never taught to end its answers is seen to run on."""
     folder = project.folder / "out/endless"

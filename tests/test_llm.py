@@ -107,7 +107,9 @@ def lines(project, name):
 def test_faults_are_tried_again_and_nothing_is_paid_for_twice(book):
     """429, 500, half an answer, too few answers: all questions are answered in the end, and the next run asks nothing."""
     oracle = Oracle([429, 500, "cut", "wrong count"])
-    told = book.run(*words(oracle.url, "--workers=1", "--unseen_share=0.2"), OPENAI_API_KEY=KEY).stdout
+    done = book.run(*words(oracle.url, "--workers=1", "--unseen_share=0.2"), OPENAI_API_KEY=KEY)
+    told = done.stdout
+    assert KEY not in done.stdout + done.stderr
     assert "20 of 20 questions answered; 8 requests, 0 from the cache" in told and len(oracle.requests) == 8
     path, authorization, body = oracle.requests[0]
     assert (path, authorization, body["model"]) == ("/v1/chat/completions", f"Bearer {KEY}", "oracle")
@@ -128,6 +130,16 @@ def test_answers_that_the_book_does_not_bear_out_are_dropped(book):
     told = book.run(*words(Oracle(["no quote", "invented"]).url, "--workers=1")).stdout
     assert "18 of 20 questions answered" in told
     assert "left out: 1 that quote nothing" in told and "left out: 1 that quote what is not in the book" in told
+
+
+def test_one_request_that_is_never_answered_does_not_stop_the_others(book):
+    """Once the server has answered something, a refusal or an unending fault is counted and left out."""
+    told = book.run(*words(Oracle([None, 400, 500, 500]).url, "--workers=1", "--retries=1")).stdout
+    assert "10 of 20 questions answered; 5 requests" in told
+    assert (
+        "5 that the server did not answer (HTTP status 400)" in told
+        and "5 that the server did not answer (HTTP status 500)" in told
+    )
 
 
 def test_the_budget_holds_and_the_next_run_goes_on(book):
@@ -168,6 +180,8 @@ def test_a_killed_run_goes_on_where_it_was(book):
         (["wrong count"] * 99, ["--retries=1"], "no answer can be used"),
         ([], ["--model="], "no model is named"),
         ([], ["--base_url=nowhere"], "is no address"),
+        ([], ["--base_url=http://[::1/v1"], "is no address"),
+        ([], ["--base_url=https://me:sk-very-secret@example.com/v1"], "is no address"),
         ([], ["--base_url=http://example.com/v1"], "unencrypted"),
         ([], ["--base_url=http://127.0.0.1:9/v1", "--retries=0"], "does not answer (ConnectionError)"),
         ([], ["--backend=gpt"], "book, llm"),

@@ -65,14 +65,14 @@ def test_intervals_hold_the_mean_as_often_as_they_say():
     middle, reach = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
     expected = ((middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n))
     assert interval([True] * 98 + [False] * 2) == pytest.approx(expected, abs=1e-5)
-    low, high = interval([1.0] * 50)
+    low, high = interval([True] * 50)
     assert low < 0.95 and high == pytest.approx(1)  # even where all were right
     rng, held = random.Random(3), 0
     for _ in range(100):
         low, high = interval([rng.random() ** 2 for _ in range(80)])
         held += low <= 1 / 3 <= high
     assert 85 <= held <= 100
-    assert interval([None, 1.0]) is None and interval([0.5, 0.5, None]) == (0.5, 0.5)
+    assert interval([None, 1.0]) is None and interval([0.5, 0.5, None]) == (0.5, 0.5) and interval([1.0] * 9) == (1, 1)
 
 
 def test_ppmd_knows_what_it_has_read():
