@@ -113,7 +113,8 @@ def talk():
         messages = [*asked, {"role": "assistant", "content": say(ids)}]
 
 
-require(not table or chat and num_beams == 1, "--table is searched in a talk, without beams", "add --chat")
+require(not table or chat, "--table is searched in a talk", "add --chat")
+require(not table or num_beams == 1, "beams cannot search a table", "leave --num_beams away")
 if chat:
     require(not start and not save_path, "--chat asks for its questions itself", "leave --start and --save_path away")
     with suppress(EOFError):  # Ctrl-D

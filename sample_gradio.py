@@ -235,7 +235,7 @@ def messages_of(history):
     for turn in history:
         title, content = (turn.get("metadata") or {}).get("title") or "", plain(turn["content"])
         if title.startswith(MARKERS["search"]):
-            messages.append({"role": "search", "content": title.removeprefix(MARKERS["search"])})
+            messages.append({"role": "search", "content": html.unescape(title).removeprefix(MARKERS["search"])})
             messages.append({"role": "return", "content": content})
         else:
             messages.append({"role": turn["role"], "content": content})
@@ -311,14 +311,19 @@ def example_questions():
         return CHAT_EXAMPLES
 
 
+def as_html(turn):
+    """A turn of the chatbot with its text, and its title where it is a search, escaped."""
+    escaped = {**turn, "content": html.escape(plain(turn["content"]), quote=False)}
+    title = (turn.get("metadata") or {}).get("title")
+    return escaped | {"metadata": {**turn["metadata"], "title": html.escape(title, quote=False)}} if title else escaped
+
+
 def show_as_text(chatbot):
     """Let a gr.Chatbot show what is said as text: it would show HTML tags as HTML. Gives the chatbot."""
     to_browser, from_browser = chatbot.postprocess, chatbot.preprocess
 
     def postprocess(value):
-        return to_browser(
-            [{**turn, "content": html.escape(plain(turn["content"]), quote=False)} for turn in value or []]
-        )
+        return to_browser([as_html(turn) for turn in value or []])
 
     def preprocess(payload):
         return [
@@ -443,8 +448,8 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         with gr.Row():
             kept_k = gr.Slider(1, 50, 3, step=1, label="top-k", info=say("kept_k_info"))
             kept_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="top-p", info=say("kept_p_info"))
-        table = gr.HTML(elem_classes="table", elem_id="inside-table")
-        buttons(inside, [box, name, kept_k, kept_p, *sliders], [table], box, "inside")
+        rows = gr.HTML(elem_classes="table", elem_id="inside-table")
+        buttons(inside, [box, name, kept_k, kept_p, *sliders], [rows], box, "inside")
 
 page.queue(default_concurrency_limit=None)
 fonts = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]

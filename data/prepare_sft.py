@@ -3,14 +3,15 @@
     python data/prepare_sft.py data/sanguo_sft/questions.jsonl --dataset=sanguo_sft --tokenizer_from=data/sanguo_bpe
 
 Reads, one record a line and recognised by form: {"Question", "Answer"}; Alpaca and BELLE {"instruction", "input",
-"output"}; Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]}; Safety-Prompts
-{"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role", "content"}]} or
-the bare list. A file that is one JSON list of records is read too. Files are read in a stream: memory stays flat
+"output"}; Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]} or {"chat"};
+Safety-Prompts {"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role", "content"}]} or
+the bare list. A file that is one JSON list of records, or an object of such lists, is read too. Files are read in a stream: memory stays flat
 however large they are. See tokenizer.py for how a turn is written.
 """
 
 import json
 import random
+import re
 import sys
 from collections import Counter
 from contextlib import ExitStack
@@ -47,7 +48,7 @@ ROLES = {  # what other forms call the roles of MARKERS
     "developer": "system",
 } | {role: role for role in MARKERS}  # fmt: skip
 OPEN_ROWS = 32  # that are being packed at once; the more, the fuller they get
-LONGEST_LINE = 1 << 24  # bytes within which a conversation that stands on a line ends
+LONGEST_LINE = 1 << 20  # bytes of the first line that are looked at to tell what a file is
 
 
 class BadRecord(Exception):
@@ -106,6 +107,15 @@ def moss(record):
     ]
 
 
+def moss_chat(record):
+    """MOSS' own form: {"turn_1": {"Human": "<|Human|>: …<eoh>", "MOSS": "<|MOSS|>: …<eom>"}, …}."""
+    if not isinstance(record["chat"], dict):
+        raise BadRecord("has a field of the wrong type")
+    pairs = listed({"chat": list(record["chat"].values())}, "chat")
+    said = [(role, text(pair, field)) for pair in pairs for role, field in (("user", "Human"), ("assistant", "MOSS"))]
+    return [say(role, re.sub(r"^\s*<\|\w+\|>:|<eo\w>\s*$", "", words)) for role, words in said]
+
+
 def alpaca(record):
     """An instruction, and what it is about where there is something."""
     more = text(record, "input", "") if record.get("input") is not None else ""
@@ -124,6 +134,7 @@ READERS = {  # name of a form: (the fields that tell it, what makes [{"role", "c
     "messages": (["messages"], messages),
     "ShareGPT": (["conversations"], sharegpt),
     "MOSS": (["conversation"], moss),
+    "MOSS chat": (["chat"], moss_chat),
     "Alpaca": (["instruction"], alpaca),
     "Question": (["Question", "Answer"], pair_of("Question", "Answer")),
     "Safety-Prompts": (["prompt", "response"], pair_of("prompt", "response")),
@@ -196,43 +207,72 @@ def encoded(record):
 
 
 def records(path):
-    """(number, JSON value or None where it is none) of each line of a file, or of each item of one JSON list."""
+    """(where, JSON value or None where it is none) of each line of a file, or of each item of JSON lists."""
     require(Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
+    where = "its beginning"
     try:
         with open(path, "rb") as file:
             begin = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a byte order mark
             file.seek(begin)
             shape = shape_of(file)
             file.seek(begin)
-            if shape == "list":
-                yield from enumerate(ijson.items(file, "item", use_float=True), 1)
-            elif shape == "conversation":
-                yield 1, json.load(file)
-            else:
+            if shape == "lines":
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield number, value_of(line.decode("utf-8"))
+                        yield f"line {number}", value_of(line.decode("utf-8"))
+                return
+            if shape == "conversation":
+                items = iter([json.load(file)])
+            elif shape == "list":
+                items = ijson.items(file, "item", use_float=True)
+            else:  # a category at a time
+                items = (item for _, category in ijson.kvitems(file, "", use_float=True) for item in category)
+            for number, item in enumerate(items, 1):
+                where = f"item {number}"
+                yield where, item
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
-    except (ValueError, RecursionError, ijson.JSONError) as error:
-        raise UserError(f"{path} is neither JSON lines nor a JSON list", "write one record a line") from error
+    except (ValueError, TypeError, RecursionError, ijson.JSONError) as error:
+        raise UserError(f"{path} is no whole JSON, it breaks off after {where}", "write one record a line") from error
 
 
 def shape_of(file):
-    """What a file is: lines, a list of records, or one conversation, a list of messages over several lines."""
+    """What a file is: lines, a list of records, an object of such lists, or a conversation, its messages on several lines."""
     begin = file.tell()
-    if not file.read(64).lstrip().startswith(b"["):
-        return "lines"
+    line = file.readline(LONGEST_LINE)
+    more = file.read(1 << 16).strip()
+    first = value_of(line.decode("utf-8", "replace"))
+    if first is not None:
+        if (
+            isinstance(first, list)
+            and not more
+            and not any(isinstance(item, dict) and "role" in item for item in first)
+        ):
+            return "list"
+        return "object" if not more and holds_lists(first) else "lines"
     file.seek(begin)
     try:
-        first = next(ijson.items(file, "item"), None)
+        if line.lstrip().startswith(b"["):
+            item = next(ijson.items(file, "item"), None)
+            if isinstance(item, dict) and "role" in item:
+                return "conversation" if line.strip() in (b"[", b"[{") else "lines"
+            return "list"
+        events = [event for (_, event, _), _ in zip(ijson.parse(file), range(3))]
+        known = any(field.encode() in line for fields, _ in READERS.values() for field in fields)
+        return "object" if events == ["start_map", "map_key", "start_array"] and not known else "lines"
     except (ijson.JSONError, UnicodeDecodeError):
         return "lines"
-    if not (isinstance(first, dict) and "role" in first):
-        return "list"
-    file.seek(begin)
-    line = file.readline(LONGEST_LINE)
-    return "conversation" if value_of(line.decode("utf-8", "replace")) is None else "lines"
+
+
+def holds_lists(value):
+    """Whether a value is an object of lists of records that is no record itself."""
+    known = {field for fields, _ in READERS.values() for field in fields}
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and not known & value.keys()
+        and all(isinstance(v, list) for v in value.values())
+    )
 
 
 def value_of(line):
@@ -247,17 +287,17 @@ def samples(paths):
     """(ids, mask) of every good record; what is kept of each file, and why the rest is not, is told and counted."""
     for path in paths:
         kept, dropped = Counter(), Counter()
-        for number, record in tqdm(records(path), desc=Path(path).name, unit=" records", leave=False, disable=None):
+        for where, record in tqdm(records(path), desc=Path(path).name, unit=" records", leave=False, disable=None):
             try:
                 if record is None:
                     raise BadRecord("is no JSON")
                 form, ids, mask = encoded(record)
             except (BadRecord, RecursionError) as error:
                 reason = str(error) if isinstance(error, BadRecord) else "is nested too deep"
-                require(not strict, f"{path} line {number} {reason}", "mend it, or leave --strict away to skip it")
+                require(not strict, f"{path} {where} {reason}", "mend it, or leave --strict away to skip it")
                 dropped[reason] += 1
                 if dropped[reason] <= 5:
-                    tqdm.write(f"{path} line {number} {reason}: left out", file=sys.stderr)
+                    tqdm.write(f"{path} {where} {reason}: left out", file=sys.stderr)
                 continue
             kept[form] += 1
             yield ids, mask

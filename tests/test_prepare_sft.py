@@ -1,6 +1,7 @@
 """Conversations to rows: every form of record, packing, and bad records."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,16 @@ FORMS = {
     "belle": {"instruction": "甲？", "input": "", "output": "乙。"},
     "firefly": {"kind": "NLI", "input": "甲？", "target": "乙。"},
     "moss": {"conversation": [{"human": "甲？", "assistant": "乙。"}, {"human": "丙？", "assistant": "丁。"}]},
+    "moss-own": {
+        "chat": {
+            "turn_1": {
+                "Human": "<|Human|>: 甲？<eoh>\n",
+                "Commands": "<|Commands|>: None<eoc>\n",
+                "MOSS": "<|MOSS|>: 乙。<eom>\n",
+            },
+            "turn_2": {"Human": "<|Human|>: 丙？<eoh>\n", "MOSS": "<|MOSS|>: 丁。<eom>\n"},
+        }
+    },
     "safety": {"prompt": "甲？", "response": "乙。"},
     "sharegpt": {"conversations": [{"from": "human", "value": "甲？"}, {"from": "gpt", "value": "乙。"}]},
     "openai": {
@@ -37,6 +48,12 @@ FORMS = {
             {"role": "assistant", "content": "香江。"},
         ]
     },
+    "nothing": [
+        {"role": "user", "content": "找酒店。"},
+        {"role": "search", "arguments": {"星": 9}},
+        {"role": "return", "records": []},
+        {"role": "assistant", "content": "没有。"},
+    ],
     "hotel": [
         {"role": "user", "content": "找酒店。"},
         {"role": "search", "arguments": {"type": "舒适型"}},
@@ -50,6 +67,8 @@ RENDERED = {
     "belle": "问：甲？\n答：乙。",
     "firefly": "问：甲？\n答：乙。",
     "moss": "问：甲？\n答：乙。问：丙？\n答：丁。",
+    "moss-own": "问：甲？\n答：乙。问：丙？\n答：丁。",
+    "nothing": '问：找酒店。\n查：{"星": 9}果：[]\n答：没有。',
     "safety": "问：甲？\n答：乙。",
     "sharegpt": "问：甲？\n答：乙。",
     "openai": "系统：子。\n问：甲？\n答：乙。",
@@ -111,6 +130,45 @@ def test_one_conversation_over_several_lines_is_read(project):
         assert RENDERED["hotel"] in Tokenizer.load(project.folder / "data/sanguo_bpe").decode(
             rows_of(project, "talks")[0]
         )
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_object_of_lists_is_read(project, indent):
+    """Safety-Prompts' files hold a list for each kind of danger."""
+    kinds = {"Insult": [{**FORMS["safety"], "type": "Insult"}] * 2, "Crime": [FORMS["safety"], {"prompt": "甲？"}]}
+    project.write("data/kinds.json", json.dumps(kinds, ensure_ascii=False, indent=indent))
+    done = project.run("data/prepare_sft.py", "data/kinds.json", "--dataset=kinds", "--block_size=64")
+    assert "kept 3 as Safety-Prompts" in done.stdout and "data/kinds.json item 4 lacks a field" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "first", ["[]", "[1]", '[{"role": "user", "content": "甲', '{"messages": [{"role": "user"', "{}"]
+)
+def test_a_bad_first_line_is_one_bad_record(project, first):
+    """Whatever it begins like, the lines after it are read."""
+    good = json.dumps(FORMS["question"])
+    project.write("data/first.jsonl", f"{first}\n{good}\n{good}\n")
+    done = project.run("data/prepare_sft.py", "data/first.jsonl", "--dataset=first", "--block_size=64")
+    assert "kept 2 as Question" in done.stdout and "data/first.jsonl line 1" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory as Linux tells it")
+def test_memory_stays_flat(project):
+    """Thirty times the records take hardly more memory: lines, and one list on one line."""
+    measure = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+    measure += "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    peaks = {}
+    for count in (2_000, 60_000):
+        records = [
+            json.dumps({"Question": f"第{n}题？", "Answer": "曹操引兵，" * 20}, ensure_ascii=False)
+            for n in range(count)
+        ]
+        for name, text in (("lines", "\n".join(records)), ("list", f"[{','.join(records)}]")):
+            project.write(f"data/flat-{name}.json", text)
+            words = ["data/prepare_sft.py", f"data/flat-{name}.json", "--dataset=flat", "--block_size=128"]
+            peaks[name, count] = int(project.run("-c", measure, *words).stdout.split()[-2])
+    for name in ("lines", "list"):
+        assert peaks[name, 60_000] - peaks[name, 2_000] < 8_000, peaks  # KiB, of a file of 20 MB
 
 
 def test_every_sample_is_written_once(project):
