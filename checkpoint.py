@@ -36,6 +36,7 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
         {
             "model": shape,
             "chat": chat,
+            "searches": state.get("searches", False),
             "tokenizer": tokenizer.name,
             "iter_num": state["iter_num"],
             "settings": settings,
@@ -96,5 +97,6 @@ def load_model(out_dir, device="auto", dtype="float32"):
         "copy the whole directory again",
     )
     plain = {key: checkpoint[key] for key in ("settings", "chat", "iter_num")}
+    plain["searches"] = bool(checkpoint.get("searches"))  # whether it has learnt to search a table
     model = build_model(checkpoint).eval().to(pick_device(device))
     return cast_weights(model, dtype), tokenizer, plain

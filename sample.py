@@ -98,6 +98,11 @@ def talk():
     """Ask and answer until an empty line or the end of the input."""
     require(config["chat"], f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
     records, messages = read_table(table) if table else None, []
+    require(
+        config["searches"] or not table,
+        f"{out_dir} has not learnt to search",
+        "leave --table away, or train it on talks with searches",
+    )
     while question := input(MARKERS["user"]).strip():
         asked = [*messages, {"role": "user", "content": question}]
         shown = recent_turns(model, tokenizer, asked, turns)

@@ -197,7 +197,7 @@ def speed_of(tokens, started):
 
 async def reply(text, history, name, *settings):
     """The chat tab: the answer to `text`, longer and longer, and the speed."""
-    said = searched if records and is_chat(name) else written
+    said = searched if records and (await compute(opened, name))[2]["searches"] else written
     async for answer, told in said(name, [*messages_of(history), {"role": "user", "content": text}], *settings):
         yield answer, told
 

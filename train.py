@@ -28,7 +28,7 @@ from errors import require
 from files import write_whole
 from machine import compile_if_possible, keep_freed_memory, pick_device, pick_dtype, share_cores
 from model import GLMConfig, MiniGLM
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, read_meta
 
 # -----------------------------------------------------------------------------
 # where things are
@@ -128,7 +128,7 @@ if device == "cpu":
 # data: the files tell whether these are books or conversations
 data_dir = Path("data", dataset)
 require(data_dir.is_dir(), f"no data set {data_dir}", "run python data/prepare.py, or check --dataset")
-chat = is_sft(dataset)
+chat, searches = is_sft(dataset), bool(read_meta(data_dir).get("searches"))
 tokenizer = Tokenizer.load(data_dir)
 if chat:
     init_data_sft(dataset)
@@ -282,6 +282,7 @@ def save():
         "tokens": tokens,
         "seconds": seconds_before + time.monotonic() - started,
         "best_val_loss": best_val_loss,
+        "searches": searches,
     }
     save_checkpoint(out_dir, model, tokenizer, settings, chat, state)
 

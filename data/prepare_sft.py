@@ -192,7 +192,7 @@ def check_turns(messages):
 
 
 def encoded(record):
-    """(form, ids, mask) of a record that fits the row. Raises BadRecord."""
+    """(form, ids, mask) of a record that fits the row; notes in `tools` where it has a search. Raises BadRecord."""
     form = form_of(record)
     turns = READERS[form][1](record)
     check_turns(turns)
@@ -203,6 +203,7 @@ def encoded(record):
         ids, mask = ids[: block_size + 1], mask[: block_size + 1]
         if not any(mask):
             raise BadRecord("is longer than the block before its answer begins")
+    tools.update(turn["role"] for turn in turns if turn["role"] == "search")
     return form, ids, mask
 
 
@@ -357,7 +358,7 @@ require(files, "no records to read", "name one FILE.jsonl or more")
 require(dataset, "no name for the data set", "give --dataset=NAME; the rows go to data/NAME")
 encoder = Tokenizer.load(tokenizer_from)
 target = Path("data", dataset)
-left_out, drawn = Counter(), random.Random(seed)
+left_out, tools, drawn = Counter(), set(), random.Random(seed)
 with ExitStack() as stack:
     train, val = (Rows(split, stack) for split in ("train", "val"))
     for sample in samples([val_file] if val_file else []):
@@ -377,6 +378,7 @@ with ExitStack() as stack:
         "packed": pack,
         "splits": {"train": train.close(), "val": val.close()},
         "left_out": dict(left_out),
+        "searches": bool(tools),
         "sources": [
             {"name": Path(path).name, "sha256": sha256(path)} for path in [*files, *[val_file] * bool(val_file)]
         ],

@@ -51,6 +51,23 @@ def test_the_demo_survives_being_killed(tmp_path):
     assert steps == sorted(steps)
 
     assert project.run("demo.py").stdout.count("finished before") == len(STAGES)
+    out = project.run("demo.py", "report").stdout
+    assert out.count("finished before") == 3 and "open out/report/report.html" in out
+    page = (project.folder / "out/report/report.html").read_text(encoding="utf-8")
+    assert "out/report-1000" in page and page.count('<tr class="answer">') == 20 and "<td>max_iters</td>" in page
+    assert "choose one of chat, report, reviews" in project.fails("demo.py", "nothing")
     with open(project.folder / "config/demo_chat.py", "a", encoding="utf-8") as file:
         file.write("max_iters = 41\n")
     assert "delete out/demo-chat to make it anew" in project.fails("demo.py")
+
+
+@pytest.mark.long
+def test_reviews_are_classified(tmp_path):
+    """All the way at a toy size: fetched for real, learnt, measured beside the bag of words."""
+    project = Project(tmp_path / "clone")
+    for config in ("reviews_pretrain", "reviews"):
+        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
+            file.write(TINY)
+    project.run("demo.py", "reviews", timeout=1200)
+    metrics = json.loads((project.folder / "out/reviews/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["all"]["n"] == metrics["bag_of_words"]["n"] > 1500 and metrics["bag_of_words"]["accuracy"] > 0.8

@@ -77,24 +77,27 @@ def test_several_models_are_compared_on_a_page(project, chat):
         "--max_iters=4", "--eval_interval=2", "--eval_iters=1", "--dtype=float32", "--log_interval=1",
     )  # fmt: skip
     records = [{"Question": q, "Answer": a, "Key": a[:-1], "Group": "seen<b>"} for q, a in TALK]
+    records.append({"Question": "<b>谁？", "Answer": "<b>a&amp;</b>", "Key": ["<b>", "a", "b", ""], "Group": "seen<b>"})
     project.write("ask.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     words = ["--eval_file=ask.jsonl", "--save_path=both.json", "--report=pages/both.html", "--answers_path=both.jsonl"]
     project.run("evaluations.py", "--out_dir=out/talk", "--out_dir=out/brief", *words)
     metrics = json.loads((project.folder / "both.json").read_text(encoding="utf-8"))
-    assert metrics["out/talk"]["all"]["accuracy"] == 1.0 > metrics["out/brief"]["all"]["accuracy"]
+    assert metrics["out/talk"]["all"]["accuracy"] == 0.8 > metrics["out/brief"]["all"]["accuracy"]
     low, high = metrics["out/talk"]["all"]["intervals"]["accuracy"]
-    assert 0.3 < low < 0.6 and high == pytest.approx(1)  # four answers tell little
+    assert 0.3 < low < 0.5 and 0.9 < high < 1  # five answers tell little
     said = json.loads((project.folder / "both.jsonl").read_text(encoding="utf-8").splitlines()[0])["Models"]
     assert said["out/talk"] == TALK[0][1] != said["out/brief"]
     page = (project.folder / "pages/both.html").read_text(encoding="utf-8")
-    assert "http" not in page and "<b>" not in page and "seen&lt;b&gt;" in page
+    text = re.sub('base64,[^"]+', "", page)
+    assert "http" not in text and "<b>" not in text and "seen&lt;b&gt;" in text and "&lt;b&gt;谁？" in text
+    assert "<mark>&lt;b&gt;</mark><mark>a</mark>&amp;<mark>a</mark>mp;&lt;/<mark>b</mark>&gt;" in text
     pictures = [base64.b64decode(data) for data in re.findall('base64,([^"]+)', page)]
     assert len(pictures) == 3 and all(Image.open(io.BytesIO(data)).width > 600 for data in pictures)
     beside = {path.read_bytes() for path in (project.folder / "pages").glob("both-*.png")}
     assert beside == set(pictures)
-    assert page.count('<tr class="answer">') == 4 and f"<mark>{TALK[0][1][:-1]}</mark>" in page
+    assert page.count('<tr class="answer">') == 5 and f"<mark>{TALK[0][1][:-1]}</mark>" in page
     assert 'class="wrong"' in page and "<td>max_iters</td>" in page and "<td>seed</td>" not in page
-    assert f"{100 * low:.1f}–100.0" in page
+    assert f"{100 * low:.1f}–{100 * high:.1f}" in page
 
 
 def test_overfitting_is_where_the_validation_loss_was_lowest():
@@ -172,6 +175,9 @@ def test_pictures_are_drawn(project, chat):
         ("evaluations.py", ["--eval_file=good.jsonl", "--book=nowhere.txt"], "no book in UTF-8"),
         ("evaluations.py", ["--eval_file=good.jsonl", "--yardstick=bad.jsonl"], "bad.jsonl line 2"),
         ("evaluations.py", ["--yardstick=good.jsonl"], "--yardstick needs questions"),
+        ("evaluations.py", ["--eval_file=good.jsonl", "--yardstick=good.jsonl"], "has 1 different answers"),
+        ("evaluations.py", ["--report=out"], "out is no file name"),
+        ("visualize.py", ["--out_dir=out/badmetrics"], "holds no metrics"),
         ("evaluations.py", ["--answers_path=a.jsonl"], "no answers to write"),
         ("evaluations.py", ["--out_dir=out/talk"], "twice"),
         ("visualize.py", ["--out_dir=out/nowhere"], "no log"),
@@ -183,6 +189,8 @@ def test_mistakes_are_told(project, chat, script, words, told):
     project.write("good.jsonl", '{"Question": "甲", "Answer": "乙"}\n')
     project.write("bad.jsonl", '{"Question": "甲", "Answer": "乙"}\n{"Question": "甲"}\n')
     project.write("broken.jsonl", '{"Question": ')
+    project.write("out/badmetrics/log.jsonl", '{"iter": 0, "split": "val", "loss": 3}\n')
+    project.write("out/badmetrics/metrics.json", '{"groups": {"a": {"n": 3}}}')
     project.write("out/badlog/log.jsonl", '{"loss": 3}\n{"iter": 0, "split": "val", "loss": 3}\n')
     out_dir = [] if script == "visualize.py" else ["--out_dir=out/talk"]
     assert told in project.fails(script, *out_dir, *words)

@@ -77,10 +77,13 @@ def test_the_command_line_plays_the_talk(hotel):
         (["--table=bad.jsonl", "--chat"], "bad.jsonl is no table"),
         (["--table=list.jsonl", "--chat"], "list.jsonl is no table"),
         (["--table=list.jsonl"], "add --chat"),
+        (["--table=good.jsonl", "--chat", "--num_beams=2"], "leave --num_beams away"),
+        (["--table=good.jsonl", "--chat"], "has not learnt to search"),
     ],
 )
 def test_mistakes_are_told(project, chat, words, told):
     """In one line each."""
     project.write("bad.jsonl", '{"a": 1}\n{"a"\n')
     project.write("list.jsonl", "[1, 2]\n")
+    project.write("good.jsonl", '{"a": 1}\n')
     assert told in project.fails("sample.py", "--out_dir=out/talk", *words)
