@@ -331,13 +331,18 @@ def book_facts(chapters, listed, min_mentions, max_pairs):
     return facts, people
 
 
+def whole_text(chapters):
+    """The book with its headings, a line each."""
+    return "\n".join(line for _, heading, text in chapters for line in (*heading, text))
+
+
 def absent_facts(chapters, people, rng):
     """Endless "facts" about people and chapters that the book does not have.
 
     Names are put together from those of people who are in it and from its characters. What has been asked for before
     does not come again; it ends where all has.
     """
-    text = "\n".join(text for _, _, text in chapters)
+    text = whole_text(chapters)
     families, givens = [name[: 2 if len(name) > 3 else 1] for name in people], [name[1:] for name in people]
     characters = re.findall(HANZI, text)
     numbered = {form for number, (label, _, _) in enumerate(chapters, 1) for form in numerals(number, label)}
@@ -369,7 +374,7 @@ def absent_facts(chapters, people, rng):
 
 def elsewhere_facts(chapters, rng):
     """The same about each of ELSEWHERE who is not in this book."""
-    text = "\n".join(text for _, _, text in chapters)
+    text = whole_text(chapters)
     for name in ELSEWHERE.split():
         if name not in text:
             yield absent_person(name, rng.choice(["who", "who", "first", "courtesy", "sentence"]))

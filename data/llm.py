@@ -20,7 +20,7 @@ import requests
 from tqdm import tqdm
 
 from errors import UserError, require
-from facts import sentences
+from facts import sentences, whole_text
 
 SEEDS = {  # 23 ways to ask, by what they ask about
     "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ {t}写到了哪些兵器和武艺？ "
@@ -233,7 +233,7 @@ def ask(server, questions, chapters, passages_each, workers):
     passages_each: how many pieces of the book go with each question. workers: requests under way at once.
     Raises UserError where the server refuses or cannot be reached; what it answered is in its cache.
     """
-    book_text = "\n".join(line for _, heading, text in chapters for line in (*heading, text))
+    book_text = whole_text(chapters)
     passages = Passages(chapters)
     groups = [questions[start : start + TOGETHER] for start in range(0, len(questions), TOGETHER)]
 
