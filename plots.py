@@ -176,7 +176,7 @@ def draw_metrics(found, label):
         axes.set_xticks([x + 0.4 - width / 2 for x in range(len(scores))], scores, fontsize=8)
         axes.margins(y=0.15)
         axes.set_title(f"{name} · {label('metrics')}")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
         axes.grid(axis="y", alpha=0.3)
     return figure
 

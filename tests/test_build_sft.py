@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from search import search
+
 
 @pytest.fixture(scope="module")
 def book(project):
@@ -132,6 +134,45 @@ def test_chapters_are_asked_in_several_numerals(questions):
         "一百零六",
         "106",
     }
+
+
+def test_talks_find_in_the_table_what_they_answer(project, evaluation):
+    """Each call finds the very record that is shown; who is not in the book is not found; some people are left to ask about."""
+    folder = project.folder / "data/sanguo_sft"
+    table = [json.loads(line) for line in (folder / "people.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = Counter()
+    for line in (folder / "talks.jsonl").read_text(encoding="utf-8").splitlines():
+        question, call, result, answer = json.loads(line)["messages"]
+        assert search(table, json.dumps(call["arguments"])) == result["records"]
+        wanted = next(iter(call["arguments"].values()))
+        assert wanted in question["content"] and wanted in answer["content"]
+        assert result["records"] or "书中没有" in answer["content"]
+        found.update(record["姓名"] for record in result["records"])
+        found["nobody"] += not result["records"]
+    assert len(found) > 600 and 200 < found["nobody"] < 500
+    unseen = {e["Answer"].split("最早")[0] for e in evaluation if e["Group"] == "unseen" and e["Kind"] == "first"}
+    assert len(unseen) > 10 and not unseen & found.keys() and unseen <= {row["姓名"] for row in table}
+
+
+def in_chinese(number):
+    """一千一百零六."""
+    digits = str(number)
+    places = ("零一二三四五六七八九"[int(d)] + unit for d, unit in zip(digits, "千百十 "[-len(digits) :]))
+    text = re.sub("零+", "零", re.sub("零[千百十]", "零", "".join(places).replace(" ", ""))).strip("零")
+    return text.removeprefix("一") if text.startswith("一十") else text
+
+
+def test_chapters_numbered_otherwise_are_not_denied(project):
+    """A second volume, from 第101章 on, and a book of 1,200 chapters: no chapter that there is is said to be missing."""
+    for first, count in ((101, 60), (1, 1200)):
+        labels = [f"第{number}章" for number in range(first, first + count)]
+        project.write("data/volume/input.txt", "".join(f"{label} 题{label}\n一日无事。\n" for label in labels))
+        project.run("data/build_sft.py", "volume", "--wordings=1")
+        lines = (project.folder / "data/volume_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
+        denied = [re.match("第(.+?)章书中没有", json.loads(line)["Answer"]) for line in lines]
+        denied = {match[1] for match in denied if match}
+        there_are = {form for n in range(first, first + count) for form in (str(n), in_chinese(n))}
+        assert len(denied) > 10 and not denied & there_are
 
 
 def test_groups_are_what_they_say(project, questions, evaluation):
