@@ -78,6 +78,7 @@ class Server:
     def answer(self, messages, attempt):
         """What the model says to messages [{"role", "content"}]; attempt: which try, each is kept by itself.
 
+        So what keeps to no form in any try is not asked again in the next run either, unless with more retries.
         Raises OutOfBudget, Unanswerable, and UserError where the server refuses everything or cannot be reached.
         """
         body = {"model": self.model, "messages": messages, "temperature": 0.7 if attempt else 0}
