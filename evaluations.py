@@ -30,7 +30,7 @@ from metrics import (
     summary,
     text_scores,
     witten_bell_trigram,
-)  # fmt: skip
+)
 from report import Run, logs_of, write_report
 from tokenizer import Tokenizer
 

@@ -100,12 +100,18 @@ def from_book():
             evaluation["absent"].append(record(question, fact["Answer"], "absent", Key=fact["Key"], Group="absent"))
     counts = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in counts.most_common()))
+    validated = reworded if validation == "reworded" else evaluation["unseen"]
+    require(
+        validated or validation == "reworded",
+        "nothing is left unseen",
+        "give --unseen_share more, or --validation=reworded",
+    )
     table = people_table()
     known = [row for row in table if row["姓名"] not in held_out]
     strangers = (fact for fact in absent if fact["kind"] in ("who", "courtesy", "first"))
     return {
         "questions": rng.sample(training, len(training)),
-        "val": some(reworded if validation == "reworded" else evaluation["unseen"]),
+        "val": some(validated),
         "eval": [each for group in evaluation.values() for each in some(group)],
         "people": table,
         "talks": list(talks(table, known, islice(strangers, len(known) // 2))) if people else [],
