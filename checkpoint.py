@@ -1,18 +1,25 @@
-"""A trained model on disk: out_dir/ckpt.pt, config.json and the tokenizer, enough to move and use out_dir alone."""
+"""A trained model on disk: out_dir/ckpt.pt, config.json and the tokenizer, enough to move and use out_dir alone.
+
+Beside the newest, ckpt.pt, lie best.pt, the one with the lowest validation loss, and where they are wanted the last
+few, ckpt-00000250.pt and so on. Each can be named in place of out_dir. None is ever unpickled: torch.load reads them
+with weights_only=True.
+"""
 
 import dataclasses
 import hashlib
+import os
+import zipfile
 from pathlib import Path
 
 import torch
 
 from errors import UserError, require
-from files import write_json, write_whole
+from files import link_whole, write_json, write_whole
 from machine import cast_weights, pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
-CHECKPOINT = "ckpt.pt"
+CHECKPOINT, BEST, NUMBERED = "ckpt.pt", "best.pt", "ckpt-{:08d}.pt"
 
 
 def fingerprint(tokenizer):
@@ -21,15 +28,28 @@ def fingerprint(tokenizer):
     return hashlib.sha256(lines).hexdigest()
 
 
-def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
+def save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best=False, keep_last=1):
     """Write the checkpoint whole: the weights, the model's shape, `state` (what resuming needs) and the settings.
 
     state: a dict of tensors, numbers, texts, lists and dicts, so that it opens with weights_only=True.
+    best: it becomes best.pt, too. keep_last: how many of the newest stay; more than one also have a number.
     """
+    folder, step = Path(out_dir), state["iter_num"]
     shape = dataclasses.asdict(model.config)
     checkpoint = {"model": model.state_dict(), "model_args": shape, "settings": settings, "chat": chat}
-    with write_whole(Path(out_dir, CHECKPOINT), "wb") as file:
-        torch.save(checkpoint | state | {"tokenizer": fingerprint(tokenizer)}, file)
+    # ckpt.pt last: a run that is killed in between takes these steps again, and writes the others again.
+    first, *others = [BEST] * best + [NUMBERED.format(step)] * (keep_last > 1) + [CHECKPOINT]
+    with write_whole(folder / first, "wb") as file:
+        try:
+            torch.save(checkpoint | state | {"tokenizer": fingerprint(tokenizer)}, file)
+        except RuntimeError as error:  # torch's word for a write that failed; the system's own is better
+            raise (error.__context__ or error) from None
+    for name in others:
+        link_whole(folder / first, folder / name)
+    numbered = sorted(folder.glob("ckpt-*.pt"))
+    kept = [path for path in numbered if path.name <= NUMBERED.format(step)][-keep_last:] if keep_last > 1 else []
+    for path in set(numbered) - set(kept):
+        path.unlink()
     tokenizer.save(out_dir)
     write_json(
         Path(out_dir, "config.json"),
@@ -44,14 +64,33 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state):
     )
 
 
+def set_aside(out_dir):
+    """Make room for a run that replaces the one in `out_dir`: its ckpt.pt becomes replaced.pt, its others go."""
+    newest = Path(out_dir, CHECKPOINT)
+    os.replace(newest, newest.with_name("replaced.pt"))
+    for path in (newest.with_name(BEST), *newest.parent.glob("ckpt-*.pt")):
+        path.unlink(missing_ok=True)
+    print(f"the checkpoint that was in {out_dir} is replaced.pt now")
+
+
+def locate(out_dir):
+    """(directory, checkpoint) that `out_dir` names: a trained model's directory, or one of the .pt files in it."""
+    path = Path(out_dir)
+    return (path.parent, path) if path.suffix == ".pt" else (path, path / CHECKPOINT)
+
+
 def load_checkpoint(out_dir, mmap=False):
     """The checkpoint in `out_dir`, a dict of tensors on the CPU and plain values. Runs no code from the file.
 
     mmap: read only what is used, for a checkpoint that is not to be written again meanwhile. Raises UserError.
     """
-    path = Path(out_dir, CHECKPOINT)
+    _, path = locate(out_dir)
     require(path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
+    size = path.stat().st_size
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size or archive.testzip():
+                raise ValueError("a bomb, or bytes that have changed")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         needed = {
             "model": dict,
@@ -65,9 +104,11 @@ def load_checkpoint(out_dir, mmap=False):
         wrong = [key for key, kind in needed.items() if not isinstance(checkpoint[key], kind)]
         if wrong:
             raise ValueError(f"{wrong} of the wrong type")
+        if sum(weight.nbytes for weight in checkpoint["model"].values()) > 2 * size:  # the tied embedding stands twice
+            raise ValueError("weights that claim more than the file holds")
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
-            f"{path} is cut off or no checkpoint of MiniGLM", "train again, or copy the file again"
+            f"{path} is cut off, damaged or no checkpoint of MiniGLM", "train again, or copy the file again"
         ) from error
     return checkpoint
 
@@ -75,8 +116,15 @@ def load_checkpoint(out_dir, mmap=False):
 def build_model(checkpoint, **changes):
     """The MiniGLM of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout)."""
     try:
-        model = MiniGLM(GLMConfig(**{**checkpoint["model_args"], **changes}))
-        model.load_state_dict(checkpoint["model"])
+        config, weights = GLMConfig(**{**checkpoint["model_args"], **changes}), checkpoint["model"]
+        if not 0 < config.n_layer <= len(weights) or config.n_embd % config.n_head:
+            raise ValueError("no such shape")
+        with torch.device("meta"):  # takes no memory, whatever shape a file claims
+            shapes = {name: weight.shape for name, weight in MiniGLM(config).state_dict().items()}
+        if shapes != {name: weight.shape for name, weight in weights.items() if weight.is_contiguous()}:
+            raise ValueError("other weights")
+        model = MiniGLM(config)
+        model.load_state_dict(weights)
     except Exception as error:  # shapes of odd types fail in as many ways
         raise UserError(
             "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
@@ -89,11 +137,11 @@ def load_model(out_dir, device="auto", dtype="float32"):
 
     dtype: of the weights, see machine.cast_weights.
     """
-    checkpoint = load_checkpoint(out_dir, mmap=True)
-    tokenizer = Tokenizer.load(out_dir)
+    checkpoint, (folder, _) = load_checkpoint(out_dir, mmap=True), locate(out_dir)
+    tokenizer = Tokenizer.load(folder)
     require(
-        fingerprint(tokenizer) == checkpoint.get("tokenizer"),
-        f"the tokenizer in {out_dir} is not the one the model was trained with",
+        fingerprint(tokenizer) == checkpoint["tokenizer"],
+        f"the tokenizer in {folder} is not the one the model was trained with",
         "copy the whole directory again",
     )
     plain = {key: checkpoint[key] for key in ("settings", "chat", "iter_num")}

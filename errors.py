@@ -28,6 +28,13 @@ def _excepthook(kind, error, traceback):
             file=sys.stderr,
         )
         raise SystemExit(2)
+    if kind.__name__ == "DistBackendError" or issubclass(kind, RuntimeError) and "gloo" in str(error):
+        print(
+            "error: another process of this run has died or cannot be reached; see what it said, then run the same"
+            " command with --init_from=resume",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
     if issubclass(kind, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         raise SystemExit(130)

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from errors import UserError, require
 
@@ -41,6 +44,33 @@ def write_whole(path, mode="w"):
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
     with replace_whole(path) as partial, open(partial, mode, **text) as file:
         yield file
+
+
+def link_whole(source, path):
+    """Give the file `source` the second name `path`, in place of what has it now; a copy where no link can be made."""
+    with replace_whole(path) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+
+claims = {}  # folder: its lock, held until this process ends, however it ends
+
+
+def claim(folder):
+    """Keep every other process that claims `folder` from writing there. Raises UserError where another one has it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"another process is writing to {folder}", "wait until it has ended, or choose another directory"
+        ) from error
+    claims[folder] = lock
 
 
 def write_json(path, value):

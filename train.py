@@ -3,7 +3,9 @@
     python train.py config/demo_pretrain.py                # any setting below: --key=value
     torchrun --nproc_per_node=2 train.py config/train_config.py --gradient_accumulation_steps=2
 
-Writes out_dir/ckpt.pt, config.json, the tokenizer and log.jsonl, a line an event.
+Writes out_dir/ckpt.pt and best.pt, config.json, the tokenizer and log.jsonl, a line an event. A batch and its dropout
+follow from the seed and the batch's number alone, so that a run that was killed, resumed with the same settings, ends
+with the very weights of one that was not.
 """
 
 import contextlib
@@ -21,11 +23,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import build_model, fingerprint, load_checkpoint, save_checkpoint
+from checkpoint import CHECKPOINT, build_model, fingerprint, load_checkpoint, save_checkpoint, set_aside
 from configurator import configure
 from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft, to_device
-from errors import require
-from files import write_whole
+from errors import UserError, require
+from files import claim, sha256, write_whole
 from machine import compile_if_possible, keep_freed_memory, pick_device, pick_dtype, share_cores
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, read_meta
@@ -38,7 +40,7 @@ init_from = (
     "scratch"  # scratch, resume (out_dir's run), finetune (ckpt_dir's model) or auto (resume where there is something)
 )
 ckpt_dir = ""  # the out_dir whose model finetune starts from
-overwrite = False  # let scratch and finetune replace a checkpoint in out_dir
+overwrite = False  # let scratch and finetune begin where a checkpoint is; that one becomes replaced.pt
 # the model; resume and finetune take the checkpoint's shape
 n_layer = 6  # blocks
 n_head = 8  # attention heads, a divisor of n_embd
@@ -68,6 +70,9 @@ eval_iters = 20  # batches an estimate takes from each split
 log_interval = 10  # steps between log lines
 eval_only = False  # estimate the losses once and stop
 always_save_checkpoint = True  # False: only when the validation loss is the best so far
+keep_last = 1  # checkpoints that stay; more than one, and each has its step in its name, too: ckpt-00000250.pt
+max_skipped = 8  # steps in a row with a gradient that is not finite, then the last checkpoint goes on at half the rate
+replay = -1  # the number of a step to look at: tells the loss of each of its rows and the gradient, writes nothing
 # the machine
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16 or float16 for the matrix products; weights stay float32
@@ -80,12 +85,14 @@ max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=
 positive = dict.fromkeys(
     ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "gradient_accumulation_steps"), (1, None)
 )
-intervals = dict.fromkeys(("max_iters", "eval_interval", "eval_iters", "log_interval", "ns_steps"), (1, None))
+intervals = dict.fromkeys(
+    ("max_iters", "eval_interval", "eval_iters", "log_interval", "ns_steps", "keep_last", "max_skipped"), (1, None)
+)
 unsigned = dict.fromkeys(
     ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"),
     (0, None),
 )
-shares = {"seed": (0, 2**31 - 1)} | dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
+shares = {"seed": (0, 2**31 - 1), "replay": (-1, None)} | dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
 settings = configure(
     globals(),
     limits=positive | {"block_size": (2, None)} | intervals | unsigned | shares,
@@ -138,8 +145,11 @@ else:
     get_batch = get_batch_pretrain
 
 # the model: new, or from a checkpoint
-resumable = Path(out_dir, "ckpt.pt").exists()
-if init_from == "auto":
+watching = eval_only or replay >= 0  # nothing is trained for good, nothing written
+resumable = Path(out_dir, CHECKPOINT).exists()
+if (
+    init_from == "auto" or resumable and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+):  # torchrun starts us again
     init_from = "resume" if resumable else "finetune" if ckpt_dir else "scratch"
 require(
     init_from == "resume" or overwrite or not resumable,
@@ -149,6 +159,9 @@ require(
 require(
     init_from != "finetune" or ckpt_dir, "finetune needs a model to start from", "give its directory as --ckpt_dir=DIR"
 )
+require(replay < max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
+if main_process and not watching and (resumable or init_from != "resume"):
+    claim(out_dir)
 if init_from == "scratch":
     require(
         n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose --n_head as a divisor"
@@ -165,6 +178,15 @@ else:
     )
     model = build_model(checkpoint, dropout=dropout)
     block_size = model.config.block_size
+settings |= {name: getattr(model.config, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")}
+settings |= {
+    "device": device_type,
+    "dtype": dtype,
+    "processes": world_size,
+    "threads": torch.get_num_threads(),
+    "torch": str(torch.__version__),
+    "data": sha256(data_dir / "meta.json")[:12],
+}
 model.to(device)
 model.train()
 
@@ -190,35 +212,63 @@ if muon_parameters:
     optimizers.append(torch.optim.Muon(muon_parameters, lr=learning_rate, weight_decay=weight_decay, **how))
 scaler = torch.amp.GradScaler(device_type, enabled=dtype == "float16")
 
-# where the run stands
+# where the run stands; the random states and the place in the data follow from it
 iter_num, tokens, seconds_before, best_val_loss = 0, 0, 0.0, math.inf
-log_path, earlier = Path(out_dir, "log.jsonl"), []
+rate = 1.0  # what part of the scheduled learning rate is used
+skipped = []  # steps whose gradient was not finite
+log_path = Path(out_dir, "log.jsonl")
 
 
-def events_before(step):
-    """The log's lines on steps before `step`: those after the checkpoint will be taken again."""
-    for line in log_path.read_text(encoding="utf-8").splitlines() if log_path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line of a killed run may be half
-            if json.loads(line)["iter"] < step:
-                yield line + "\n"
+def restore(checkpoint):
+    """Stand where a checkpoint of this run stands: weights, optimizers, counts; gives the seconds it took until there.
 
-
-if init_from == "resume":
+    Settings stay those of now.
+    """
+    global iter_num, tokens, best_val_loss, rate, skipped
     require(
         len(checkpoint["optimizers"]) == len(optimizers),
         f"{out_dir} was not trained with --optimizer={optimizer}",
         "resume with the settings of the run, which are in its config.json",
     )
-    for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
-        each.load_state_dict(state)
-        for group in each.param_groups:
-            if "ns_steps" in group:
-                group["ns_steps"] = ns_steps
-    if checkpoint["scaler"] and scaler.is_enabled():
-        scaler.load_state_dict(checkpoint["scaler"])
-    iter_num, tokens = checkpoint["iter_num"], checkpoint["tokens"]
-    seconds_before, best_val_loss = checkpoint["seconds"], checkpoint["best_val_loss"]
-    earlier = list(events_before(iter_num))
+    try:
+        model.load_state_dict(checkpoint["model"])
+        for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
+            present = [{key: value for key, value in group.items() if key != "params"} for group in each.param_groups]
+            each.load_state_dict(state)
+            for group, values in zip(each.param_groups, present, strict=True):
+                group.update(values)
+        if checkpoint["scaler"] and scaler.is_enabled():
+            scaler.load_state_dict(checkpoint["scaler"])
+        iter_num, tokens, best_val_loss = checkpoint["iter_num"], int(checkpoint["tokens"]), checkpoint["best_val_loss"]
+        rate, skipped = checkpoint.get("rate", 1.0), list(checkpoint.get("skipped", ()))
+        return float(checkpoint["seconds"])
+    except Exception as error:  # a damaged state fails in many ways
+        raise UserError(f"the checkpoint in {out_dir} is none that a run can go on from", "train again") from error
+
+
+def rewind_log():
+    """Keep the log's lines on steps before this one: those after the checkpoint will be taken again."""
+    kept = []
+    for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if log_path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # a killed run's last line is half
+            if json.loads(line)["iter"] < iter_num:
+                kept.append(line + "\n")
+    with write_whole(log_path) as file:
+        file.writelines(kept)
+
+
+if init_from == "resume":
+    seconds_before = restore(checkpoint)
+    before = checkpoint["settings"]
+    of_this_call = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay"}
+    changed = [
+        f"{key} {value} (was {before[key]})"
+        for key, value in settings.items()
+        if key not in of_this_call and before.get(key, value) != value
+    ]
+    if changed and main_process:
+        print(f"not what it was: {', '.join(changed)}; the losses will not be those of a run left alone")
+    iter_num = min(iter_num, replay) if replay >= 0 else iter_num
 checkpoint = None
 
 
@@ -229,9 +279,10 @@ def numbered_batch(split, index, device=device):
 
 for split in ("train", "val"):
     numbered_batch(split, 0)  # data that do not fit the model are told before anything is written
-if main_process and not eval_only:
-    with write_whole(log_path) as file:
-        file.writelines(earlier)
+if main_process and not watching:
+    if resumable and init_from != "resume":
+        set_aside(out_dir)
+    rewind_log()
 
 network = compile_if_possible(model) if compile else model
 if world_size > 1:
@@ -248,11 +299,11 @@ def batches_of(step):
 def learning_rate_at(step):
     """Linear warm-up, then a cosine from learning_rate down to min_lr, which stays."""
     if not decay_lr:
-        return learning_rate
+        return rate * learning_rate
     if step < warmup_iters:
-        return learning_rate * (step + 1) / (warmup_iters + 1)
+        return rate * learning_rate * (step + 1) / (warmup_iters + 1)
     progress = min(1.0, (step - warmup_iters) / max(1, lr_decay_iters - warmup_iters))
-    return min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (learning_rate - min_lr)
+    return rate * (min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (learning_rate - min_lr))
 
 
 @torch.no_grad()
@@ -273,8 +324,9 @@ def write_log(split, loss, **more):
         file.write(json.dumps(event) + "\n")
 
 
-def save():
+def save(best=False):
     """Write the checkpoint with all that resuming needs."""
+    begun = time.monotonic()
     state = {
         "optimizers": [each.state_dict() for each in optimizers],
         "scaler": scaler.state_dict(),
@@ -282,9 +334,45 @@ def save():
         "tokens": tokens,
         "seconds": seconds_before + time.monotonic() - started,
         "best_val_loss": best_val_loss,
+        "rate": rate,
+        "skipped": skipped,
         "searches": searches,
     }
-    save_checkpoint(out_dir, model, tokenizer, settings, chat, state)
+    save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best, keep_last)
+    saving.append(time.monotonic() - begun)
+
+
+def go_back():
+    """Return to the last checkpoint with half the rate. Raises UserError where none is, or where that did not help."""
+    global rate, upcoming
+    lower = rate / 2
+    require(
+        lower >= 1 / 8 and Path(out_dir, CHECKPOINT).exists(),
+        f"the gradient was not finite for {max_skipped} steps in a row, up to step {iter_num}"
+        + (f", even at {rate:g} of the rate" if rate < 1 else ""),
+        f"lower --learning_rate, or look at a step's batch with --replay={skipped[-1]}",
+    )
+    restore(load_checkpoint(out_dir))
+    rate, upcoming = lower, loader.submit(batches_of, iter_num)
+    if main_process:
+        rewind_log()
+        tqdm.write(f"gone back to the checkpoint of step {iter_num}, with {rate:g} of the learning rate")
+    progress.reset(max_iters)
+    progress.update(iter_num)
+
+
+@torch.no_grad()
+def tell_rows(batches):
+    """Print the loss of each row of a step's batches, with its beginning, and where the gradient is not finite."""
+    model.eval()
+    for index, inputs in batches:
+        for row, ids in enumerate(inputs[0].tolist()):
+            with autocast:
+                loss = model(*(None if each is None else each[row : row + 1] for each in inputs))[1].item()
+            counted, text = int(inputs[2][row].sum()), tokenizer.decode(ids)[:40]
+            print(f"batch {index} row {row}: loss {loss:.4f} over {counted} tokens: {text!r}")
+    broken = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    print(f"gradient not finite in: {', '.join(broken) or 'none'}")
 
 
 def asked_to_stop():
@@ -296,9 +384,19 @@ def asked_to_stop():
     return bool(asked)
 
 
-stopping = []  # why the run is to stop before max_iters
+def on_signal(number, frame):
+    """Have the loop end in good order; a second Ctrl-C ends the run at once."""
+    if number == signal.SIGINT and "SIGINT" in stopping:
+        raise KeyboardInterrupt
+    stopping.append(signal.Signals(number).name)
+    if main_process:
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+
+stopping, saving = [], []  # why the run is to stop before max_iters; how long each checkpoint took
+in_a_row = 0  # steps skipped just now
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: stopping.append(signal.Signals(number).name))
+    signal.signal(number, on_signal)
 if main_process:
     print(
         f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}"
@@ -312,19 +410,24 @@ upcoming = loader.submit(batches_of, iter_num)
 
 # the loop
 while True:
-    stop = asked_to_stop()
-    last = stop or iter_num >= max_iters
-    if iter_num % eval_interval == 0 or last or eval_only:
-        if main_process:
-            train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
-            if not eval_only:
-                write_log("train_eval", train_loss)
-                write_log("val", val_loss)
-            tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
+    stop, last = asked_to_stop(), iter_num >= max_iters
+    if main_process and replay < 0 and (iter_num % eval_interval == 0 or last or eval_only):
+        train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
+        finite = math.isfinite(train_loss) and math.isfinite(val_loss)
+        tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
+        if finite and not watching:
+            write_log("train_eval", train_loss)
+            write_log("val", val_loss)
+        if finite and not watching and iter_num:  # weights that are broken never replace whole ones
             better, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-            if (always_save_checkpoint or better or stop) and not eval_only and iter_num:
-                save()
-    if last or eval_only:
+            if always_save_checkpoint or better or stop:
+                save(better)
+        require(
+            finite or not last, f"the loss is not finite at step {iter_num}", "train again with a lower --learning_rate"
+        )
+    elif main_process and stop and iter_num and not watching:
+        save()
+    if stop or last or eval_only:
         break
 
     lr = learning_rate_at(iter_num)
@@ -345,30 +448,51 @@ while True:
                 loss = network(*inputs)[1] * inputs[2].sum() / learned
             scaler.scale(loss * world_size).backward()  # DDP takes the mean of the processes' gradients
         step_loss += loss.detach()
+    if world_size > 1:
+        dist.all_reduce(step_loss)
     for each in optimizers:
         scaler.unscale_(each)
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf)
-    for each in optimizers:
-        scaler.step(each)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf).item()
+    if iter_num == replay:
+        if main_process:
+            print(f"step {iter_num}: loss {step_loss.item():.4f}, gradient norm {grad_norm:.4f}")
+            tell_rows(batches)
+        break
+    whole = math.isfinite(grad_norm) and math.isfinite(step_loss.item())
+    if whole:
+        in_a_row = 0
+        for each in optimizers:
+            scaler.step(each)
+    else:
+        in_a_row += 1
+        skipped.append(iter_num)
+        if main_process:
+            tqdm.write(f"step {iter_num} skipped, its gradient is not finite; --replay={iter_num} shows its batch")
     scaler.update()
     for each in optimizers:
         each.zero_grad(set_to_none=True)
+    if in_a_row == max_skipped:
+        in_a_row = 0
+        go_back()
+        continue
 
     tokens += batch_size * block_size * gradient_accumulation_steps
-    if iter_num % log_interval == 0:
-        if world_size > 1:
-            dist.all_reduce(step_loss)
-        if main_process:
-            write_log("train", step_loss.item(), grad_norm=grad_norm.item())
-            speed = (tokens - tokens_before) / (time.monotonic() - started)
-            progress.set_postfix_str(f"loss {step_loss.item():.3f}, {speed:,.0f} tokens/s", refresh=False)
+    if main_process and whole and iter_num % log_interval == 0 and not watching:
+        write_log("train", step_loss.item(), grad_norm=grad_norm, **({"skipped": len(skipped)} if skipped else {}))
+        speed = (tokens - tokens_before) / (time.monotonic() - started)
+        progress.set_postfix_str(f"loss {step_loss.item():.3f}, {speed:,.0f} tokens/s", refresh=False)
     iter_num += 1
     progress.update()
     if max_minutes and time.monotonic() - started > 60 * max_minutes:
         stopping.append(f"{max_minutes:g} minutes have passed")
 
 progress.close()
-if main_process and stopping:
+if main_process and skipped:
+    print(f"{len(skipped)} steps were skipped: {', '.join(map(str, skipped[:20]))}{', …' * (len(skipped) > 20)}")
+if main_process and saving:
+    share = sum(saving) / (time.monotonic() - started)
+    print(f"{len(saving)} checkpoints took {sum(saving):.1f} s, {share:.1%} of the time")
+if main_process and stopping and not watching:
     print(f"stopped at step {iter_num} ({stopping[0]}); go on with --init_from=resume and the same settings")
 if world_size > 1:
     dist.destroy_process_group()
