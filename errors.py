@@ -17,28 +17,33 @@ def require(condition, what, todo):
         raise UserError(what, todo)
 
 
-def _excepthook(kind, error, traceback):
+def _in_one_line(kind, error):
+    """(what to say, exit status) of an exception that is no mistake of ours, else None."""
+    if issubclass(kind, KeyboardInterrupt):
+        return "stopped", 130
     if issubclass(kind, UserError):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2)
+        return f"error: {' '.join(str(error).split())}", 2
     if issubclass(kind, OSError):
         place = f" {error.filename}" if error.filename else ""
-        print(
-            f"error: cannot use{place}: {error.strerror or error}; check the path, its rights and the free space",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+        told = error.strerror or error
+        return f"error: cannot use{place}: {told}; check the path, its rights and the free space", 2
     if kind.__name__ == "DistBackendError" or issubclass(kind, RuntimeError) and "gloo" in str(error):
-        print(
+        return (
             "error: another process of this run has died or cannot be reached; see what it said, then run the same"
-            " command with --init_from=resume",
-            file=sys.stderr,
-        )
-        raise SystemExit(1)
-    if issubclass(kind, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
-        raise SystemExit(130)
-    sys.__excepthook__(kind, error, traceback)
+            " command with --init_from=resume"
+        ), 2
+    return None
+
+
+def _excepthook(kind, error, traceback):
+    told = _in_one_line(kind, error)
+    if told is None:
+        return sys.__excepthook__(kind, error, traceback)
+    if "tqdm" in sys.modules:  # a progress bar would stand on the same line
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
+    print(told[0], file=sys.__stderr__)  # torch.distributed puts a hook around this one that swallows sys.stderr
+    raise SystemExit(told[1])
 
 
 sys.excepthook = _excepthook

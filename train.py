@@ -420,7 +420,9 @@ while True:
             write_log("val", val_loss)
         if finite and not watching and iter_num:  # weights that are broken never replace whole ones
             better, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-            if always_save_checkpoint or better or stop:
+            if (always_save_checkpoint or better or stop) and (
+                last or not in_a_row
+            ):  # in trouble, the last good one stays
                 save(better)
         require(
             finite or not last, f"the loss is not finite at step {iter_num}", "train again with a lower --learning_rate"

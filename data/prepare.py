@@ -85,7 +85,7 @@ def write_tokens(path, texts, encoder):
     counts = {"tokens": 0, "characters": 0, "bytes": 0}
     with write_whole(path, "wb") as file:
         for text, ids in encoder.encode_stream(texts):
-            ids.tofile(file)
+            file.write(ids)
             counts["tokens"] += len(ids)
             counts["characters"] += len(text)
             counts["bytes"] += len(text.encode("utf-8"))

@@ -60,6 +60,12 @@ class Project:
         return path
 
 
+def events(directory, split="train"):
+    """The events of a log."""
+    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["split"] == split]
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     """The shared project: data/sanguo, data/sanguo_bpe, data/sanguo_sft are made from the real book."""

@@ -3,14 +3,10 @@
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, events
 
 import data_utils
 from model import GLMConfig, MiniGLM
@@ -24,12 +20,6 @@ QUICK = [
     "--log_interval=1",
     "--warmup_iters=2",
 ]
-
-
-def events(directory, split="train"):
-    """The events of a log."""
-    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["split"] == split]
 
 
 def test_what_a_run_leaves(pretrained, project):
@@ -53,32 +43,6 @@ def test_fine_tuning_learns_by_heart_and_marks_the_model_as_chat(chat):
     """The loss on a few answers goes to almost nothing."""
     assert json.loads((chat / "config.json").read_text(encoding="utf-8"))["chat"] is True
     assert events(chat, "train_eval")[-1]["loss"] < 0.1
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_killed_run_resumes_to_the_same_losses(project, optimizer):
-    """Killed after step 4 or later and resumed, a run with dropout ends with the very losses of an undisturbed one."""
-    words = ["train.py", *QUICK, f"--optimizer={optimizer}", "--dropout=0.1", "--max_iters=40"]
-    project.run(*words, f"--out_dir=out/whole-{optimizer}")
-    killed = project.folder / f"out/killed-{optimizer}"
-    process = subprocess.Popen(
-        [sys.executable, *words, f"--out_dir=out/killed-{optimizer}"],
-        cwd=project.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not (killed / "ckpt.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    process.wait()
-    assert torch.load(killed / "ckpt.pt", weights_only=True)["iter_num"] < 40
-    project.run(*words, f"--out_dir=out/killed-{optimizer}", "--init_from=resume")
-    whole = project.folder / f"out/whole-{optimizer}"
-    losses = [[(event["iter"], event["loss"]) for event in events(directory)] for directory in (whole, killed)]
-    assert losses[0] == losses[1] and len(losses[0]) == 40
-    weights = [torch.load(directory / "ckpt.pt", weights_only=True)["model"] for directory in (whole, killed)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_auto_resumes_scratch_refuses_and_overwrite_replaces(project):
