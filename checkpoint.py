@@ -8,18 +8,22 @@ with weights_only=True.
 import dataclasses
 import hashlib
 import os
+import pickletools
+import re
 import zipfile
 from pathlib import Path
 
 import torch
 
 from errors import UserError, require
-from files import link_whole, write_json, write_whole
+from files import is_plain_name, link_whole, write_json, write_whole
 from machine import cast_weights, pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
 CHECKPOINT, BEST, NUMBERED = "ckpt.pt", "best.pt", "ckpt-{:08d}.pt"
+# All that the pickle in a checkpoint of ours calls. weights_only=True allows more: bytearray(3 << 30), for one.
+CALLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
 
 def fingerprint(tokenizer):
@@ -91,6 +95,10 @@ def load_checkpoint(out_dir, mmap=False):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > size or archive.testzip():
                 raise ValueError("a bomb, or bytes that have changed")
+            for name in archive.namelist():
+                for opcode, argument, _ in pickletools.genops(archive.read(name)) if name.endswith(".pkl") else ():
+                    if "GLOBAL" in opcode.name and not CALLED.fullmatch(str(argument)):
+                        raise ValueError(f"a pickle that calls {argument}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         needed = {
             "model": dict,
@@ -102,8 +110,11 @@ def load_checkpoint(out_dir, mmap=False):
             "optimizers": list,
         }
         wrong = [key for key, kind in needed.items() if not isinstance(checkpoint[key], kind)]
-        if wrong:
+        wrong += [key for key, value in checkpoint["settings"].items() if type(value) not in (bool, int, float, str)]
+        if wrong or not 0 <= checkpoint["iter_num"] < 1 << 62:
             raise ValueError(f"{wrong} of the wrong type")
+        if not is_plain_name(str(checkpoint["settings"].get("dataset", "none"))):
+            raise ValueError("a data set outside of data/")
         if sum(weight.nbytes for weight in checkpoint["model"].values()) > 2 * size:  # the tied embedding stands twice
             raise ValueError("weights that claim more than the file holds")
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -117,12 +128,16 @@ def build_model(checkpoint, **changes):
     """The MiniGLM of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout)."""
     try:
         config, weights = GLMConfig(**{**checkpoint["model_args"], **changes}), checkpoint["model"]
-        if not 0 < config.n_layer <= len(weights) or config.n_embd % config.n_head:
+        sizes = config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd
+        proper = all(type(size) is int and size > 0 for size in sizes) and 0 <= config.dropout < 1
+        if not proper or config.n_layer > len(weights) or config.n_embd % config.n_head:
             raise ValueError("no such shape")
         with torch.device("meta"):  # takes no memory, whatever shape a file claims
             shapes = {name: weight.shape for name, weight in MiniGLM(config).state_dict().items()}
         if shapes != {name: weight.shape for name, weight in weights.items() if weight.is_contiguous()}:
             raise ValueError("other weights")
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise ValueError("weights that are no numbers")
         model = MiniGLM(config)
         model.load_state_dict(weights)
     except Exception as error:  # shapes of odd types fail in as many ways
@@ -130,6 +145,25 @@ def build_model(checkpoint, **changes):
             "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
         ) from error
     return model
+
+
+def restore_optimizer(optimizer, state):
+    """Give an optimizer the state that it had in a checkpoint, but the settings of now. Raises where it does not fit.
+
+    load_state_dict looks at no shapes, and a fused step would write beyond a tensor that is too small.
+    """
+    present = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, present, strict=True):
+        group.update(values)
+    needed = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Muon": {"momentum_buffer"}}[type(optimizer).__name__]
+    for parameter, values in optimizer.state.items():
+        if values.keys() != needed:
+            raise ValueError("a state of another optimizer")
+        for key, value in values.items():
+            shape = () if key == "step" else parameter.shape
+            if value.shape != shape or not value.is_contiguous() or not value.isfinite().all():
+                raise ValueError(f"{key} does not fit")
 
 
 def load_model(out_dir, device="auto", dtype="float32"):

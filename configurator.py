@@ -94,12 +94,13 @@ def _parse(key, text, default):
 
 def _checked(what, value, kind):
     """`value` as a `kind`, an int as a float where one is wanted, or a UserError."""
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
     names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list of texts"}
     proper = type(value) is kind and not (kind is float and not math.isfinite(value))
+    proper = proper and not (kind is int and abs(value) >= 1 << 62)
     proper = proper and not (kind is list and not all(isinstance(item, str) for item in value))
-    require(proper, f"{what} has the wrong type", f"give {names[kind]}")
+    require(proper, f"{what[:200]} has the wrong type", f"give {names[kind]}")
     return value
 
 
@@ -109,12 +110,12 @@ def _read_config(path, settings):
     namespace = dict(settings)
     try:
         exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), namespace)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"config file {path} does not run: {error!r}", "mend it; it is plain Python") from error
     plain = (*SETTING_TYPES, type(None))
     found = {k: v for k, v in namespace.items() if k in settings or (k[0] != "_" and isinstance(v, plain))}
     return {
-        _known(key, settings): _checked(f"{key}={value!r} in {path}", value, type(settings[_known(key, settings)]))
+        _known(key, settings): _checked(f"{key} in {path}", value, type(settings[_known(key, settings)]))
         for key, value in found.items()
     }
 

@@ -130,7 +130,14 @@ def run(directory, commands):
 def stopped_early(directory):
     """Whether the checkpoint in a training's directory stands before its last step."""
     config = read_json(f"{directory}/config.json", "run the same command again")
-    return config.get("iter_num", 0) < config.get("settings", {}).get("max_iters", 1)
+    return config["iter_num"] < config["settings"]["max_iters"]
+
+
+def seconds_of(directory):
+    """How long a finished stage took."""
+    seconds = read_json(f"{directory}/done.json", "run again").get("seconds")
+    require(isinstance(seconds, float), f"{directory}/done.json is broken", f"delete {directory} and run again")
+    return seconds
 
 
 def peak_memory():
@@ -167,7 +174,7 @@ for directory, commands in stages.items():
             file.write("\n".join(QUESTIONS) + "\n")
     run(directory, commands)
 
-taken = {directory: read_json(f"{directory}/done.json", "run again")["seconds"] for directory in stages}
+taken = {directory: seconds_of(directory) for directory in stages}
 print("\n" + "\n".join(f"{directory:20} {seconds:7.1f} s" for directory, seconds in taken.items()))
 print(
     f"this run {(time.monotonic() - started) / 60:.1f} min"

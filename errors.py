@@ -27,6 +27,8 @@ def _in_one_line(kind, error):
         place = f" {error.filename}" if error.filename else ""
         told = error.strerror or error
         return f"error: cannot use{place}: {told}; check the path, its rights and the free space", 2
+    if issubclass(kind, MemoryError) or issubclass(kind, RuntimeError) and "allocate memory" in str(error):
+        return "error: not enough memory; choose a smaller --batch_size, --block_size or model", 2
     if kind.__name__ == "DistBackendError" or issubclass(kind, RuntimeError) and "gloo" in str(error):
         return (
             "error: another process of this run has died or cannot be reached; see what it said, then run the same"
@@ -42,7 +44,8 @@ def _excepthook(kind, error, traceback):
     if "tqdm" in sys.modules:  # a progress bar would stand on the same line
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()
-    print(told[0], file=sys.__stderr__)  # torch.distributed puts a hook around this one that swallows sys.stderr
+    line = "".join(c if c.isprintable() else "?" for c in told[0])  # no terminal escapes from a file or a server
+    print(line, file=sys.__stderr__)  # torch.distributed puts a hook around this one that swallows sys.stderr
     raise SystemExit(told[1])
 
 

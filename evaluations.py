@@ -110,12 +110,12 @@ def measure_split(model, tokenizer, dataset):
     nats = split_loss(model, rows)
     metrics = {
         "loss": nats / count,
-        "perplexity": math.exp(nats / count),
+        "perplexity": math.exp(min(nats / count, 700)),
         "bits_per_char": nats / math.log(2) / max(1, len(text)),
         "bits_per_byte": nats / math.log(2) / max(1, len(text.encode("utf-8"))),
     }
     if not sft:
-        if train_text := text_of(data_utils.train_data, tokenizer):
+        if text and (train_text := text_of(data_utils.train_data, tokenizer)):
             metrics["trigram_bits_per_char"] = witten_bell_trigram(train_text, text)
             metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
         starts = range(0, max(1, len(ids) - BEGINNING), max(1, len(ids) // SAMPLES))

@@ -17,11 +17,13 @@ from errors import UserError, require
 def replace_whole(path):
     """A path beside `path`, to be written by the block; it takes `path`'s place only when the block ends well."""
     path = Path(path)
-    require(path.name and not path.is_dir(), f"{path} is no file name", "give the name of a file to write")
+    proper = path.name and (path.is_file() or not os.path.lexists(path))
+    require(proper, f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
     new_folder = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link that lies there would lead elsewhere
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
@@ -50,7 +52,6 @@ def write_whole(path, mode="w"):
 def link_whole(source, path):
     """Give the file `source` the second name `path`, in place of what has it now; a copy where no link can be made."""
     with replace_whole(path) as partial:
-        partial.unlink(missing_ok=True)
         try:
             os.link(source, partial)
         except OSError:
@@ -98,11 +99,16 @@ def read_json(path, todo):
     """The JSON object in `path`, a dict. Raises UserError, which ends with `todo`, where there is none."""
     require(Path(path).is_file(), f"no file {path}", todo)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         value = None
     require(isinstance(value, dict), f"{path} is broken", todo)
     return value
+
+
+def is_plain_name(name):
+    """Whether `name` is that of a file or folder, and leads nowhere else."""
+    return bool(name) and name == Path(name).name and not name.startswith(".")
 
 
 def sha256(path):

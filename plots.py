@@ -23,6 +23,7 @@ CJK_FONTS = [
     "Heiti SC",
     "WenQuanYi Micro Hei",
 ]
+LARGEST = 1e15  # what a picture's scale can hold
 SCORES = ["accuracy", "exact_match", "rouge_l", "bleu_4", "distinct_2", "loop_share", "copied_share"]
 LABELS = {  # what the pictures say, in Chinese and in English
     "train": ("训练（每步）", "train, each step"),
@@ -40,6 +41,7 @@ LABELS = {  # what the pictures say, in Chinese and in English
 
 def choose_font():
     """Let the pictures speak Chinese where a font has it, else English; gives label(key), the words for one of LABELS."""
+    plt.rcParams["text.parse_math"] = False  # a dollar in a name is a dollar
     found = [name for name in CJK_FONTS if name in {font.name for font in font_manager.fontManager.ttflist}]
     if found:
         plt.rcParams["font.sans-serif"] = found[:1] + plt.rcParams["font.sans-serif"]
@@ -53,13 +55,15 @@ def read_log(directory):
     path = Path(directory, "log.jsonl")
     require(path.is_file(), f"no log {path}", "train first, or check --out_dir")
     log = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
             values = {key: float(value) for key, value in event.items() if key != "split" and value is not None}
+            if not all(abs(value) < LARGEST for value in values.values()):
+                raise ValueError("no number that can be drawn")
             log.setdefault(str(event["split"]), []).append({"iter": values["iter"], "loss": values["loss"], **values})
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(f"{path} line {number} is no log line", "delete that line, or train again") from error
     require(log, f"{path} is empty", "train first; it fills as the training goes on")
@@ -154,7 +158,13 @@ def draw_metrics(found, label):
     """Scores by group of questions, or a split's losses, a panel a run. found: {name: groups, see groups_of}. A figure."""
     figure, panels = plt.subplots(len(found), 1, figsize=(9, 4.5 * len(found)), dpi=130, squeeze=False)
     for axes, (name, groups) in zip(panels[:, 0], found.items()):
-        losses = [key for values in groups.values() if "loss" in values for key in values if key != "perplexity"]
+        losses = [
+            key
+            for values in groups.values()
+            if "loss" in values
+            for key in values
+            if key not in ("perplexity", "intervals")
+        ]
         scores = losses or SCORES
         groups = {group: values for group, values in groups.items() if scores[0] in values}
         width = 0.8 / len(groups)
@@ -170,15 +180,20 @@ def draw_metrics(found, label):
                 width,
                 yerr=reach if intervals else None,
                 error_kw={"elinewidth": 0.8},
-                label=f"{group} (n={values['n']})" if "n" in values else group,
+                label=drawable(f"{group} (n={values['n']})" if "n" in values else group),
             )
             axes.bar_label(bars, [f"{h:.2f}" for h in heights], fontsize=6)
-        axes.set_xticks([x + 0.4 - width / 2 for x in range(len(scores))], scores, fontsize=8)
+        axes.set_xticks([x + 0.4 - width / 2 for x in range(len(scores))], map(drawable, scores), fontsize=8)
         axes.margins(y=0.15)
         axes.set_title(f"{name} · {label('metrics')}")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
         axes.grid(axis="y", alpha=0.3)
     return figure
+
+
+def drawable(text):
+    """`text` with a question mark for each half of a character, which no font has."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_groups(path):
@@ -199,7 +214,8 @@ def are_metrics(values):
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         return False
     numbers = [value for key, value in values.items() if key != "intervals" and value is not None]
-    return all(isinstance(number, int | float) for number in [*numbers, *sum(pairs, [])])
+    numbers += [number for pair in pairs for number in pair]
+    return all(isinstance(number, int | float) and abs(number) < LARGEST for number in numbers)
 
 
 def groups_of(metrics):

@@ -30,7 +30,7 @@ out_dir = "out/demo-chat"  # the model that the page opens with; those beside it
 table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
 port = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
-auth = ""  # NAME:PASSWORD that a visitor must give
+auth = os.environ.get("MINIGLM_AUTH", "")  # NAME:PASSWORD that a visitor must give; from there nobody can read it off
 share = False  # a public address through gradio's servers, with --auth only
 device = "auto"  # auto, cpu, cuda, mps
 dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
@@ -93,7 +93,7 @@ configure(globals(), limits={"port": (1, 65535)}, choices={"dtype": WEIGHT_DTYPE
 require(
     auth or host in ("127.0.0.1", "localhost") and not share,
     "the page would be open to everybody",
-    "set a name and password with --auth=NAME:PASSWORD, or leave --host and --share away",
+    "set MINIGLM_AUTH=NAME:PASSWORD in the environment (or --auth), or leave --host and --share away",
 )
 require(not auth or all(auth.partition(":")), "--auth is no name and password", "write --auth=NAME:PASSWORD")
 
@@ -307,7 +307,7 @@ def example_questions():
     try:
         with open(path, encoding="utf-8") as file:
             return [json.loads(next(file))["Question"] for _ in range(5)]
-    except (OSError, StopIteration, ValueError, KeyError, TypeError):
+    except (OSError, StopIteration, ValueError, KeyError, TypeError, RecursionError):
         return CHAT_EXAMPLES
 
 

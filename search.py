@@ -31,9 +31,11 @@ def search(table, call):
         return []
     if not isinstance(wanted, dict) or not wanted:
         return []
-    return [record for record in table if all(holds(record.get(field), value) for field, value in wanted.items())][
-        :MOST
-    ]
+    try:
+        found = [record for record in table if all(holds(record.get(field), value) for field, value in wanted.items())]
+    except RecursionError:
+        return []
+    return found[:MOST]
 
 
 def holds(value, wanted):

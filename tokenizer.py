@@ -10,6 +10,7 @@ import base64
 import codecs
 import importlib.util
 import os
+import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,8 @@ from files import read_json, write_whole
 
 END = "<|endoftext|>"
 RANK_FILE = "tokenizer.tiktoken"  # a line a token: its bytes in base64, its id
+LONGEST_TOKEN = 4096  # bytes; how a token was joined takes the square of its length to find
+LONGEST_RUN = 500_000  # characters of white space; more end tiktoken's search for words
 # GPT-2's split into words, kept for every tokenizer so that llama.cpp and transformers give the same ids.
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # How each role's turn begins. What the assistant says (an answer, or a call of the search tool) closes with END.
@@ -70,22 +73,30 @@ class Tokenizer:
     def load(cls, folder):
         """The tokenizer of a data set or of an out_dir: its rank file, or GPT-2's where meta.json says so."""
         path = Path(folder, RANK_FILE)
-        name = read_meta(folder).get("tokenizer") if Path(folder, "meta.json").exists() else None
+        meta = read_meta(folder) if Path(folder, "meta.json").exists() else {}
+        name = meta.get("tokenizer")
         if not path.exists():
             require(
                 name == "gpt2",
                 f"{folder} holds no tokenizer",
                 "name a data set that data/prepare.py wrote, or a trained model's out_dir",
             )
-            return cls.gpt2()
+            return cls.gpt2().fitting(folder, meta)
         try:
             pairs = [line.split() for line in path.read_bytes().splitlines() if line]
             ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
             whole = sorted(ranks.values()) == list(range(len(pairs))) and all(bytes([b]) in ranks for b in range(256))
+            whole = whole and len(ranks) < 1 << 16 and max(map(len, ranks)) <= LONGEST_TOKEN
         except ValueError:
             whole = False
         require(whole, f"{path} is no whole tokenizer", "prepare the data again, or copy the file back")
-        return cls(name or ("gpt2" if len(ranks) == 50256 else "bpe"), ranks)
+        return cls(name or ("gpt2" if len(ranks) == 50256 else "bpe"), ranks).fitting(folder, meta)
+
+    def fitting(self, folder, meta):
+        """The tokenizer itself, where it is the one that meta.json tells of. Raises UserError."""
+        told = meta.get("vocab_size", self.vocab_size)
+        require(told == self.vocab_size, f"{folder} was prepared with another tokenizer", "prepare the data again")
+        return self
 
     def save(self, folder):
         """Write the rank file into `folder`."""
@@ -93,7 +104,9 @@ class Tokenizer:
             file.writelines(base64.b64encode(token) + b" %d\n" % rank for token, rank in self.ranks.items())
 
     def encode(self, text):
-        """The token ids of `text`, a list. `<|endoftext|>` in it is ordinary text."""
+        """The token ids of `text`, a list. `<|endoftext|>` in it is ordinary text. Raises UserError."""
+        blank = len(text) > LONGEST_RUN and re.search(rf"\s{{{LONGEST_RUN}}}", text)
+        require(not blank, f"a text has {LONGEST_RUN:,} spaces in a row", "take them out")
         return self._encoding.encode_ordinary(text)
 
     def encode_stream(self, texts):

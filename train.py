@@ -23,11 +23,19 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import CHECKPOINT, build_model, fingerprint, load_checkpoint, save_checkpoint, set_aside
+from checkpoint import (
+    CHECKPOINT,
+    build_model,
+    fingerprint,
+    load_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+    set_aside,
+)
 from configurator import configure
 from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft, to_device
 from errors import UserError, require
-from files import claim, sha256, write_whole
+from files import claim, is_plain_name, sha256, write_whole
 from machine import compile_if_possible, keep_freed_memory, pick_device, pick_dtype, share_cores
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, read_meta
@@ -134,6 +142,7 @@ if device == "cpu":
 
 # data: the files tell whether these are books or conversations
 data_dir = Path("data", dataset)
+require(is_plain_name(dataset), f"--dataset={dataset} is no name", "give the name of a folder in data/")
 require(data_dir.is_dir(), f"no data set {data_dir}", "run python data/prepare.py, or check --dataset")
 chat, searches = is_sft(dataset), bool(read_meta(data_dir).get("searches"))
 tokenizer = Tokenizer.load(data_dir)
@@ -233,14 +242,15 @@ def restore(checkpoint):
     try:
         model.load_state_dict(checkpoint["model"])
         for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
-            present = [{key: value for key, value in group.items() if key != "params"} for group in each.param_groups]
-            each.load_state_dict(state)
-            for group, values in zip(each.param_groups, present, strict=True):
-                group.update(values)
+            restore_optimizer(each, state)
         if checkpoint["scaler"] and scaler.is_enabled():
             scaler.load_state_dict(checkpoint["scaler"])
-        iter_num, tokens, best_val_loss = checkpoint["iter_num"], int(checkpoint["tokens"]), checkpoint["best_val_loss"]
-        rate, skipped = checkpoint.get("rate", 1.0), list(checkpoint.get("skipped", ()))
+        iter_num, tokens, skipped = (
+            checkpoint["iter_num"],
+            int(checkpoint["tokens"]),
+            list(checkpoint.get("skipped", ())),
+        )
+        best_val_loss, rate = float(checkpoint["best_val_loss"]), min(1.0, float(checkpoint.get("rate", 1.0)))
         return float(checkpoint["seconds"])
     except Exception as error:  # a damaged state fails in many ways
         raise UserError(f"the checkpoint in {out_dir} is none that a run can go on from", "train again") from error

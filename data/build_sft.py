@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configurator import configure
 from errors import require
 from facts import TITLES, absent_facts, book_facts, elsewhere_facts, read_book, read_list
-from files import claim, write_whole
+from files import claim, is_plain_name, write_whole
 from search import search
 from wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
 
@@ -193,12 +193,14 @@ configure(
     limits={
         "min_mentions": (1, None), "max_pairs": (0, None), "wordings": (1, 6), "unseen_share": (0, 0.5), "absent_share": (0, 0.5),
         "eval_questions": (1, None), "questions": (1, None), "main_people": (0, None), "passages": (0, 20), "workers": (1, 64),
-        "max_requests": (1, None), "retries": (0, 20), "timeout": (0.1, None),
+        "max_requests": (1, None), "retries": (0, 20), "timeout": (0.1, 86400),
     },
     choices={"backend": ("book", "llm"), "validation": ("reworded", "unseen")},
 )  # fmt: skip
 require(len(names) == 1, "one book at a time", "name one")
 name = names[0]
+for each in (name, dataset or name):
+    require(is_plain_name(each), f"'{each}' is no name", "give the name of a folder in data/")
 target = Path("data", dataset or f"{name}_sft")
 claim(target)
 title = title or TITLES.get(name, "")

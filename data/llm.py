@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +38,7 @@ INSTRUCTION = (
     "你根据给出的原文回答关于一部书的问题，不用原文以外的内容。每个回答一两句话，里面用「」一字不差地引一句原文作为根据。"
     '只输出 JSON：{{"answers": ["…", "…"]}}，正好 {n} 个回答，顺序和问题一样。'
 )
+LONGEST_ANSWER = 1 << 22  # bytes
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which it may go better
 
 
@@ -68,6 +70,7 @@ class Server:
         self.sent, self.cached, self.answers = 0, 0, False  # answers: whether any request was answered
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.cache_path, self.cache = Path(cache), {}
+        require(not self.cache_path.is_symlink(), f"{cache} is a link to elsewhere", "delete it")
         kept = self.cache_path.read_text(encoding="utf-8", errors="replace") if self.cache_path.exists() else ""
         self.half_line = bool(kept) and not kept.endswith("\n")  # of a run that was stopped while it wrote
         for line in kept.split("\n"):
@@ -111,14 +114,16 @@ class Server:
                 self.sent += 1
             wait = min(60.0, 2.0**attempt / 2)
             try:
-                response = requests.post(self.url, json=body, auth=self.sign, timeout=self.timeout)
+                how = {"timeout": self.timeout, "stream": True, "allow_redirects": False}
+                response = requests.post(self.url, json=body, auth=self.sign, **how)
+                said = self.said(response)
                 if response.ok:
-                    text = str(response.json()["choices"][0]["message"]["content"] or "")
+                    text = str(json.loads(said)["choices"][0]["message"]["content"] or "")
                     self.answers = True
                     return text
                 problem = f"HTTP status {response.status_code}"
                 if response.status_code not in AGAIN and not self.answers:
-                    said = self.without_key(" ".join(response.text.split()))[:200]
+                    said = self.without_key(" ".join(said.decode("utf-8", "replace").split()))[:200]
                     self.stopping.set()
                     raise UserError(f"{self.url} refuses: {problem} {said}", "check --base_url, --model and the key")
                 if response.status_code not in AGAIN:
@@ -127,7 +132,7 @@ class Server:
                 wait = min(60.0, float(asked)) if asked.replace(".", "", 1).isdigit() else wait
             except requests.RequestException as error:
                 problem = type(error).__name__
-            except (ValueError, KeyError, IndexError, TypeError):
+            except (ValueError, KeyError, IndexError, TypeError, RecursionError):
                 problem = "an answer that is not in the protocol"
             if attempt < self.retries:
                 self.stopping.wait(wait)
@@ -137,6 +142,15 @@ class Server:
         raise UserError(
             f"{self.url} does not answer ({problem})", "run the same command again, it goes on where it was"
         )
+
+    def said(self, response):
+        """The body of a response, bytes. Raises ValueError for one too long, or too slow, to be an answer."""
+        body, until = b"", time.monotonic() + 20 * self.timeout
+        for part in response.iter_content(1 << 10):
+            body += part
+            if len(body) > LONGEST_ANSWER or time.monotonic() > until:
+                raise ValueError("no answer")
+        return body
 
     def sign(self, request):
         """Put the key, and nothing that ~/.netrc may hold for the address, into a request."""

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import configure
 from errors import UserError, require
-from files import claim, sha256, write_json, write_whole
+from files import claim, is_plain_name, sha256, write_json, write_whole
 from tokenizer import RANK_FILE, Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -101,6 +101,8 @@ configure(
 dataset = dataset or "-".join(names) + "_bpe" * (tokenizer == "bpe")
 target = Path("data", dataset)
 books = [Path("data", name, "input.txt") for name in names]
+for name in (*names, dataset):
+    require(is_plain_name(name), f"'{name}' is no name", "give the name of a folder in data/")
 for name, book in zip(names, books):
     require(book.is_file(), f"no book {book}", f"run python data/fetch_data.py {name}")
 spans = [split(book, val_fraction) for book in books]

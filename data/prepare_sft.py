@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from configurator import configure
 from errors import UserError, require
-from files import claim, sha256, write_json, write_whole
+from files import claim, is_plain_name, sha256, write_json, write_whole
 from tokenizer import MARKERS, Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -48,6 +48,7 @@ ROLES = {  # what other forms call the roles of MARKERS
     "developer": "system",
 } | {role: role for role in MARKERS}  # fmt: skip
 OPEN_ROWS = 32  # that are being packed at once; the more, the fuller they get
+DEEPEST = 100  # containers in containers, in a record
 LONGEST_LINE = 1 << 20  # bytes of the first line that are looked at to tell what a file is
 
 
@@ -224,10 +225,8 @@ def records(path):
                 return
             if shape == "conversation":
                 items = iter([json.load(file)])
-            elif shape == "list":
-                items = ijson.items(file, "item", use_float=True)
-            else:  # a category at a time
-                items = (item for _, category in ijson.kvitems(file, "", use_float=True) for item in category)
+            else:  # of a list, or of the lists that an object holds
+                items = values(file, 1 if shape == "list" else 2)
             for number, item in enumerate(items, 1):
                 where = f"item {number}"
                 yield where, item
@@ -235,6 +234,28 @@ def records(path):
         raise UserError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
     except (ValueError, TypeError, RecursionError, ijson.JSONError) as error:
         raise UserError(f"{path} is no whole JSON, it breaks off after {where}", "write one record a line") from error
+
+
+def values(file, depth):
+    """The JSON values that stand in `depth` containers, one after the other. Raises ValueError where one is no list.
+
+    Put together here from ijson's plain events: its own paths take the square of the depth in memory.
+    """
+    level, builder = 0, None
+    for event, value in ijson.basic_parse(file, use_float=True):
+        begins, ends = event in ("start_map", "start_array"), event in ("end_map", "end_array")
+        level -= ends
+        if level < depth and not begins and not ends and event != "map_key":
+            raise ValueError("a value where a list was to be")
+        if level >= depth:
+            builder = builder or ijson.ObjectBuilder()
+            builder.event(event, value)
+        level += begins
+        if level > DEEPEST:
+            raise ValueError("nested too deep")
+        if builder and level == depth and event != "map_key":
+            yield builder.value
+            builder = None
 
 
 def shape_of(file):
@@ -254,14 +275,14 @@ def shape_of(file):
     file.seek(begin)
     try:
         if line.lstrip().startswith(b"["):
-            item = next(ijson.items(file, "item"), None)
+            item = next(values(file, 1), None)
             if isinstance(item, dict) and "role" in item:
                 return "conversation" if line.strip() in (b"[", b"[{") else "lines"
             return "list"
-        events = [event for (_, event, _), _ in zip(ijson.parse(file), range(3))]
+        events = [event for (event, _), _ in zip(ijson.basic_parse(file, use_float=True), range(3))]
         known = any(field.encode() in line for fields, _ in READERS.values() for field in fields)
         return "object" if events == ["start_map", "map_key", "start_array"] and not known else "lines"
-    except (ijson.JSONError, UnicodeDecodeError):
+    except (ijson.JSONError, ValueError):
         return "lines"
 
 
@@ -293,8 +314,8 @@ def samples(paths):
                 if record is None:
                     raise BadRecord("is no JSON")
                 form, ids, mask = encoded(record)
-            except (BadRecord, RecursionError) as error:
-                reason = str(error) if isinstance(error, BadRecord) else "is nested too deep"
+            except (BadRecord, UserError, RecursionError) as error:
+                reason = "is nested too deep" if isinstance(error, RecursionError) else str(error)
                 require(not strict, f"{path} {where} {reason}", "mend it, or leave --strict away to skip it")
                 dropped[reason] += 1
                 if dropped[reason] <= 5:
@@ -355,7 +376,7 @@ configure(
     choices={"too_long": ("drop", "truncate")},
 )
 require(files, "no records to read", "name one FILE.jsonl or more")
-require(dataset, "no name for the data set", "give --dataset=NAME; the rows go to data/NAME")
+require(is_plain_name(dataset), f"--dataset={dataset} is no name", "give --dataset=NAME; the rows go to data/NAME")
 encoder = Tokenizer.load(tokenizer_from)
 target = Path("data", dataset)
 claim(target)
