@@ -27,6 +27,7 @@ from metrics import (
     interval,
     mean,
     ppmd,
+    read_questions,
     summary,
     text_scores,
     witten_bell_trigram,
@@ -124,32 +125,6 @@ def measure_split(model, tokenizer, dataset):
         made = [each._replace(ended=True) for each in made]  # a book goes on: no end was to be expected
         metrics["samples"] = summary(made, [text_scores(each, train_text) for each in made])
     return metrics
-
-
-def read_questions(path):
-    """The records of an evaluation file. Raises UserError, with the line, for one that lacks what it must have."""
-    require(Path(path).is_file(), f"no file {path}", "check --eval_file; data/build_sft.py writes one for a book")
-    records = []
-    try:
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
-            if line.strip():
-                record = json.loads(line)
-                proper = isinstance(record, dict) and all(
-                    isinstance(record.get(k), str) and record[k].strip() for k in ("Question", "Answer")
-                )
-                key = record.get("Key", []) if proper else []
-                proper = proper and (
-                    isinstance(key, str) or isinstance(key, list) and all(isinstance(k, str) for k in key)
-                )
-                proper = proper and isinstance(record.get("Group", ""), str)
-                require(
-                    proper, f"{path} line {number} is no question", 'write {"Question": "…", "Answer": "…", "Key": "…"}'
-                )
-                records.append(record)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON lines in UTF-8", 'write {"Question": "…", "Answer": "…"} a line') from error
-    require(records, f"{path} is empty", "write one question a line")
-    return records
 
 
 def training_text(tokenizer, dataset):

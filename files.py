@@ -106,6 +106,21 @@ def read_json(path, todo):
     return value
 
 
+def read_json_lines(path, todo):
+    """[(line number, JSON value)] of the lines of `path` that are not empty. Raises UserError where one is no JSON."""
+    require(Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
+    values, number = [], 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    values.append((number, json.loads(line)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON lines in UTF-8, see line {max(1, number)}", todo) from error
+    require(values, f"{path} is empty", todo)
+    return values
+
+
 def is_plain_name(name):
     """Whether `name` is that of a file or folder, and leads nowhere else."""
     return bool(name) and name == Path(name).name and not name.startswith(".")

@@ -9,6 +9,9 @@ import pyppmd
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
+from errors import require
+from files import read_json_lines
+
 LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
 
 
@@ -18,6 +21,20 @@ class Characters:
     def tokenize(self, text):
         """The characters but white space, a list."""
         return [c for c in text if not c.isspace()]
+
+
+def read_questions(path):
+    """The records of an evaluation file, a list of dicts. Raises UserError, with the line, for one that lacks something."""
+    records = []
+    for number, record in read_json_lines(path, 'write {"Question": "…", "Answer": "…"} a line'):
+        texts = [record.get(field) for field in ("Question", "Answer")] if isinstance(record, dict) else [None]
+        proper = all(isinstance(text, str) and text.strip() for text in texts)
+        proper = proper and isinstance(record.get("Group", ""), str)
+        proper = proper and all(isinstance(key, str) for key in keys_of(record))
+        todo = 'write {"Question": "…", "Answer": "…", "Key": "…"}'
+        require(proper, f"{path} line {number} is no question", todo)
+        records.append(record)
+    return records
 
 
 def rouge_l(right, answer):
@@ -45,7 +62,7 @@ def holds_key(answer, record):
 def keys_of(record):
     """What a right answer must contain, a list of texts."""
     key = record.get("Key") or []
-    return [key] if isinstance(key, str) else key
+    return key if isinstance(key, list) else [key]
 
 
 def loops(text, ended):

@@ -1,22 +1,17 @@
 """The tool that a model can call in a talk: a search over a small table, a JSON record a line."""
 
 import json
-from pathlib import Path
 
-from errors import UserError, require
+from errors import require
+from files import read_json_lines
 
 MOST = 3  # records given back
 
 
 def read_table(path):
     """The records of a .jsonl file, a list of dicts. Raises UserError."""
-    require(Path(path).is_file(), f"no table {path}", "give a file of JSON records, one a line, as --table=FILE.jsonl")
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        table = [json.loads(line) for line in lines if line.strip()]
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no table", "write one JSON record a line, in UTF-8") from error
-    require(table and all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
+    table = [record for _, record in read_json_lines(path, "give a file of JSON records, one a line")]
+    require(all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
     return table
 
 

@@ -1,103 +1,319 @@
-"""Mutated files: whatever their bytes, a loader gives a value or says in one line what is wrong."""
+"""Mutated files: whatever their bytes, a loader gives a value or says in one line what is wrong.
 
-import os
-import tempfile
-from pathlib import Path
+None may raise anything else, take memory far beyond the file, hang, or lose what was whole before.
+"""
+
+import contextlib
+import io
+import json
+import math
+import runpy
+import signal
+import sys
+import tracemalloc
 
 import pytest
+import torch
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import configurator
 import data_utils
-from checkpoint import build_model, load_checkpoint
+import files
+from checkpoint import build_model, load_checkpoint, restore_optimizer
 from errors import UserError
+from metrics import read_questions
+from plots import read_groups, read_log
+from search import read_table, search
 from tokenizer import Tokenizer, read_meta
 
+ROOM = 64 << 20  # bytes that a loader may take besides twice the file: tables of its own, a small model
+PATIENCE = 120  # seconds after which a loader counts as hanging
 
-def mutations(content):
-    """Strategies for damaged versions of some bytes: cut off, overwritten in places, or anything at all."""
-    places = st.lists(
-        st.tuples(st.integers(0, max(0, len(content) - 1)), st.binary(min_size=1, max_size=8)), max_size=5
+ODD_VALUES = st.sampled_from(
+    [
+        None, True, False, 0, -1, 10**400, 1 << 63, 1e308, -0.0, math.nan, math.inf, "", "x", "\ud800", "\0", "../../x", "问：",
+        "第一回", [], {}, [[]], [None], {"": None}, "长" * 10_000, ["x"] * 300,
+    ]
+)  # fmt: skip
+
+
+def damaged_bytes(content):
+    """Strategies for damaged versions of some bytes: cut off, overwritten in places, repeated, or anything at all."""
+    at = st.integers(0, max(0, len(content) - 1))
+    pieces = st.one_of(
+        st.binary(min_size=1, max_size=8), st.sampled_from([b"[" * 2000, b'"', b"\n", b"\0", b"\xff\xfe", b"}"])
     )
 
     def overwrite(changes):
         damaged = bytearray(content)
-        for at, new in changes:
-            damaged[at : at + len(new)] = new
+        for place, new in changes:
+            damaged[place : place + len(new)] = new
         return bytes(damaged)
 
     return st.one_of(
-        st.integers(0, len(content)).map(lambda n: content[:n]), places.map(overwrite), st.binary(max_size=64)
+        st.integers(0, len(content)).map(lambda n: content[:n]),
+        st.lists(st.tuples(at, pieces), min_size=1, max_size=5).map(overwrite),
+        st.tuples(at, at).map(lambda ends: content[: max(ends)] + content[min(ends) :]),
+        st.binary(max_size=64),
     )
+
+
+def places(value, path=()):
+    """The path to every value inside nested dicts and lists, of a long list the first few."""
+    yield path
+    inside = (
+        value.items() if isinstance(value, dict) else enumerate(value[:8]) if isinstance(value, list | tuple) else ()
+    )
+    for key, each in list(inside)[:60]:
+        yield from places(each, (*path, key))
+
+
+def changed(value, path, new):
+    """The value with `new` where `path` leads."""
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = changed(copy[path[0]], path[1:], new)
+    return copy
+
+
+def odd_structures(value, odd=ODD_VALUES):
+    """Strategies for a nested value with one to three of its parts replaced by odd ones."""
+    change = st.tuples(st.sampled_from(list(places(value))), odd)
+
+    def apply(changes):
+        result = value
+        for path, new in changes:
+            with contextlib.suppress(KeyError, IndexError, TypeError):  # an earlier change took it away
+                result = changed(result, path, new)
+        return result
+
+    return st.lists(change, min_size=1, max_size=3).map(apply)
+
+
+def damaged_json(content):
+    """Damaged versions of a JSON file or of JSON lines, by bytes and by structure."""
+    text = content.decode("utf-8")
+    try:
+        whole, lines = json.loads(text), False
+    except ValueError:
+        whole, lines = [json.loads(line) for line in text.splitlines()], True
+
+    def written(value):
+        rows = value if lines and isinstance(value, list) else [value]
+        return "\n".join(json.dumps(row) for row in rows).encode()
+
+    return st.one_of(damaged_bytes(content), odd_structures(whole).map(written))
+
+
+TENSORS = st.sampled_from(
+    [torch.zeros(3, 3), torch.full((64,), math.nan), torch.zeros(1).expand(10**9), torch.zeros(2, dtype=torch.int8)]
+)
+
+
+def damaged_checkpoint(content):
+    """Damaged versions of a checkpoint: its bytes, and its values and tensors replaced by others."""
+    whole = torch.load(io.BytesIO(content), weights_only=True)
+
+    def written(value):
+        file = io.BytesIO()
+        torch.save(value, file)
+        return file.getvalue()
+
+    return st.one_of(damaged_bytes(content), odd_structures(whole, st.one_of(ODD_VALUES, TENSORS)).map(written))
+
+
+def script(name, *words):
+    """A loader that runs a whole script in this process, in the folder that holds data/."""
+
+    def load(folder):
+        configurator.ROOT, argv, path = folder.parents[1], sys.argv, sys.path
+        sys.path = [str(ROOT / "data"), *path]  # as Python does for a script
+        streams = sys.stdin, sys.stdout, sys.stderr
+        sys.stdin, sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO()) for _ in range(3))
+        sys.argv = [name, *words]
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        finally:
+            sys.argv, sys.path = argv, path
+            sys.stdin, sys.stdout, sys.stderr = streams
+            for lock in files.claims.values():
+                lock.release()
+            files.claims.clear()
+
+    return load
 
 
 def load_data(folder):
     """What train.py does with a data set."""
-    os.chdir(folder.parents[1])
     init = data_utils.init_data_sft if data_utils.is_sft(folder.name) else data_utils.init_data_pretrain
+    Tokenizer.load(folder)
     init(folder.name)
 
 
 def load_weights(folder):
-    """What sample.py does with an out_dir."""
-    build_model(load_checkpoint(folder))
+    """What sample.py and a resumed train.py do with an out_dir."""
+    checkpoint = load_checkpoint(folder)
+    model = build_model(checkpoint)
+    for state in checkpoint["optimizers"][:1]:
+        groups = [
+            {"params": [p for p in model.parameters() if p.dim() >= 2]},
+            {"params": [p for p in model.parameters() if p.dim() < 2]},
+        ]
+        try:
+            restore_optimizer(torch.optim.AdamW(groups, fused=True), state)
+        except Exception as error:  # as train.py does
+            raise UserError("none that a run can go on from", "train again") from error
 
 
-LOADERS = [
-    ("data/sanguo_bpe", "meta.json", load_data),
-    ("data/sanguo_bpe", "meta.json", read_meta),
-    ("data/sanguo_bpe", "val.bin", load_data),
-    ("data/sanguo_bpe", "tokenizer.tiktoken", Tokenizer.load),
-    ("data/talk", "train.bin", load_data),
-    ("data/talk", "train_mask.bin", load_data),
-    ("data/talk", "train_sample.bin", load_data),
-    ("data/talk", "meta.json", load_data),
-    ("out/talk", "ckpt.pt", load_weights),
-]
+def load_config(folder):
+    """What every script does with a config file."""
+    configurator._read_config(
+        str(folder / "config.py"), {"batch_size": 1, "learning_rate": 0.1, "dataset": "", "bias": True}
+    )
 
 
-def fuzz(project, source, name, load, examples):
+def load_table(folder):
+    """What a talk does with its table."""
+    search(read_table(folder / "table.jsonl"), '{"类型": "舒适型"}')
+
+
+CONFIG = b'batch_size = 16\nlearning_rate = 5e-3\ndataset = "sanguo_sft"\nbias = False\n'
+LOG = b"".join(
+    json.dumps({"iter": i, "split": split, "loss": 3.0, "lr": 1e-3, "tokens": i, "seconds": i}).encode() + b"\n"
+    for i, split in enumerate(["train", "val", "train_eval"] * 4)
+)
+TABLE = b'{"name": "x", "\\u7c7b\\u578b": "\\u8212\\u9002\\u578b", "list": [1, 2]}\n' * 3
+QUESTIONS = '{"Question": "张飞字什么？", "Answer": "张飞字翼德。", "Key": "翼德", "Group": "seen"}\n'.encode() * 3
+METRICS = b'{"all": {"n": 2, "accuracy": 0.5}, "groups": {"a": {"n": 2, "accuracy": 0.5, "intervals": {"accuracy": [0.1, 0.9]}}}}'
+CHAPTER = (
+    "第{}回 宴桃园豪杰三结义 斩黄巾英雄首立功\n姓张，名飞，字翼德。张飞曰：“吾乃燕人张翼德也！”赵云大怒，拍马而来。\n"
+)
+BOOK = "".join(CHAPTER.format(number) * 3 for number in "一二三四").encode()
+PEOPLE = json.dumps({"张飞": ["张飞", "翼德"], "赵云": ["赵云", "子龙"]}, ensure_ascii=False).encode()
+RECORDS = json.dumps(
+    [
+        {"Question": "一", "Answer": "二"},
+        {"messages": [{"role": "user", "content": "三"}, {"role": "assistant", "content": "四"}]},
+    ]
+).encode()
+SMALL_FILES = {
+    "config.py": CONFIG,
+    "log.jsonl": LOG,
+    "table.jsonl": TABLE,
+    "eval.jsonl": QUESTIONS,
+    "metrics.json": METRICS,
+    "done.json": b'{"seconds": 1.5, "recipe": "x", "commands": ["a"]}',
+    "input.txt": BOOK,
+    "book.txt": BOOK,
+    "entities.json": PEOPLE,
+    "records.json": RECORDS,
+    "records.jsonl": QUESTIONS + b'{"instruction": "1", "input": "", "output": "2"}\n',
+}
+SFT = ("data/prepare_sft.py", "--dataset=made", "--tokenizer_from=data/fuzzed", "--block_size=64")
+LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, what reads it)
+    "meta.json of a book": ("data/sanguo_bpe", "meta.json", damaged_json, load_data),
+    "meta.json": ("data/sanguo_bpe", "meta.json", damaged_json, read_meta),
+    "meta.json of talks": ("data/talk", "meta.json", damaged_json, load_data),
+    "val.bin": ("data/sanguo_bpe", "val.bin", damaged_bytes, load_data),
+    "train.bin": ("data/talk", "train.bin", damaged_bytes, load_data),
+    "train_mask.bin": ("data/talk", "train_mask.bin", damaged_bytes, load_data),
+    "train_sample.bin": ("data/talk", "train_sample.bin", damaged_bytes, load_data),
+    "tokenizer": ("data/sanguo_bpe", "tokenizer.tiktoken", damaged_bytes, Tokenizer.load),
+    "checkpoint": ("out/talk", "ckpt.pt", damaged_checkpoint, load_weights),
+    "config": ("", "config.py", damaged_bytes, load_config),
+    "log": ("", "log.jsonl", damaged_json, read_log),
+    "metrics": ("", "metrics.json", damaged_json, lambda folder: read_groups(folder / "metrics.json")),
+    "done.json": ("", "done.json", damaged_json, lambda folder: files.read_json(folder / "done.json", "run again")),
+    "table": ("", "table.jsonl", damaged_json, load_table),
+    "questions": ("", "eval.jsonl", damaged_json, lambda folder: read_questions(folder / "eval.jsonl")),
+    "a book to fetch": ("", "book.txt", damaged_bytes, script("data/fetch_data.py", "made", "--from=data/fuzzed/book.txt")),
+    "a book to prepare": ("", "input.txt", damaged_bytes, script("data/prepare.py", "fuzzed", "--tokenizer=bpe", "--vocab_size=300")),
+    "a book to ask about": ("", "input.txt", damaged_bytes, script("data/build_sft.py", "fuzzed", "--min_mentions=1")),
+    "people": ("", "entities.json", damaged_json, script("data/build_sft.py", "fuzzed", "--min_mentions=1")),
+    "records, one a line": ("data/sanguo_bpe", "records.jsonl", damaged_json, script(*SFT, "data/fuzzed/records.jsonl")),
+    "a list of records": ("data/sanguo_bpe", "records.json", damaged_json, script(*SFT, "data/fuzzed/records.json")),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds):
+    """Raise TimeoutError in the block when it takes longer, where the system has alarms."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def late(number, frame):
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(project, tmp_path, monkeypatch, name, examples):
     """Load `examples` damaged versions of one file among its whole neighbours; how many were told to be damaged."""
-    told = []
-    whole = {path.name: path.read_bytes() for path in (project.folder / source).iterdir()}
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "data", "fuzzed")
-        folder.mkdir(parents=True)
-        for other, content in whole.items():
-            (folder / other).write_bytes(content)
+    source, damaged, strategy, load = LOADERS[name]
+    neighbours = (
+        SMALL_FILES
+        if not source
+        else SMALL_FILES | {p.name: p.read_bytes() for p in (project.folder / source).iterdir()}
+    )
+    folder, made = tmp_path / "data/fuzzed", tmp_path / "data/made"
+    folder.mkdir(parents=True)
+    made.mkdir()
+    for other, content in neighbours.items():
+        (folder / other).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(configurator, "ROOT", configurator.ROOT)  # put back at the end
+    tried, told = [], []
 
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            derandomize=True,
-        )
-        @given(mutations(whole[name]))
-        def check(content):
-            # A new file each time: the last one may still be mapped.
-            (folder / name).unlink()
-            (folder / name).write_bytes(content)
-            try:
+    @settings(
+        max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+    )
+    @given(strategy(neighbours[damaged]))
+    def check(content):
+        # A new file each time: the last one may still be mapped.
+        (folder / damaged).unlink()
+        (folder / damaged).write_bytes(content)
+        (made / "input.txt").write_text("旧书", encoding="utf-8")
+        tried.append(len(content))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        try:
+            with no_longer_than(PATIENCE):
                 load(folder)
-            except UserError as error:
-                assert "; " in str(error)
-                told.append(error)
+        except UserError as error:
+            assert "; " in str(error) and error.what and error.todo
+            told.append(error)
+            assert (made / "input.txt").read_text(encoding="utf-8") == "旧书"
+        assert tracemalloc.get_traced_memory()[1] - before < 2 * len(content) + ROOM
+        assert not list(tmp_path.rglob("*.partial"))
+        assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
+    tracemalloc.start()
+    try:
         check()
+    finally:
+        tracemalloc.stop()
+    print(f"\n{name}: {len(tried):,} damaged versions, {len(told):,} told to be damaged, the others read")
     return len(told)
 
 
-@pytest.mark.parametrize("source, name, load", LOADERS)
-def test_damaged_files_are_told(project, chat, monkeypatch, source, name, load):
+@pytest.mark.parametrize("name", LOADERS)
+def test_damaged_files_are_told(project, chat, tmp_path, monkeypatch, name):
     """A short run of what test-long does at length."""
-    monkeypatch.chdir(project.folder)
-    assert fuzz(project, source, name, load, 40) > 10
+    assert fuzz(project, tmp_path, monkeypatch, name, 40) >= 3
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("source, name, load", LOADERS)
-def test_damaged_files_are_told_at_length(project, chat, monkeypatch, source, name, load):
+@pytest.mark.parametrize("name", LOADERS)
+def test_damaged_files_are_told_at_length(project, chat, tmp_path, monkeypatch, name):
     """2,000 damaged versions of each file."""
-    monkeypatch.chdir(project.folder)
-    assert fuzz(project, source, name, load, 2000) > 500
+    assert fuzz(project, tmp_path, monkeypatch, name, 2000) > 100

@@ -73,8 +73,8 @@ def test_the_command_line_plays_the_talk(hotel):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["--table=nowhere.jsonl", "--chat"], "no table nowhere.jsonl"),
-        (["--table=bad.jsonl", "--chat"], "bad.jsonl is no table"),
+        (["--table=nowhere.jsonl", "--chat"], "no file nowhere.jsonl"),
+        (["--table=bad.jsonl", "--chat"], "bad.jsonl is no JSON lines"),
         (["--table=list.jsonl", "--chat"], "list.jsonl is no table"),
         (["--table=list.jsonl"], "add --chat"),
         (["--table=good.jsonl", "--chat", "--num_beams=2"], "leave --num_beams away"),
