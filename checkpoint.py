@@ -100,6 +100,8 @@ def load_checkpoint(out_dir, mmap=False):
                     if "GLOBAL" in opcode.name and not CALLED.fullmatch(str(argument)):
                         raise ValueError(f"a pickle that calls {argument}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if not isinstance(checkpoint, dict):
+            raise ValueError("no dict")
         needed = {
             "model": dict,
             "model_args": dict,

@@ -16,7 +16,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing i
 
 import gradio as gr
 
-from checkpoint import CHECKPOINT, load_model
+from checkpoint import CHECKPOINT, load_model, locate
 from configurator import configure
 from errors import UserError, require
 from files import read_json
@@ -112,14 +112,15 @@ def opened(name):
 def is_chat(name):
     """Whether the model in a directory was fine-tuned on conversations; None where config.json cannot be read."""
     try:
-        return bool(read_json(Path(name, "config.json"), "train it again").get("chat"))
+        return bool(read_json(locate(name)[0] / "config.json", "train it again").get("chat"))
     except UserError:
         return None
 
 
 records = read_table(table) if table else None
 config = worker.submit(opened, out_dir).result()[2]  # what is wrong with the model is told before the page opens
-beside = sorted(str(path.parent) for path in Path(out_dir).parent.glob(f"*/{CHECKPOINT}"))
+folder, _ = locate(out_dir)
+beside = sorted(str(path.parent) for path in folder.parent.glob(f"*/{CHECKPOINT}"))
 beside.sort(key=lambda name: name != config["settings"].get("ckpt_dir"))  # what it was fine-tuned from comes first
 models = [out_dir, *(name for name in beside if Path(name) != Path(out_dir) and is_chat(name) is not None)]
 novel_model = next((name for name in models if not is_chat(name)), out_dir)

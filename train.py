@@ -156,9 +156,8 @@ else:
 # the model: new, or from a checkpoint
 watching = eval_only or replay >= 0  # nothing is trained for good, nothing written
 resumable = Path(out_dir, CHECKPOINT).exists()
-if (
-    init_from == "auto" or resumable and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-):  # torchrun starts us again
+restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process had died
+if init_from == "auto" or restarted and resumable:
     init_from = "resume" if resumable else "finetune" if ckpt_dir else "scratch"
 require(
     init_from == "resume" or overwrite or not resumable,

@@ -10,7 +10,9 @@ import math
 import runpy
 import signal
 import sys
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +23,10 @@ from hypothesis import strategies as st
 import configurator
 import data_utils
 import files
-from checkpoint import build_model, load_checkpoint, restore_optimizer
+from checkpoint import build_model, load_checkpoint, restore_optimizer, save_checkpoint
 from errors import UserError
 from metrics import read_questions
+from model import GLMConfig, MiniGLM
 from plots import read_groups, read_log
 from search import read_table, search
 from tokenizer import Tokenizer, read_meta
@@ -157,13 +160,9 @@ def load_weights(folder):
     """What sample.py and a resumed train.py do with an out_dir."""
     checkpoint = load_checkpoint(folder)
     model = build_model(checkpoint)
-    for state in checkpoint["optimizers"][:1]:
-        groups = [
-            {"params": [p for p in model.parameters() if p.dim() >= 2]},
-            {"params": [p for p in model.parameters() if p.dim() < 2]},
-        ]
+    for state in checkpoint["optimizers"]:
         try:
-            restore_optimizer(torch.optim.AdamW(groups, fused=True), state)
+            restore_optimizer(adamw(model), state)
         except Exception as error:  # as train.py does
             raise UserError("none that a run can go on from", "train again") from error
 
@@ -178,6 +177,29 @@ def load_config(folder):
 def load_table(folder):
     """What a talk does with its table."""
     search(read_table(folder / "table.jsonl"), '{"类型": "舒适型"}')
+
+
+def adamw(model):
+    """The optimizer of train.py for a model."""
+    groups = [{"params": [p for p in model.parameters() if (p.dim() >= 2) == matrix]} for matrix in (True, False)]
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def small_checkpoint():
+    """The bytes of a checkpoint, small enough that hypothesis may keep thousands of its versions."""
+    torch.manual_seed(0)
+    model = MiniGLM(GLMConfig(block_size=16, vocab_size=320, n_layer=1, n_head=2, n_embd=8))
+    optimizer = adamw(model)
+    model(torch.zeros(1, 8, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64))[1].backward()
+    optimizer.step()
+    state = {"optimizers": [optimizer.state_dict()], "scaler": {}, "iter_num": 1, "tokens": 8, "seconds": 0.5}
+    state |= {"best_val_loss": 5.0, "rate": 1.0, "skipped": [], "searches": False}
+    bytewise = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)})
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(
+            folder, model, bytewise, {"dataset": "talk", "batch_size": 4, "learning_rate": 0.1}, True, state
+        )
+        return Path(folder, "ckpt.pt").read_bytes()
 
 
 CONFIG = b'batch_size = 16\nlearning_rate = 5e-3\ndataset = "sanguo_sft"\nbias = False\n'
@@ -200,6 +222,7 @@ RECORDS = json.dumps(
     ]
 ).encode()
 SMALL_FILES = {
+    "ckpt.pt": small_checkpoint(),
     "config.py": CONFIG,
     "log.jsonl": LOG,
     "table.jsonl": TABLE,
@@ -222,7 +245,7 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "train_mask.bin": ("data/talk", "train_mask.bin", damaged_bytes, load_data),
     "train_sample.bin": ("data/talk", "train_sample.bin", damaged_bytes, load_data),
     "tokenizer": ("data/sanguo_bpe", "tokenizer.tiktoken", damaged_bytes, Tokenizer.load),
-    "checkpoint": ("out/talk", "ckpt.pt", damaged_checkpoint, load_weights),
+    "checkpoint": ("", "ckpt.pt", damaged_checkpoint, load_weights),
     "config": ("", "config.py", damaged_bytes, load_config),
     "log": ("", "log.jsonl", damaged_json, read_log),
     "metrics": ("", "metrics.json", damaged_json, lambda folder: read_groups(folder / "metrics.json")),
