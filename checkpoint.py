@@ -6,7 +6,9 @@ with weights_only=True.
 """
 
 import dataclasses
+import errno
 import hashlib
+import itertools
 import os
 import pickletools
 import re
@@ -50,10 +52,10 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best=False
             raise (error.__context__ or error) from None
     for name in others:
         link_whole(folder / first, folder / name)
-    numbered = sorted(folder.glob("ckpt-*.pt"))
-    kept = [path for path in numbered if path.name <= NUMBERED.format(step)][-keep_last:] if keep_last > 1 else []
-    for path in set(numbered) - set(kept):
-        path.unlink()
+    if keep_last > 1:
+        kept = [path for path in numbered(folder) if path.name <= NUMBERED.format(step)][-keep_last:]
+        for path in set(numbered(folder)) - set(kept):
+            path.unlink()
     tokenizer.save(out_dir)
     write_json(
         Path(out_dir, "config.json"),
@@ -68,13 +70,20 @@ def save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best=False
     )
 
 
+def numbered(folder):
+    """The checkpoints of a directory that have their step in their name, a sorted list of paths."""
+    return sorted(Path(folder).glob(f"ckpt-{'[0-9]' * 8}.pt"))
+
+
 def set_aside(out_dir):
     """Make room for a run that replaces the one in `out_dir`: its ckpt.pt becomes replaced.pt, its others go."""
     newest = Path(out_dir, CHECKPOINT)
-    os.replace(newest, newest.with_name("replaced.pt"))
-    for path in (newest.with_name(BEST), *newest.parent.glob("ckpt-*.pt")):
+    names = (newest.with_name(f"replaced{number}.pt") for number in ("", *(f"-{n}" for n in itertools.count(2))))
+    aside = next(path for path in names if not path.exists())
+    os.replace(newest, aside)
+    for path in (newest.with_name(BEST), *numbered(out_dir)):
         path.unlink(missing_ok=True)
-    print(f"the checkpoint that was in {out_dir} is replaced.pt now")
+    print(f"the checkpoint that was in {out_dir} is {aside.name} now")
 
 
 def locate(out_dir):
@@ -86,17 +95,26 @@ def locate(out_dir):
 def load_checkpoint(out_dir, mmap=False):
     """The checkpoint in `out_dir`, a dict of tensors on the CPU and plain values. Runs no code from the file.
 
-    mmap: read only what is used, for a checkpoint that is not to be written again meanwhile. Raises UserError.
+    mmap: keep in memory only what is used, for a checkpoint that is not to be written again meanwhile.
+    Raises UserError.
     """
     _, path = locate(out_dir)
     require(path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
     size = path.stat().st_size
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > size or archive.testzip():
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if file.seek(0) or file.read(4) != b"PK\x03\x04":
+                raise ValueError("a zip behind something else")
+            names = [name.lower() for name in archive.namelist()]  # torch finds DATA.PKL, too
+            if (
+                len(names) != len(set(names))
+                or sum(entry.file_size for entry in archive.infolist()) > size
+                or archive.testzip()
+            ):
                 raise ValueError("a bomb, or bytes that have changed")
             for name in archive.namelist():
-                for opcode, argument, _ in pickletools.genops(archive.read(name)) if name.endswith(".pkl") else ():
+                pickled = archive.read(name) if name.lower().endswith(".pkl") else b"."
+                for opcode, argument, _ in pickletools.genops(pickled):
                     if "GLOBAL" in opcode.name and not CALLED.fullmatch(str(argument)):
                         raise ValueError(f"a pickle that calls {argument}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -120,6 +138,8 @@ def load_checkpoint(out_dir, mmap=False):
         if sum(weight.nbytes for weight in checkpoint["model"].values()) > 2 * size:  # the tied embedding stands twice
             raise ValueError("weights that claim more than the file holds")
     except Exception as error:  # torch raises many kinds for a damaged file
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.EACCES, errno.EIO):
+            raise  # the file may well be whole
         raise UserError(
             f"{path} is cut off, damaged or no checkpoint of MiniGLM", "train again, or copy the file again"
         ) from error
@@ -154,7 +174,8 @@ def restore_optimizer(optimizer, state):
 
     load_state_dict looks at no shapes, and a fused step would write beyond a tensor that is too small.
     """
-    present = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    kept = ("params", "lr")  # the rate is set anew at each step
+    present = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, present, strict=True):
         group.update(values)

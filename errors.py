@@ -1,6 +1,9 @@
 """How a script tells its user of a mistake: one line that says what is wrong and what to do."""
 
+import re
 import sys
+
+OUT_OF_MEMORY = "allocate memory|out of memory"  # what torch says of a CPU, of a GPU
 
 
 class UserError(Exception):
@@ -27,7 +30,7 @@ def _in_one_line(kind, error):
         place = f" {error.filename}" if error.filename else ""
         told = error.strerror or error
         return f"error: cannot use{place}: {told}; check the path, its rights and the free space", 2
-    if issubclass(kind, MemoryError) or issubclass(kind, RuntimeError) and "allocate memory" in str(error):
+    if issubclass(kind, MemoryError) or issubclass(kind, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)):
         return "error: not enough memory; choose a smaller --batch_size, --block_size or model", 2
     if kind.__name__ == "DistBackendError" or issubclass(kind, RuntimeError) and "gloo" in str(error):
         return (

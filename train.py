@@ -28,6 +28,7 @@ from checkpoint import (
     build_model,
     fingerprint,
     load_checkpoint,
+    locate,
     restore_optimizer,
     save_checkpoint,
     set_aside,
@@ -90,20 +91,19 @@ seed = 1337  # the same seed, settings and machine give the same run
 max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=resume goes on
 # -----------------------------------------------------------------------------
 
-positive = dict.fromkeys(
-    ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "gradient_accumulation_steps"), (1, None)
+at_least_one = (
+    *("n_layer", "n_head", "n_embd", "batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval"),
+    *("eval_iters", "log_interval", "ns_steps", "keep_last", "max_skipped"),
 )
-intervals = dict.fromkeys(
-    ("max_iters", "eval_interval", "eval_iters", "log_interval", "ns_steps", "keep_last", "max_skipped"), (1, None)
+not_negative = (
+    *("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"),
 )
-unsigned = dict.fromkeys(
-    ("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"),
-    (0, None),
-)
-shares = {"seed": (0, 2**31 - 1), "replay": (-1, None)} | dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
+limits = {"block_size": (2, None), "seed": (0, 2**31 - 1), "replay": (-1, None)}
+limits |= dict.fromkeys(at_least_one, (1, None)) | dict.fromkeys(not_negative, (0, None))
+limits |= dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
 settings = configure(
     globals(),
-    limits=positive | {"block_size": (2, None)} | intervals | unsigned | shares,
+    limits=limits,
     choices={
         "init_from": ("scratch", "resume", "finetune", "auto"),
         "optimizer": ("adamw", "muon"),
@@ -156,8 +156,9 @@ else:
 # the model: new, or from a checkpoint
 watching = eval_only or replay >= 0  # nothing is trained for good, nothing written
 resumable = Path(out_dir, CHECKPOINT).exists()
-restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a process had died
-if init_from == "auto" or restarted and resumable:
+run = os.environ.get("TORCHELASTIC_RUN_ID", "")  # torchrun's; it starts a run again after a process has died
+again = resumable and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+if init_from == "auto" or again and load_checkpoint(out_dir, mmap=True)["settings"].get("run") == run:
     init_from = "resume" if resumable else "finetune" if ckpt_dir else "scratch"
 require(
     init_from == "resume" or overwrite or not resumable,
@@ -167,7 +168,14 @@ require(
 require(
     init_from != "finetune" or ckpt_dir, "finetune needs a model to start from", "give its directory as --ckpt_dir=DIR"
 )
+require(
+    init_from != "finetune" or locate(ckpt_dir)[0].resolve() != Path(out_dir).resolve(),
+    "the model to start from is in --out_dir",
+    "choose another --out_dir",
+)
+require(watching or not out_dir.endswith(".pt"), f"--out_dir={out_dir} is a checkpoint", "give its directory")
 require(replay < max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
+require(replay < 0 or world_size == 1, "--replay reads a step's batches in one process", "leave torchrun away")
 if main_process and not watching and (resumable or init_from != "resume"):
     claim(out_dir)
 if init_from == "scratch":
@@ -194,6 +202,7 @@ settings |= {
     "threads": torch.get_num_threads(),
     "torch": str(torch.__version__),
     "data": sha256(data_dir / "meta.json")[:12],
+    "run": run,
 }
 model.to(device)
 model.train()
@@ -251,6 +260,8 @@ def restore(checkpoint):
         )
         best_val_loss, rate = float(checkpoint["best_val_loss"]), min(1.0, float(checkpoint.get("rate", 1.0)))
         return float(checkpoint["seconds"])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # a damaged state fails in many ways
         raise UserError(f"the checkpoint in {out_dir} is none that a run can go on from", "train again") from error
 
@@ -269,7 +280,8 @@ def rewind_log():
 if init_from == "resume":
     seconds_before = restore(checkpoint)
     before = checkpoint["settings"]
-    of_this_call = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay"}
+    of_this_call = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
+    of_this_call |= {"keep_last", "log_interval"}
     changed = [
         f"{key} {value} (was {before[key]})"
         for key, value in settings.items()
@@ -277,6 +289,8 @@ if init_from == "resume":
     ]
     if changed and main_process:
         print(f"not what it was: {', '.join(changed)}; the losses will not be those of a run left alone")
+    if rate < 1 and main_process:
+        print(f"with {rate:g} of the learning rate, since the numbers went wrong before step {iter_num}")
     iter_num = min(iter_num, replay) if replay >= 0 else iter_num
 checkpoint = None
 
@@ -325,6 +339,18 @@ def estimate_loss(split):
     return sum(losses) / len(losses)
 
 
+def evaluate():
+    """Estimate both losses, print them and put them into the log; gives that of the validation split, maybe no number."""
+    train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
+    tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
+    if not math.isfinite(train_loss + val_loss):
+        return math.nan
+    if not watching:
+        write_log("train_eval", train_loss)
+        write_log("val", val_loss)
+    return val_loss
+
+
 def write_log(split, loss, **more):
     """Append one event to log.jsonl."""
     event = {"iter": iter_num, "split": split, "loss": loss, "lr": learning_rate_at(iter_num), "tokens": tokens}
@@ -349,6 +375,7 @@ def save(best=False):
     }
     save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best, keep_last)
     saving.append(time.monotonic() - begun)
+    return f"saved at step {iter_num}"
 
 
 def go_back():
@@ -356,18 +383,18 @@ def go_back():
     global rate, upcoming
     lower = rate / 2
     require(
-        lower >= 1 / 8 and Path(out_dir, CHECKPOINT).exists(),
+        lower >= 1 / 8 and Path(out_dir, CHECKPOINT).exists() and not watching,
         f"the gradient was not finite for {max_skipped} steps in a row, up to step {iter_num}"
         + (f", even at {rate:g} of the rate" if rate < 1 else ""),
-        f"lower --learning_rate, or look at a step's batch with --replay={skipped[-1]}",
+        f"lower --learning_rate, or look at a step's batch with --init_from=resume --replay={skipped[-1]}",
     )
     restore(load_checkpoint(out_dir))
     rate, upcoming = lower, loader.submit(batches_of, iter_num)
     if main_process:
         rewind_log()
         tqdm.write(f"gone back to the checkpoint of step {iter_num}, with {rate:g} of the learning rate")
-    progress.reset(max_iters)
-    progress.update(iter_num)
+    progress.initial = progress.n = iter_num
+    progress.start_t = time.time()
 
 
 @torch.no_grad()
@@ -398,14 +425,15 @@ def on_signal(number, frame):
     if number == signal.SIGINT and "SIGINT" in stopping:
         raise KeyboardInterrupt
     stopping.append(signal.Signals(number).name)
+    progress.disable = True  # what it writes to may have had the same Ctrl-C
     if main_process:
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
 
 stopping, saving = [], []  # why the run is to stop before max_iters; how long each checkpoint took
 in_a_row = 0  # steps skipped just now
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, on_signal)
+kept = f"saved at step {iter_num}" if init_from == "resume" else "nothing saved yet"
 if main_process:
     print(
         f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}"
@@ -413,31 +441,26 @@ if main_process:
     if device == "cpu" and model.num_parameters() > 20_000_000:
         print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, on_signal)
 started, tokens_before = time.monotonic(), tokens
 loader = ThreadPoolExecutor(1)  # makes the next step's batches ready while this one runs
 upcoming = loader.submit(batches_of, iter_num)
 
 # the loop
 while True:
-    stop, last = asked_to_stop(), iter_num >= max_iters
+    stop, last, val_loss = asked_to_stop(), iter_num >= max_iters, math.inf
+    due = bool(stop)
     if main_process and replay < 0 and (iter_num % eval_interval == 0 or last or eval_only):
-        train_loss, val_loss = estimate_loss("train"), estimate_loss("val")
-        finite = math.isfinite(train_loss) and math.isfinite(val_loss)
-        tqdm.write(f"step {iter_num}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
-        if finite and not watching:
-            write_log("train_eval", train_loss)
-            write_log("val", val_loss)
-        if finite and not watching and iter_num:  # weights that are broken never replace whole ones
-            better, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-            if (always_save_checkpoint or better or stop) and (
-                last or not in_a_row
-            ):  # in trouble, the last good one stays
-                save(better)
+        val_loss = evaluate()
+        finite = math.isfinite(val_loss)
         require(
-            finite or not last, f"the loss is not finite at step {iter_num}", "train again with a lower --learning_rate"
+            finite or not last, f"the loss is no number at step {iter_num}", "train again with a lower --learning_rate"
         )
-    elif main_process and stop and iter_num and not watching:
-        save()
+        due = finite and (always_save_checkpoint or val_loss < best_val_loss or stop)
+    if main_process and due and iter_num and not watching and (last or not in_a_row):  # in trouble the good one stays
+        best, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
+        kept = save(best)
     if stop or last or eval_only:
         break
 
@@ -463,22 +486,26 @@ while True:
         dist.all_reduce(step_loss)
     for each in optimizers:
         scaler.unscale_(each)
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or math.inf).item()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm(gradients)
     if iter_num == replay:
         if main_process:
-            print(f"step {iter_num}: loss {step_loss.item():.4f}, gradient norm {grad_norm:.4f}")
+            print(f"step {iter_num}: loss {step_loss.item():.4f}, gradient norm {grad_norm.item():.4f}")
             tell_rows(batches)
         break
-    whole = math.isfinite(grad_norm) and math.isfinite(step_loss.item())
+    whole = math.isfinite((grad_norm + step_loss).item())
     if whole:
         in_a_row = 0
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip or math.inf, grad_norm)
         for each in optimizers:
             scaler.step(each)
     else:
         in_a_row += 1
         skipped.append(iter_num)
         if main_process:
-            tqdm.write(f"step {iter_num} skipped, its gradient is not finite; --replay={iter_num} shows its batch")
+            tqdm.write(
+                f"step {iter_num} skipped, its gradient is not finite; --init_from=resume --replay={iter_num} shows its batch"
+            )
     scaler.update()
     for each in optimizers:
         each.zero_grad(set_to_none=True)
@@ -489,7 +516,9 @@ while True:
 
     tokens += batch_size * block_size * gradient_accumulation_steps
     if main_process and whole and iter_num % log_interval == 0 and not watching:
-        write_log("train", step_loss.item(), grad_norm=grad_norm, **({"skipped": len(skipped)} if skipped else {}))
+        write_log(
+            "train", step_loss.item(), grad_norm=grad_norm.item(), **({"skipped": len(skipped)} if skipped else {})
+        )
         speed = (tokens - tokens_before) / (time.monotonic() - started)
         progress.set_postfix_str(f"loss {step_loss.item():.3f}, {speed:,.0f} tokens/s", refresh=False)
     iter_num += 1
@@ -498,12 +527,13 @@ while True:
         stopping.append(f"{max_minutes:g} minutes have passed")
 
 progress.close()
-if main_process and skipped:
+if main_process and skipped and not watching:
     print(f"{len(skipped)} steps were skipped: {', '.join(map(str, skipped[:20]))}{', …' * (len(skipped) > 20)}")
 if main_process and saving:
     share = sum(saving) / (time.monotonic() - started)
     print(f"{len(saving)} checkpoints took {sum(saving):.1f} s, {share:.1%} of the time")
-if main_process and stopping and not watching:
-    print(f"stopped at step {iter_num} ({stopping[0]}); go on with --init_from=resume and the same settings")
+if main_process and stop and not last and not watching:
+    why = stopping[0] if stopping else "another process was asked to"
+    print(f"stopped at step {iter_num} ({why}), {kept}; go on with --init_from=resume and the same settings")
 if world_size > 1:
     dist.destroy_process_group()

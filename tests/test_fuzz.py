@@ -77,6 +77,8 @@ def changed(value, path, new):
     """The value with `new` where `path` leads."""
     if not path:
         return new
+    if not isinstance(value, dict | list | tuple):
+        raise TypeError("nothing inside")
     copy = dict(value) if isinstance(value, dict) else list(value)
     copy[path[0]] = changed(copy[path[0]], path[1:], new)
     return copy
@@ -261,15 +263,19 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
 }  # fmt: skip
 
 
+class Hanging(BaseException):
+    """What no loader takes for a fault of the file."""
+
+
 @contextlib.contextmanager
 def no_longer_than(seconds):
-    """Raise TimeoutError in the block when it takes longer, where the system has alarms."""
+    """Raise Hanging in the block when it takes longer, where the system has alarms."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
 
     def late(number, frame):
-        raise TimeoutError("it hangs")
+        raise Hanging
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)

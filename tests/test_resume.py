@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -53,31 +54,42 @@ def command(name, out_dir):
 
 
 def start(project, words, **environment):
-    """Begin `python WORDS` in a process group of its own; its output goes nowhere."""
-    return subprocess.Popen(
+    """Begin `python WORDS`; what it says on stderr can be read by `said`."""
+    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    process = subprocess.Popen(
         [sys.executable, *words],
         cwd=project.folder,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
+        stderr=errors,
         env=os.environ | environment,
     )
+    process.errors = errors
+    return process
 
 
-def wait_for(path, process, seconds=120):
-    """Wait until a file is there."""
+def said(process):
+    """What a process of `start` has said on stderr until now."""
+    process.errors.seek(0)
+    return process.errors.read()
+
+
+def wait_until(condition, process, seconds=300):
+    """Wait until condition() holds of a process that goes on running."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, f"no {path}"
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, said(process)
         time.sleep(0.01)
+
+
+def wait_for(path, process):
+    """Wait until a file is there."""
+    wait_until(path.exists, process)
 
 
 def kill(process, out_dir):
     """SIGKILL for a run, and for the processes that torchrun has started in sessions of their own."""
-    subprocess.run(["pkill", "-9", "-f", f"out_dir={out_dir}"])
-    process.communicate()
+    subprocess.run(["pkill", "-9", "-f", f"out_dir={out_dir} "])
+    process.wait()
 
 
 def state(directory, file="ckpt.pt"):
@@ -112,11 +124,11 @@ def test_a_killed_run_ends_as_one_left_alone(project, chat, name):
     """Killed after its first checkpoint and started again by the same command: the same losses, weights and states."""
     project.run(*command(name, f"out/whole-{name}"), **threads(name))
     killed = project.folder / f"out/killed-{name}"
-    process = start(project, command(name, f"out/killed-{name}"), **threads(name))
+    process = start(project, command(name, killed), **threads(name))
     wait_for(killed / "ckpt.pt", process)
-    kill(process, f"out/killed-{name}")
+    kill(process, killed)
     assert state(killed)["iter_num"] < 30
-    project.run(*command(name, f"out/killed-{name}"), **threads(name))
+    project.run(*command(name, killed), **threads(name))
     assert_same_run(project.folder / f"out/whole-{name}", killed)
     if "--keep_last=2" in VARIANTS[name]:
         assert sorted(path.name for path in killed.glob("ckpt-*")) == ["ckpt-00000027.pt", "ckpt-00000030.pt"]
@@ -141,7 +153,7 @@ def test_a_hundred_kills(project, chat):
                 writing += any(killed.glob("*.partial"))
                 continue
             break
-        assert process.returncode == 0, process.stderr.read()
+        assert process.returncode == 0, said(process)
         assert_same_run(whole, killed)
         runs += 1
         if kills >= 100:

@@ -16,6 +16,8 @@ import torch
 from conftest import ROOT, SMALL
 from test_gradio import serve
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, limits and certificates as Windows does not have them")
+
 TRAIN = ["train.py", *SMALL, "--dataset=talk", "--max_iters=4", "--eval_iters=1", "--out_dir=out/safe"]
 
 
@@ -46,6 +48,14 @@ def malicious(kind, whole, path, marker):
         repacked(whole, path, pickle.dumps(Run(marker), protocol=2))
     elif kind == "bytearray":  # weights_only=True lets it pass: 3 GB out of 40 bytes
         repacked(whole, path, b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\xc0\x00\x85R.")
+    elif kind in ("disguised", "prefixed"):
+        bomb = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\xc0\x00\x85R."
+        if kind == "prefixed":  # a pickle of the old form, with a whole checkpoint behind it
+            return path.write_bytes(bomb + whole.read_bytes())
+        with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as disguised:
+            for name in archive.namelist():
+                other = name.replace("data.pkl", "DATA.PKL")
+                disguised.writestr(other, bomb if other != name else archive.read(name))
     elif kind == "bomb":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", bytes(1 << 28))
@@ -67,7 +77,20 @@ def malicious(kind, whole, path, marker):
         torch.save(checkpoint, path)
 
 
-KINDS = ["pickle", "torch", "repacked", "bytearray", "bomb", "claims", "stretched", "doubling", "outside", "state"]
+KINDS = [
+    "pickle",
+    "torch",
+    "repacked",
+    "bytearray",
+    "bomb",
+    "claims",
+    "stretched",
+    "doubling",
+    "outside",
+    "state",
+    "disguised",
+    "prefixed",
+]
 
 
 RESUME = ["train.py", "--dataset=talk", "--optimizer=muon", "--dtype=float32", "--max_iters=200", "--init_from=resume"]
@@ -113,7 +136,7 @@ def test_opening_a_bomb_takes_no_memory(project, chat):
     """A checkpoint that would fill gigabytes is refused by a process that has little room beyond its own."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
     code = limited + "import sys; sys.path.insert(0, '.')\nfrom checkpoint import load_model\nload_model(sys.argv[1])"
-    for kind in ("bytearray", "bomb", "claims", "stretched"):
+    for kind in ("bytearray", "bomb", "claims", "stretched", "disguised", "prefixed"):
         name, _ = stranger(project, chat, kind)
         assert "not enough memory" not in project.fails("-c", code, name)
 
