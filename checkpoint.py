@@ -78,8 +78,8 @@ def numbered(folder):
 def set_aside(out_dir):
     """Make room for a run that replaces the one in `out_dir`: its ckpt.pt becomes replaced.pt, its others go."""
     newest = Path(out_dir, CHECKPOINT)
-    names = (newest.with_name(f"replaced{number}.pt") for number in ("", *(f"-{n}" for n in itertools.count(2))))
-    aside = next(path for path in names if not path.exists())
+    names = itertools.chain(["replaced.pt"], (f"replaced-{number}.pt" for number in itertools.count(2)))
+    aside = next(path for path in map(newest.with_name, names) if not path.exists())
     os.replace(newest, aside)
     for path in (newest.with_name(BEST), *numbered(out_dir)):
         path.unlink(missing_ok=True)

@@ -394,7 +394,6 @@ def go_back():
         rewind_log()
         tqdm.write(f"gone back to the checkpoint of step {iter_num}, with {rate:g} of the learning rate")
     progress.initial = progress.n = iter_num
-    progress.start_t = time.time()
 
 
 @torch.no_grad()
