@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import torch
 from conftest import SMALL, events
-from test_resume import TORCHRUN, assert_same_run, said, start, state, wait_for, wait_until
+from test_resume import TORCHRUN, assert_same_run, kill, said, start, state, wait_for, wait_until
 
 from checkpoint import load_model
 
@@ -108,6 +108,23 @@ def test_a_failing_disk_is_told_and_the_last_checkpoint_stays(project, chat):
     told = project.fails(*stubbed(FAILING, *TWELVE, "--out_dir=out/failing"))
     assert "Input/output error" in told and "cannot write out/failing/" in told
     assert state(project.folder / "out/failing")["iter_num"] in (4, 8)
+
+
+SLOW = "import time; real = os.fsync\ndef fsync(fd):\n    time.sleep(1)\n    real(fd)\nos.fsync = fsync"
+
+
+def test_killed_while_a_checkpoint_is_written(project, chat):
+    """The second one is half there: the first stays, and the run ends as any other."""
+    torn = project.folder / "out/torn"
+    words = [*TWELVE, f"--out_dir={torn}", "--init_from=auto"]
+    process = start(project, stubbed(SLOW, *words))  # a disk that takes a second for each file
+    wait_for(torn / "config.json", process)
+    wait_until(lambda: list(torn.glob("*.pt.partial")), process)
+    kill(process, torn)
+    assert list(torn.glob("*.pt.partial")) and state(torn)["iter_num"] == 4
+    project.run(*words)
+    project.run(*TWELVE, "--out_dir=out/untorn")
+    assert_same_run(project.folder / "out/untorn", torn)
 
 
 def test_short_writes_are_gone_on_with(project, chat):

@@ -212,10 +212,8 @@ LOG = b"".join(
 TABLE = b'{"name": "x", "\\u7c7b\\u578b": "\\u8212\\u9002\\u578b", "list": [1, 2]}\n' * 3
 QUESTIONS = '{"Question": "张飞字什么？", "Answer": "张飞字翼德。", "Key": "翼德", "Group": "seen"}\n'.encode() * 3
 METRICS = b'{"all": {"n": 2, "accuracy": 0.5}, "groups": {"a": {"n": 2, "accuracy": 0.5, "intervals": {"accuracy": [0.1, 0.9]}}}}'
-CHAPTER = (
-    "第{}回 宴桃园豪杰三结义 斩黄巾英雄首立功\n姓张，名飞，字翼德。张飞曰：“吾乃燕人张翼德也！”赵云大怒，拍马而来。\n"
-)
-BOOK = "".join(CHAPTER.format(number) * 3 for number in "一二三四").encode()
+PARAGRAPH = "姓张，名飞，字翼德。张飞曰：“吾乃燕人张翼德也！”赵云大怒，拍马而来。张飞大笑，赵云曰：“且慢。”\n"
+BOOK = "".join(f"第{number}回 宴桃园豪杰三结义 斩黄巾英雄首立功\n{PARAGRAPH * 3}" for number in "一二三四").encode()
 PEOPLE = json.dumps({"张飞": ["张飞", "翼德"], "赵云": ["赵云", "子龙"]}, ensure_ascii=False).encode()
 RECORDS = json.dumps(
     [
@@ -301,6 +299,7 @@ def fuzz(project, tmp_path, monkeypatch, name, examples):
         (folder / other).write_bytes(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configurator, "ROOT", configurator.ROOT)  # put back at the end
+    load(folder)  # the whole file is read
     tried, told = [], []
 
     @settings(
