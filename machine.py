@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import torch
+import torch.distributed as dist
 
 from errors import require
 
@@ -58,6 +59,20 @@ def cast_weights(model, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return quantize_dynamic(model, {torch.nn.Linear: how}, inplace=True)
+
+
+def join_processes(backend):
+    """Meet the other processes that torchrun has started, as torch.distributed.init_process_group does.
+
+    torchrun keeps its store through its restarts, and what the dead have left there leads to nobody (pytorch issue
+    135712). On one machine, where all count the restarts alike, each has a part of the store to itself.
+    """
+    env, where = os.environ, {}
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and env.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+        store = dist.PrefixStore(f"restart-{env['TORCHELASTIC_RESTART_COUNT']}", store)
+        where = {"store": store, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
+    dist.init_process_group(backend, **where)
 
 
 def share_cores(processes):

@@ -37,7 +37,7 @@ from configurator import configure
 from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft, to_device
 from errors import UserError, require
 from files import claim, is_plain_name, sha256, write_whole
-from machine import compile_if_possible, keep_freed_memory, pick_device, pick_dtype, share_cores
+from machine import compile_if_possible, join_processes, keep_freed_memory, pick_device, pick_dtype, share_cores
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, read_meta
 
@@ -91,15 +91,11 @@ seed = 1337  # the same seed, settings and machine give the same run
 max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=resume goes on
 # -----------------------------------------------------------------------------
 
-at_least_one = (
-    *("n_layer", "n_head", "n_embd", "batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval"),
-    *("eval_iters", "log_interval", "ns_steps", "keep_last", "max_skipped"),
-)
-not_negative = (
-    *("learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"),
-)
+AT_LEAST_ONE = ["n_layer", "n_head", "n_embd", "batch_size", "gradient_accumulation_steps", "ns_steps", "max_iters"]
+AT_LEAST_ONE += ["eval_interval", "eval_iters", "log_interval", "keep_last", "max_skipped"]
+NOT_NEGATIVE = ["learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"]
 limits = {"block_size": (2, None), "seed": (0, 2**31 - 1), "replay": (-1, None)}
-limits |= dict.fromkeys(at_least_one, (1, None)) | dict.fromkeys(not_negative, (0, None))
+limits |= dict.fromkeys(AT_LEAST_ONE, (1, None)) | dict.fromkeys(NOT_NEGATIVE, (0, None))
 limits |= dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
 settings = configure(
     globals(),
@@ -122,7 +118,7 @@ require(
 rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 device = pick_device(device)
 if world_size > 1:
-    dist.init_process_group(("nccl" if device == "cuda" else "gloo") if backend == "auto" else backend)
+    join_processes(("nccl" if device == "cuda" else "gloo") if backend == "auto" else backend)
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
@@ -253,12 +249,9 @@ def restore(checkpoint):
             restore_optimizer(each, state)
         if checkpoint["scaler"] and scaler.is_enabled():
             scaler.load_state_dict(checkpoint["scaler"])
-        iter_num, tokens, skipped = (
-            checkpoint["iter_num"],
-            int(checkpoint["tokens"]),
-            list(checkpoint.get("skipped", ())),
-        )
-        best_val_loss, rate = float(checkpoint["best_val_loss"]), min(1.0, float(checkpoint.get("rate", 1.0)))
+        iter_num, tokens = checkpoint["iter_num"], int(checkpoint["tokens"])
+        best_val_loss = float(checkpoint["best_val_loss"])
+        rate, skipped = min(1.0, float(checkpoint.get("rate", 1.0))), list(checkpoint.get("skipped", ()))
         return float(checkpoint["seconds"])
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -359,8 +352,8 @@ def write_log(split, loss, **more):
         file.write(json.dumps(event) + "\n")
 
 
-def save(best=False):
-    """Write the checkpoint with all that resuming needs."""
+def save(best):
+    """Write the checkpoint with all that resuming needs, as best.pt, too, where it is the best; gives what to tell of it."""
     begun = time.monotonic()
     state = {
         "optimizers": [each.state_dict() for each in optimizers],

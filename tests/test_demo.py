@@ -26,6 +26,8 @@ def test_the_demo_survives_being_killed(tmp_path):
     build.write_text(
         re.sub(r"(?m)^eval_questions = \d+", "eval_questions = 20", build.read_text(encoding="utf-8")), "utf-8"
     )
+    script = project.folder / "demo.py"
+    script.write_text(script.read_text(encoding="utf-8").replace("eval_questions=100", "eval_questions=10"), "utf-8")
     demo = subprocess.Popen(
         [sys.executable, "demo.py"],
         cwd=project.folder,

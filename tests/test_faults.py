@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(project, chat, small_disk)
     "words, written",
     [
         (["data/fetch_data.py", "full", "--from=data/sanguo/input.txt"], "data/full/input.txt"),
-        (["data/prepare.py", "sanguo", "--tokenizer=bpe", "--dataset=full"], "data/full/train.bin"),
+        (["data/prepare.py", "sanguo", "--dataset=full"], "data/full/train.bin"),
         (["data/prepare_sft.py", "data/sanguo_sft/questions.jsonl", "--dataset=full"], "data/full/train.bin"),
         (["data/build_sft.py", "sanguo", "--dataset=full"], "data/full/questions.jsonl"),
         (["export.py", "--out_dir=out/talk", "--save_path=data/full/model.gguf"], "data/full/model.gguf"),
@@ -332,11 +333,11 @@ def test_torchruns_restart_resumes_by_itself(project, chat):
 def test_the_demo_is_not_run_twice_at_once(project, chat):
     """The second make demo is told of the first."""
     claimed = subprocess.Popen(
-        [shutil.which("python"), "-c", "import sys, time; sys.path.insert(0, '.'); from files import claim; claim('out'); print(1, flush=True); time.sleep(60)"],
+        [sys.executable, "-c", "import sys, time; sys.path.insert(0, '.'); from files import claim; claim('out'); print(1, flush=True); time.sleep(60)"],
         cwd=project.folder,
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    claimed.stdout.readline()
+    assert claimed.stdout.readline() == b"1\n"
     assert project.fails("demo.py").startswith("another process is writing to out;")
     claimed.kill()
     claimed.wait()
