@@ -328,8 +328,8 @@ def test_sixteen_visitors_get_their_own_answers(page):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["--host=0.0.0.0"], "--auth=NAME:PASSWORD"),
-        (["--share"], "--auth=NAME:PASSWORD"),
+        (["--host=0.0.0.0"], "MINIGLM_AUTH=NAME:PASSWORD"),
+        (["--share"], "MINIGLM_AUTH=NAME:PASSWORD"),
         (["--auth=secret"], "--auth=NAME:PASSWORD"),
         (["--out_dir=out/nowhere"], "train first"),
         (["--port=0"], "at least 1"),
