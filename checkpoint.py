@@ -1,8 +1,8 @@
 """A trained model on disk: out_dir/ckpt.pt, config.json and the tokenizer, enough to move and use out_dir alone.
 
 Beside the newest, ckpt.pt, lie best.pt, the one with the lowest validation loss, and where they are wanted the last
-few, ckpt-00000250.pt and so on. Each can be named in place of out_dir. None is ever unpickled: torch.load reads them
-with weights_only=True.
+few, ckpt-00000250.pt and so on. Whoever reads a model can name one of them in place of out_dir. No code in them is
+ever run: torch.load reads them with weights_only=True.
 """
 
 import dataclasses

@@ -260,7 +260,7 @@ def restore(checkpoint):
 
 
 def rewind_log():
-    """Keep the log's lines on steps before this one: those after the checkpoint will be taken again."""
+    """Keep the log's lines on steps before this one: the later ones will be written again."""
     kept = []
     for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if log_path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # a killed run's last line is half
