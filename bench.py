@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from checkpoint import save_checkpoint
 from configurator import configure
 from errors import UserError, require
-from machine import cast_weights, keep_freed_memory, pick_dtype
+from machine import cast_weights, keep_freed_memory, peak_memory, pick_dtype
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
@@ -202,16 +202,6 @@ def contestant(name, settings, pipe):
         pipe.send(peak_memory(of_children=(settings["what"], name) == ("prepare", "ours")))
     except Exception as error:  # a missing package, no memory, a shape that the peer cannot have
         pipe.send(error)
-
-
-def peak_memory(of_children=False):
-    """The most memory in bytes that this process, or the largest of its children, has had; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    most = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def training_roofline(s):

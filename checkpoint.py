@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 
 from errors import UserError, require
-from files import is_plain_name, link_whole, write_json, write_whole
+from files import is_plain_name, link_whole, read_json, write_json, write_whole
+from hf import is_hf, read_hf
+from lora import checked, merged, merged_state, read_adapter, save_adapter
 from machine import cast_weights, pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
@@ -34,15 +36,24 @@ def fingerprint(tokenizer):
     return hashlib.sha256(lines).hexdigest()
 
 
-def save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best=False, keep_last=1):
+def save_checkpoint(
+    out_dir, model, tokenizer, settings, chat, state, best=False, keep_last=1, adapter=None, merge=False
+):
     """Write the checkpoint whole: the weights, the model's shape, `state` (what resuming needs) and the settings.
 
     state: a dict of tensors, numbers, texts, lists and dicts, so that it opens with weights_only=True.
     best: it becomes best.pt, too. keep_last: how many of the newest stay; more than one also have a number.
+    adapter: the one that the model has, see lora.py: it alone is written, and the model's weights with it folded in
+    where `merge` says so.
     """
     folder, step = Path(out_dir), state["iter_num"]
     shape = dataclasses.asdict(model.config)
-    checkpoint = {"model": model.state_dict(), "model_args": shape, "settings": settings, "chat": chat}
+    weights = model.state_dict() if adapter is None else merged_state(model, adapter) if merge else {}
+    checkpoint = {"model": weights, "model_args": shape, "settings": settings, "chat": chat}
+    if adapter:
+        adapter = adapter.of(model)
+        checkpoint["lora"] = vars(adapter)
+        save_adapter(folder, adapter)
     # ckpt.pt last: a run that is killed in between takes these steps again, and writes the others again.
     first, *others = [BEST] * best + [NUMBERED.format(step)] * (keep_last > 1) + [CHECKPOINT]
     with write_whole(folder / first, "wb") as file:
@@ -189,18 +200,59 @@ def restore_optimizer(optimizer, state):
                 raise ValueError(f"{key} does not fit")
 
 
-def load_model(out_dir, device="auto", dtype="float32"):
-    """(model in evaluation mode on the device, tokenizer, checkpoint's plain values) of `out_dir`.
-
-    dtype: of the weights, see machine.cast_weights.
-    """
-    checkpoint, (folder, _) = load_checkpoint(out_dir, mmap=True), locate(out_dir)
+def open_stored(place):
+    """(checkpoint, tokenizer) as they stand at `place`: a trained model of ours, or a Hugging Face folder."""
+    folder, path = locate(place)
+    if not path.exists() and is_hf(folder):
+        checkpoint, tokenizer = read_hf(folder)
+        return checkpoint | {"tokenizer": fingerprint(tokenizer)}, tokenizer
+    checkpoint = load_checkpoint(place, mmap=True)
     tokenizer = Tokenizer.load(folder)
     require(
         fingerprint(tokenizer) == checkpoint["tokenizer"],
         f"the tokenizer in {folder} is not the one the model was trained with",
         "copy the whole directory again",
     )
+    return checkpoint, tokenizer
+
+
+def open_model(place, lora=""):
+    """(checkpoint, tokenizer) of a model with all its weights; an adapter that a training run has left stands on its base.
+
+    lora: the directory (or the .pt file) of an adapter to fold in. Raises UserError.
+    """
+    checkpoint, tokenizer = open_stored(place)
+    if not checkpoint["model"]:
+        base = str(checkpoint["settings"].get("ckpt_dir"))
+        there = locate(base)[0].is_dir() and (weights := open_stored(base)[0]["model"])
+        require(
+            there,
+            f"{place} holds an adapter alone, and there is no model {base} that it was trained on",
+            f"give that model as --out_dir, and --lora={place}",
+        )
+        checkpoint["model"] = merged(weights, adapter_in(checkpoint, place))
+    if lora:
+        folder, path = locate(lora)
+        given = load_checkpoint(path) if path.suffix == ".pt" and str(path) == str(lora) else None
+        checkpoint["model"] = merged(checkpoint["model"], adapter_in(given, lora) if given else read_adapter(lora))
+        if (folder / "config.json").exists():  # one that we have trained: what has it learnt?
+            learnt = read_json(folder / "config.json", "copy the directory again")
+            checkpoint |= {"chat": bool(learnt.get("chat")), "searches": bool(learnt.get("searches"))}
+    return checkpoint, tokenizer
+
+
+def adapter_in(checkpoint, place):
+    """The Adapter in a checkpoint that was loaded from `place`."""
+    require(checkpoint.get("lora"), f"{place} holds no adapter", "choose one that was trained with --lora_rank")
+    return checked(checkpoint["lora"], place)
+
+
+def load_model(out_dir, device="auto", dtype="float32", lora=""):
+    """(model in evaluation mode on the device, tokenizer, checkpoint's plain values) of `out_dir`, see open_model.
+
+    dtype: of the weights, see machine.cast_weights.
+    """
+    checkpoint, tokenizer = open_model(out_dir, lora)
     plain = {key: checkpoint[key] for key in ("settings", "chat", "iter_num")}
     plain["searches"] = bool(checkpoint.get("searches"))  # whether it has learnt to search a table
     model = build_model(checkpoint).eval().to(pick_device(device))

@@ -6,6 +6,8 @@
 x, y: (batch_size, block_size) int64, y one position ahead of x. loss_mask: the same shape, float32, 1 where y
 counts in the loss. With `index` a batch is a function of its number and `seed` alone, so that a run can be resumed exactly
 and many processes can share one order; without it, it is drawn from torch's random state.
+
+Table("sanguo_sft", "train") gives conversations to transformers' Trainer.
 """
 
 from pathlib import Path
@@ -70,6 +72,11 @@ def init_data_sft(dataset):
     )
 
 
+def row_length():
+    """How many tokens a row of the mapped conversations gives the model."""
+    return train_data.shape[1] - 1
+
+
 def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0, with_sample=False):
     """(x, y, loss_mask) of whole rows: none begins in the middle of a sample.
 
@@ -102,6 +109,50 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0, wit
     if sample is None:
         return *batch, None
     return *batch, *to_device(device, torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1])
+
+
+class Table(torch.utils.data.Dataset):
+    """A split of conversations as transformers' Trainer reads it: a sample a row, no packing.
+
+    A row is {"input_ids", "attention_mask", "labels"}, lists of one length, that of the longest sample: padded with
+    ids whose mask is 0; labels are -100 where the loss mask is 0 (transformers moves them by one itself).
+    A number gives a row, a slice lists of rows' columns, as in the package datasets.
+    """
+
+    column_names = ("input_ids", "attention_mask", "labels")
+
+    def __init__(self, dataset, split):
+        """Raises UserError where data/DATASET holds no conversations."""
+        require(is_sft(dataset), f"data/{dataset} holds no conversations", "prepare some with data/prepare_sft.py")
+        init_data_sft(dataset)
+        rows, masks, samples = (
+            (train_data, train_mask, train_sample) if split == "train" else (val_data, val_mask, val_sample)
+        )
+        self._data, self._mask, self._spans = rows, masks, []
+        for row, mask in enumerate(masks):
+            numbers = np.zeros(len(mask), np.uint16) if samples is None else samples[row]
+            starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+            for start, stop in zip(starts, [*starts[1:], len(mask)]):
+                learned = np.flatnonzero(mask[start:stop])  # the filling of a row has none
+                if len(learned):
+                    self._spans.append((row, int(start), int(start + learned[-1] + 1)))
+        self._length = max(stop - start for _, start, stop in self._spans)
+
+    def __len__(self):
+        return len(self._spans)
+
+    def __getitem__(self, number):
+        if isinstance(number, slice):
+            rows = [self[each] for each in range(*number.indices(len(self)))]
+            return {name: [row[name] for row in rows] for name in self.column_names}
+        row, start, stop = self._spans[number]
+        ids, mask = self._data[row, start:stop].astype(np.int64), self._mask[row, start:stop]
+        filling = [0] * (self._length - len(ids))
+        return {
+            "input_ids": [*ids.tolist(), *filling],
+            "attention_mask": [1] * len(ids) + filling,
+            "labels": [*np.where(mask == 0, -100, ids).tolist(), *[-100] * len(filling)],
+        }
 
 
 def _rng(seed, index):

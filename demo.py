@@ -17,6 +17,7 @@ from pathlib import Path
 from configurator import configure
 from errors import UserError, require
 from files import claim, read_json, write_json, write_whole
+from machine import peak_memory
 
 # -----------------------------------------------------------------------------
 what = ["chat"]  # which experiment, given without --: chat, report or reviews
@@ -140,16 +141,6 @@ def seconds_of(directory):
     return seconds
 
 
-def peak_memory():
-    """The most memory any one of the commands took, in bytes; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
-
-
 started = time.monotonic()
 require(
     len(what) == 1 and what[0] in EXPERIMENTS,
@@ -178,7 +169,7 @@ taken = {directory: seconds_of(directory) for directory in stages}
 print("\n" + "\n".join(f"{directory:20} {seconds:7.1f} s" for directory, seconds in taken.items()))
 print(
     f"this run {(time.monotonic() - started) / 60:.1f} min"
-    + (f", peak memory {peak_memory() / 2**30:.2f} GiB" if peak_memory() else "")
+    + (f", peak memory {peak_memory(of_children=True) / 2**30:.2f} GiB" if peak_memory(of_children=True) else "")
 )
 print(
     {

@@ -36,7 +36,8 @@ from report import Run, logs_of, write_report
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
-out_dir = ["out/demo-chat"]  # the trained model, or several to compare
+out_dir = ["out/demo-chat"]  # the trained model (or a Hugging Face folder of the GPT-2 family), or several to compare
+lora = ""  # the directory of an adapter to fold in first
 dataset = ""  # the data set whose held-out split is measured; the default is the one the model was trained on
 eval_file = ""  # FILE.jsonl of {"Question", "Answer"} and, where known, "Key" and "Group": measure answers instead
 book = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
@@ -212,7 +213,7 @@ logs_of(out_dir)  # what is wrong with them is told before anything is measured
 bag_metrics = {"bag_of_words": measure_bag_of_words(records)} if yardstick else {}
 runs = {}  # {out_dir: Run}
 for directory in out_dir:
-    model, tokenizer, config = load_model(directory, device, dtype)
+    model, tokenizer, config = load_model(directory, device, dtype, lora)
     trained_on = str(config["settings"].get("dataset"))
     run = runs[directory] = Run(config["settings"])
     if records is None:

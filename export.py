@@ -1,26 +1,39 @@
-"""Write a trained model in a form that other programs run: GGUF, for llama.cpp and what is built on it (ollama, LM Studio).
+"""Write a trained model in a form that other programs run.
 
-python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo.gguf
+python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo.gguf                 # llama.cpp, ollama, LM Studio
 python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo-q8.gguf --dtype=q8_0
+python export.py --out_dir=out/demo-chat --to=hf --save_path=sanguo                        # transformers, peft
+python export.py --out_dir=out/demo-chat --to=onnx --save_path=sanguo.onnx                 # onnxruntime: phones, browsers
 """
 
+import logging
+import warnings
+
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from checkpoint import load_model
 from configurator import configure
 from errors import UserError, require
 from files import replace_whole
-from tokenizer import END, chat_template
+from hf import write_hf
+from tokenizer import END, WordPiece, chat_template, visible
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model
-to = "gguf"  # the form to write
-save_path = ""  # the file to write
-dtype = "f32"  # of the matrices: f32 (exact), f16, bf16, q8_0 or q4_0 (8 and 4 bits in blocks of 32)
+lora = ""  # the directory of an adapter to fold in first
+to = "gguf"  # the form to write: gguf, hf or onnx
+save_path = ""  # the file to write; for hf a new folder
+dtype = (
+    "f32"  # of the matrices: f32 (exact) or f16; for gguf and hf bf16, for gguf q8_0, q4_0 (8, 4 bits in blocks of 32)
+)
 # -----------------------------------------------------------------------------
 
+DTYPES = {"gguf": ("f32", "f16", "bf16", "q8_0", "q4_0"), "hf": ("f32", "f16", "bf16"), "onnx": ("f32", "f16")}
+LARGEST_ONNX = 2 << 30  # bytes: a file of protocol buffers
 BLOCK_NAMES = {  # our modules' names within a block, and llama.cpp's
     "ln_1": "attn_norm",
     "attn.c_attn": "attn_qkv",
@@ -29,15 +42,6 @@ BLOCK_NAMES = {  # our modules' names within a block, and llama.cpp's
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
-PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-BYTE_CHARACTERS = {byte: chr(byte) for byte in PRINTABLE} | {
-    byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in PRINTABLE)
-}  # how GPT-2's vocabulary files write a byte as a visible character
-
-
-def visible(token):
-    """The bytes of a token as GPT-2's vocabulary files write them."""
-    return "".join(BYTE_CHARACTERS[byte] for byte in token)
 
 
 def gguf_tensors(model):
@@ -60,6 +64,8 @@ def write_gguf(path, model, tokenizer, chat, dtype):
     """Write model and tokenizer as one GGUF file of llama.cpp's architecture `gpt2`."""
     import gguf
 
+    bert = isinstance(tokenizer, WordPiece)
+    require(not bert, "llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
     config = model.config
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_name("MiniGLM")
@@ -95,12 +101,85 @@ def write_gguf(path, model, tokenizer, chat, dtype):
     writer.close()
 
 
-configure(globals(), choices={"to": ("gguf",), "dtype": ("f32", "f16", "bf16", "q8_0", "q4_0")})
-require(save_path, "no file to write is named", "give one as --save_path=FILE.gguf")
-model, tokenizer, config = load_model(out_dir, device="cpu")
-try:
-    with replace_whole(save_path) as partial:
-        write_gguf(partial, model, tokenizer, config["chat"], dtype)
-except ImportError as error:
-    raise UserError("the package gguf is not installed", "run pip install -r requirements.txt") from error
-print(f"{save_path}: {Path(save_path).stat().st_size / 2**20:.1f} MiB in {dtype}")
+class Onnx(torch.nn.Module):
+    """A MiniGLM as a graph with the names that optimum gives: tokens and the keys and values before them in, logits out."""
+
+    class Growing:
+        """A LayerCache (see model.py) that begins with given keys and values and grows by joining."""
+
+        def __init__(self, keys, values):
+            self.keys, self.values, self.length = keys, values, keys.size(2)
+
+        def append(self, k, v):
+            self.keys, self.values = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
+            return self.keys, self.values
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, past):
+        """input_ids (B, T) int64; attention_mask (B, P + T) int64, 0 on the padding before a row; past: a layer's keys
+        and values (B, nh, P, hs) after the other's. Gives logits (B, T, V) and keys and values (B, nh, P + T, hs).
+        """
+        cache = SimpleNamespace(starts=(attention_mask == 0).sum(1, keepdim=True))
+        cache.layers = [self.Growing(keys, values) for keys, values in zip(past[::2], past[1::2])]
+        logits = self.model.lm_head(self.model.hidden(input_ids, cache=cache))
+        return logits, *(part for layer in cache.layers for part in (layer.keys, layer.values))
+
+
+def write_onnx(path, model, dtype):
+    """Write the model as one ONNX file; any number of rows, tokens and cached positions, also none."""
+    import onnx
+
+    config, kind = model.config, torch.float16 if dtype == "f16" else torch.float32
+    size = model.num_parameters() * kind.itemsize
+    require(
+        size < LARGEST_ONNX, f"{size / 2**30:.1f} GiB are too much for an ONNX file", "choose --dtype=f16 or --to=hf"
+    )
+    each = [f"{layer}.{part}" for layer in range(config.n_layer) for part in ("key", "value")]
+    rows, new, before = 2, 3, 5
+    shape = (rows, config.n_head, before, config.n_embd // config.n_head)
+    inputs = {
+        "input_ids": torch.zeros(rows, new, dtype=torch.int64),
+        "attention_mask": torch.ones(rows, before + new, dtype=torch.int64),
+        "past": [torch.zeros(shape, dtype=kind) for _ in each],
+    }
+    batch, length, past, total = (torch.export.Dim(name) for name in ("batch", "sequence", "past", "total"))
+    dims = {
+        "input_ids": {0: batch, 1: length},
+        "attention_mask": {0: batch, 1: total},
+        "past": [{0: batch, 2: past} for _ in each],
+    }
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(
+            Onnx(model.to(kind)),
+            kwargs=inputs,
+            dynamo=True,
+            dynamic_shapes=dims,
+            input_names=["input_ids", "attention_mask", *(f"past_key_values.{name}" for name in each)],
+            output_names=["logits", *(f"present.{name}" for name in each)],
+            verbose=False,
+        )
+    onnx.save(program.model_proto, path)
+
+
+configure(globals(), choices={"to": tuple(DTYPES), "dtype": DTYPES["gguf"]})
+require(dtype in DTYPES[to], f"--to={to} knows no {dtype}", f"choose --dtype={'|'.join(DTYPES[to])}")
+require(save_path, "no place to write to is named", f"give one as --save_path={'DIR' if to == 'hf' else f'FILE.{to}'}")
+model, tokenizer, config = load_model(out_dir, device="cpu", lora=lora)
+if to == "hf":
+    write_hf(save_path, model, tokenizer, config["chat"], dtype)
+else:
+    try:
+        with replace_whole(save_path) as partial:
+            if to == "gguf":
+                write_gguf(partial, model, tokenizer, config["chat"], dtype)
+            else:
+                write_onnx(partial, model, dtype)
+    except ImportError as error:
+        raise UserError(f"the package {error.name} is not installed", "run pip install -r requirements.txt") from error
+size = sum(path.stat().st_size for path in [Path(save_path), *Path(save_path).glob("*")])
+print(f"{save_path}: {size / 2**20:.1f} MiB in {dtype}")

@@ -41,6 +41,28 @@ def replace_whole(path):
 
 
 @contextmanager
+def new_folder(path):
+    """A folder beside `path`, to be filled by the block; it becomes `path`, where nothing is so far, when that ends well."""
+    path = Path(path)
+    free = not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
+    require(path.name and free, f"{path} is there already", "name a folder that is not, or delete that one first")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if path.exists():
+            path.rmdir()
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "free some space or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def write_whole(path, mode="w"):
     """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed."""
     # A lone surrogate, as a broken input may hold, becomes a question mark.

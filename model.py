@@ -95,7 +95,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats."""
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         narrow_weight = weight.to(dtype)
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), device=x.device)
         for start in range(0, len(x), ChunkedCrossEntropy.CHUNK):
             rows = slice(start, start + ChunkedCrossEntropy.CHUNK)
@@ -105,6 +105,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             total += losses.sum()
             grad_logits = log_probs.exp_().scatter_add_(1, target, torch.full_like(losses, -1.0)).to(dtype)
             grad_x[rows] = grad_logits @ narrow_weight
+            if grad_weight is None:  # the weight is frozen
+                continue
             if dtype == weight.dtype:
                 grad_weight.addmm_(grad_logits.t(), chunk)
             else:
@@ -116,7 +118,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         """The gradients that forward has computed, times the loss's own."""
         grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad.to(grad_x.dtype), grad_weight * grad, None
+        return grad_x * grad.to(grad_x.dtype), None if grad_weight is None else grad_weight * grad, None
 
 
 class LayerCache:

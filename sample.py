@@ -4,6 +4,7 @@ python sample.py --out_dir=out/demo-pretrain --start=却说曹操
 python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
 python sample.py --out_dir=out/demo-chat --chat              # a talk; an empty line ends it
 python sample.py --out_dir=out/hotel --chat --turns=4 --table=hotels.jsonl    # a talk in which the model may search
+python sample.py --out_dir=out/demo-pretrain --lora=out/lora --start=张飞字什么？    # the pretrained model with an adapter
 python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
 """
 
@@ -21,7 +22,8 @@ from search import read_table
 from tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
-out_dir = "out/demo-chat"  # the trained model
+out_dir = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family
+lora = ""  # the directory of an adapter to fold in
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
 chat = False  # talk: ask one question after the other
 table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
@@ -51,7 +53,7 @@ configure(
     },
     choices={"dtype": WEIGHT_DTYPES},
 )  # fmt: skip
-model, tokenizer, config = load_model(out_dir, device, dtype)
+model, tokenizer, config = load_model(out_dir, device, dtype, lora)
 sampling = {
     "temperature": temperature,
     "top_k": top_k,

@@ -1,6 +1,7 @@
 """The page: talk to a trained model in the browser, let it go on from a text, compare two models, look inside one.
 
 python sample_gradio.py --out_dir=out/demo-chat     # then open http://127.0.0.1:7860
+python sample_gradio.py --out_dir=out/demo-pretrain --lora=out/lora-a --lora=out/lora-b      # adapters on one model
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
+lora = []  # directories of adapters for it, which can be chosen too; the page opens with the first
 table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
 port = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
@@ -105,8 +107,8 @@ worker = ThreadPoolExecutor(1)
 
 @functools.lru_cache(maxsize=4)
 def opened(name):
-    """load_model of a directory, kept for the next time."""
-    return load_model(name, device, dtype)
+    """load_model of a directory, or of one of the adapters, kept for the next time."""
+    return load_model(out_dir, device, dtype, name) if name in lora else load_model(name, device, dtype)
 
 
 def is_chat(name):
@@ -114,15 +116,18 @@ def is_chat(name):
     try:
         return bool(read_json(locate(name)[0] / "config.json", "train it again").get("chat"))
     except UserError:
-        return None
+        return is_chat(out_dir) if name in lora else None
 
 
 records = read_table(table) if table else None
-config = worker.submit(opened, out_dir).result()[2]  # what is wrong with the model is told before the page opens
+given = [*lora, out_dir]
+for name in reversed(given):  # what is wrong with a model is told before the page opens
+    config = worker.submit(opened, name).result()[2]
 folder, _ = locate(out_dir)
 beside = sorted(str(path.parent) for path in folder.parent.glob(f"*/{CHECKPOINT}"))
 beside.sort(key=lambda name: name != config["settings"].get("ckpt_dir"))  # what it was fine-tuned from comes first
-models = [out_dir, *(name for name in beside if Path(name) != Path(out_dir) and is_chat(name) is not None)]
+named = set(map(Path, given))
+models = [*given, *(name for name in beside if Path(name) not in named and is_chat(name) is not None)]
 novel_model = next((name for name in models if not is_chat(name)), out_dir)
 visitors = 0  # being answered at the moment
 
@@ -389,7 +394,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
             gr.Number(0, minimum=0, maximum=2**53 - 1, precision=0, label=say("seed"), info=say("seed_info")),
         ]
     with gr.Tab(say("chat"), id="chat"):
-        chat_model = model_box(out_dir, elem_id="chat-model")
+        chat_model = model_box(models[0], elem_id="chat-model")
         speed = gr.Markdown(elem_id="speed", render=False)
         chatbot = gr.Chatbot(
             render_markdown=False,
@@ -444,7 +449,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         buttons(compare, [box, *names, *sliders], outputs, box, "compare")
     with gr.Tab(say("inside"), id="inside"):
         gr.Markdown(say("inside_help"))
-        name = model_box(out_dir)
+        name = model_box(models[0])
         box = gr.Textbox(example_questions()[0], label=say("question"), max_length=4000, elem_id="looked-at")
         with gr.Row():
             kept_k = gr.Slider(1, 50, 3, step=1, label="top-k", info=say("kept_k_info"))

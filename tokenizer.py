@@ -1,5 +1,7 @@
 """Text to token ids and back: GPT-2's byte-pair encoding or one trained on the book, both run by tiktoken.
 
+The words of a BERT vocabulary too, for Chinese GPT-2s that others trained with one; the package tokenizers cuts those.
+
 It alone turns a conversation into ids and mask:
 
     问：张飞字什么？\\n答：张飞字翼德。<|endoftext|>
@@ -19,11 +21,12 @@ import numpy as np
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-from errors import require
+from errors import UserError, require
 from files import read_json, write_whole
 
 END = "<|endoftext|>"
 RANK_FILE = "tokenizer.tiktoken"  # a line a token: its bytes in base64, its id
+FAST_FILE = "tokenizer.json"  # the form of the package tokenizers, which Hugging Face folders hold
 LONGEST_TOKEN = 4096  # bytes; how a token was joined takes the square of its length to find
 LONGEST_RUN = 500_000  # characters of white space; more end tiktoken's search for words
 # GPT-2's split into words, kept for every tokenizer so that llama.cpp and transformers give the same ids.
@@ -31,6 +34,10 @@ SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 # How each role's turn begins. What the assistant says (an answer, or a call of the search tool) closes with END.
 MARKERS = {"system": "系统：", "user": "问：", "assistant": "答：", "search": "查：", "return": "果："}
 LEARNED = ("assistant", "search")
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_CHARACTERS = {byte: chr(byte) for byte in PRINTABLE} | {
+    byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in PRINTABLE)
+}  # how GPT-2's vocabulary files write a byte as a visible character
 
 
 class Tokenizer:
@@ -71,15 +78,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder):
-        """The tokenizer of a data set or of an out_dir: its rank file, or GPT-2's where meta.json says so."""
+        """The tokenizer of a data set, of an out_dir or of a Hugging Face folder: what its file says, or meta.json."""
         path = Path(folder, RANK_FILE)
+        if not path.exists() and any(Path(folder, name).exists() for name in (FAST_FILE, "vocab.json", "vocab.txt")):
+            return read_fast(folder)
         meta = read_meta(folder) if Path(folder, "meta.json").exists() else {}
         name = meta.get("tokenizer")
         if not path.exists():
             require(
                 name == "gpt2",
                 f"{folder} holds no tokenizer",
-                "name a data set that data/prepare.py wrote, or a trained model's out_dir",
+                "name a data set that data/prepare.py wrote, a trained model's out_dir or a Hugging Face folder",
             )
             return cls.gpt2().fitting(folder, meta)
         try:
@@ -100,6 +109,7 @@ class Tokenizer:
 
     def save(self, folder):
         """Write the rank file into `folder`."""
+        Path(folder, FAST_FILE).unlink(missing_ok=True)  # of another tokenizer, before
         with write_whole(Path(folder, RANK_FILE), "wb") as file:
             file.writelines(base64.b64encode(token) + b" %d\n" % rank for token, rank in self.ranks.items())
 
@@ -115,14 +125,18 @@ class Tokenizer:
         Only a few texts are in memory at a time.
         """
         cores, waiting = os.cpu_count() or 1, deque()
-        with ThreadPoolExecutor(cores) as pool:  # tiktoken works outside Python's lock
+        with ThreadPoolExecutor(cores) as pool:  # tiktoken and tokenizers work outside Python's lock
             for text in texts:
-                waiting.append((text, pool.submit(self._encoding.encode_to_numpy, text, disallowed_special=())))
+                waiting.append((text, pool.submit(self._encode_to_numpy, text)))
                 if len(waiting) > 2 * cores:
                     text, ids = waiting.popleft()
-                    yield text, ids.result().astype(np.uint16)
+                    yield text, ids.result()
             for text, ids in waiting:
-                yield text, ids.result().astype(np.uint16)
+                yield text, ids.result()
+
+    def _encode_to_numpy(self, text):
+        """The token ids of `text`, uint16."""
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
 
     def decode(self, ids):
         """The text of `ids`, without END and without bytes that form no character."""
@@ -153,6 +167,18 @@ class Tokenizer:
                 pairs.append(tuple(parts))
         return pairs
 
+    def to_fast(self):
+        """The same as a tokenizers.Tokenizer, which transformers reads: the same ids of any text without END in it."""
+        from tokenizers import AddedToken, decoders, models, pre_tokenizers
+        from tokenizers import Tokenizer as FastTokenizer
+
+        vocab = {visible(token): rank for token, rank in self.ranks.items()}
+        fast = FastTokenizer(models.BPE(vocab, [(visible(left), visible(right)) for left, right in self.merges()]))
+        fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by SPLIT_PATTERN
+        fast.decoder = decoders.ByteLevel()
+        fast.add_special_tokens([AddedToken(END, special=True, normalized=False)])
+        return fast
+
     def encode_conversation(self, messages):
         """(ids, loss_mask), two lists of equal length, of [{"role", "content"}, …].
 
@@ -181,16 +207,89 @@ class Tokenizer:
         return ids + self.encode(MARKERS["assistant"])
 
 
-def chat_template():
-    """How encode_prompt writes a conversation, as a Jinja template for other programs."""
+def chat_template(end=END):
+    """How encode_prompt writes a conversation, as a Jinja template for other programs. end: the text of end_id."""
     turns = [
-        f"{{%- if message['role'] == '{role}' %}}{{{{ '{marker}' + message['content'] + '{END if role in LEARNED else chr(92) + 'n'}' }}}}{{%- endif %}}"
+        f"{{%- if message['role'] == '{role}' %}}{{{{ '{marker}' + message['content'] + '{end if role in LEARNED else chr(92) + 'n'}' }}}}{{%- endif %}}"
         for role, marker in MARKERS.items()
     ]
     return (
         "{%- for message in messages %}" + "".join(turns) + "{%- endfor %}"
         f"{{%- if add_generation_prompt %}}{{{{ '{MARKERS['assistant']}' }}}}{{%- endif %}}"
     )
+
+
+class WordPiece(Tokenizer):
+    """The words and characters of a BERT vocabulary (Schuster and Nakajima 2012). Line ends and doubled spaces are lost.
+
+    An answer ends with [SEP].
+    """
+
+    END, UNKNOWN, PREFIX = "[SEP]", "[UNK]", "##"
+    SPECIAL = (END, UNKNOWN, "[CLS]", "[PAD]", "[MASK]")
+
+    def __init__(self, vocab, **normalizer):
+        """vocab: {piece: its id}. normalizer: what tokenizers.normalizers.BertNormalizer takes."""
+        from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+        from tokenizers import Tokenizer as FastTokenizer
+
+        self.name, self.end_id = "wordpiece", vocab[self.END]
+        self.ranks = {
+            piece.encode("utf-8", "replace"): rank for piece, rank in sorted(vocab.items(), key=lambda p: p[1])
+        }
+        self.vocab_size = max(vocab.values()) + 1
+        self._pieces = {rank: "" if piece in self.SPECIAL else piece for piece, rank in vocab.items()}
+        self._fast = FastTokenizer(models.WordPiece(vocab, unk_token=self.UNKNOWN))
+        self._fast.normalizer = normalizers.BertNormalizer(**normalizer)
+        self._fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._fast.decoder = decoders.WordPiece(self.PREFIX)
+        self._fast.add_special_tokens(
+            [AddedToken(each, special=True, normalized=False) for each in self.SPECIAL if each in vocab]
+        )
+
+    def save(self, folder):
+        """Write tokenizer.json into `folder`."""
+        Path(folder, RANK_FILE).unlink(missing_ok=True)  # of another tokenizer, before
+        with write_whole(Path(folder, FAST_FILE)) as file:
+            file.write(self._fast.to_str(pretty=True))
+
+    def to_fast(self):
+        """The tokenizers.Tokenizer itself."""
+        return self._fast
+
+    def encode(self, text):
+        """The token ids of `text`, a list. `[SEP]` in it is ordinary text."""
+        self._fast.encode_special_tokens = True
+        return self._fast.encode(text, add_special_tokens=False).ids
+
+    def _encode_to_numpy(self, text):
+        return np.array(self.encode(text), dtype=np.uint16)
+
+    def decoder(self):
+        """A PieceDecoder."""
+        return PieceDecoder(self._pieces)
+
+    def show(self, token):
+        """One token for a reader."""
+        return self.END if token == self.end_id else self._pieces.get(token, "")
+
+
+class PieceDecoder:
+    """Joins the pieces of a BERT vocabulary: a space stands only between words of Latin letters or digits."""
+
+    def __init__(self, pieces):
+        self._pieces, self._last = pieces, ""
+
+    def decode(self, ids, final=False):
+        """The text of `ids`, which go on from those before."""
+        text = ""
+        for piece in (self._pieces.get(token, "") for token in ids):
+            if piece.startswith(WordPiece.PREFIX) and len(piece) > len(WordPiece.PREFIX):
+                piece = piece.removeprefix(WordPiece.PREFIX)
+            elif re.match(r"[!-~]", self._last) and re.match(r"[0-9A-Za-z]", piece):
+                piece = " " + piece
+            text, self._last = text + piece, piece[-1:] or self._last
+        return text
 
 
 class StreamDecoder:
@@ -203,6 +302,64 @@ class StreamDecoder:
     def decode(self, ids, final=False):
         """The characters that `ids` complete; the bytes of an unfinished one wait for the next call."""
         return self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, ids)), final)
+
+
+def visible(token):
+    """The bytes of a token as GPT-2's vocabulary files write them."""
+    return "".join(BYTE_CHARACTERS[byte] for byte in token)
+
+
+def read_fast(folder):
+    """The tokenizer of a Hugging Face folder: tokenizer.json, or vocab.json and merges.txt, or BERT's vocab.txt.
+
+    Raises UserError for one that is neither GPT-2's kind nor BERT's.
+    """
+    todo = "copy the folder again, or choose a model with GPT-2's byte-pair encoding or a BERT vocabulary"
+    path = Path(folder, FAST_FILE)
+    try:
+        if path.exists():
+            told = read_json(path, todo)
+            model, splitting = told["model"], told.get("pre_tokenizer") or {}
+            normalizer, vocab = told.get("normalizer") or {}, dict(model["vocab"])
+            merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", ())]
+            kind = (model.get("type") or "BPE", splitting.get("type"), normalizer.get("type"))
+            special = {each["content"]: each["id"] for each in told.get("added_tokens", ())}
+        elif Path(folder, "vocab.json").exists():
+            vocab, special = read_json(Path(folder, "vocab.json"), todo), {}
+            lines = Path(folder, "merges.txt").read_text(encoding="utf-8").splitlines()
+            merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+            kind, splitting = ("BPE", "ByteLevel", None), {}
+        else:
+            lines = Path(folder, "vocab.txt").read_text(encoding="utf-8").splitlines()
+            vocab, special = {piece: rank for rank, piece in enumerate(lines)}, {}
+            settings = Path(folder, "tokenizer_config.json")
+            lower = not settings.exists() or read_json(settings, todo).get("do_lower_case", True)
+            kind, normalizer = ("WordPiece", "BertPreTokenizer", "BertNormalizer"), {"lowercase": bool(lower)}
+        if kind == ("WordPiece", "BertPreTokenizer", "BertNormalizer"):
+            flags = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
+            proper = sorted(vocab.values()) == list(range(len(vocab))) and len(vocab) < 1 << 16
+            if not proper or any("\0" in piece or not piece for piece in vocab):
+                raise ValueError("ids with gaps")
+            return WordPiece(vocab, **{flag: normalizer[flag] for flag in flags if flag in normalizer})
+        plain = splitting.get("use_regex", True) and not splitting.get("add_prefix_space", False)
+        if kind != ("BPE", "ByteLevel", None) or not plain:
+            raise ValueError("another kind")
+        bytes_of = {character: byte for byte, character in BYTE_CHARACTERS.items()}
+        end = {**vocab, **special}.get(END)
+        ranks = {bytes(map(bytes_of.get, t)): rank for t, rank in vocab.items() if rank != end and t not in special}
+        whole = sorted(ranks.values()) == list(range(end)) and all(bytes([b]) in ranks for b in range(256))
+        if not whole or end >= 1 << 16 or max(map(len, ranks)) > LONGEST_TOKEN:
+            raise ValueError("ids with gaps, or some behind the end of text")
+        tokenizer = Tokenizer("gpt2" if end == 50256 else "bpe", ranks)
+        if [tuple(map(visible, pair)) for pair in tokenizer.merges()] != merges:
+            raise ValueError("merges in another order than ids")
+    except UserError:
+        raise
+    except Exception as error:  # what is in a file of somebody else's fails in many ways
+        raise UserError(
+            f"the tokenizer in {folder} is damaged or of a kind that MiniGLM does not read", todo
+        ) from error
+    return tokenizer
 
 
 def read_meta(folder):

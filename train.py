@@ -1,6 +1,7 @@
 """Train MiniGLM: from nothing, on from where a run stopped, or on conversations from a trained model.
 
     python train.py config/demo_pretrain.py                # any setting below: --key=value
+    python train.py config/demo_chat.py --lora_rank=8 --out_dir=out/lora        # only a small change, a file of its own
     torchrun --nproc_per_node=2 train.py config/train_config.py --gradient_accumulation_steps=2
 
 Writes out_dir/ckpt.pt and best.pt, config.json, the tokenizer and log.jsonl, a line an event. A batch and its dropout
@@ -25,19 +26,40 @@ from tqdm import tqdm
 
 from checkpoint import (
     CHECKPOINT,
+    adapter_in,
     build_model,
     fingerprint,
     load_checkpoint,
     locate,
+    open_model,
     restore_optimizer,
     save_checkpoint,
     set_aside,
 )
 from configurator import configure
-from data_utils import get_batch_pretrain, get_batch_sft, init_data_pretrain, init_data_sft, is_sft, to_device
+from data_utils import (
+    get_batch_pretrain,
+    get_batch_sft,
+    init_data_pretrain,
+    init_data_sft,
+    is_sft,
+    row_length,
+    to_device,
+)
 from errors import UserError, require
 from files import claim, is_plain_name, sha256, write_whole
-from machine import compile_if_possible, join_processes, keep_freed_memory, pick_device, pick_dtype, share_cores
+from hf import is_hf
+from lora import Adapter, attach, digest
+from machine import (
+    checkpoint_gradients,
+    compile_if_possible,
+    join_processes,
+    keep_freed_memory,
+    peak_memory,
+    pick_device,
+    pick_dtype,
+    share_cores,
+)
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, read_meta
 
@@ -45,10 +67,10 @@ from tokenizer import Tokenizer, read_meta
 # where things are
 out_dir = "out"  # checkpoint, log and tokenizer go here
 dataset = "sanguo"  # data/DATASET, as prepare.py or prepare_sft.py wrote it
-init_from = (
-    "scratch"  # scratch, resume (out_dir's run), finetune (ckpt_dir's model) or auto (resume where there is something)
+init_from = "scratch"  # scratch, resume (out_dir's run), finetune or hf (ckpt_dir's model), auto (resume, if there is something)
+ckpt_dir = (
+    ""  # the model to start from: the out_dir of another run, or for hf a Hugging Face folder of the GPT-2 family
 )
-ckpt_dir = ""  # the out_dir whose model finetune starts from
 overwrite = False  # let scratch and finetune begin where a checkpoint is; that one becomes replaced.pt
 # the model; resume and finetune take the checkpoint's shape
 n_layer = 6  # blocks
@@ -57,6 +79,13 @@ n_embd = 512  # width
 block_size = 512  # context in tokens
 dropout = 0.0  # share of activations zeroed in training; 0.1 or more where the book is read many times
 bias = True  # biases in linear layers and layer norms
+# LoRA: only a small change of the weights is trained, ckpt_dir's own stay as they are
+lora_rank = 0  # of the change; 4 to 32 are usual, 0 trains all weights
+lora_alpha = 16.0  # the change counts alpha / rank times
+lora_dropout = 0.0  # share of what the change reads that is zeroed in training
+lora_targets = "c_attn,c_proj,c_fc"  # the layers that have one: all of a block's; c_attn alone is the least
+merge_lora = False  # checkpoints hold the whole model with the change folded in, too
+quantize = "none"  # of the blocks' own weights: none, or nf4, 4 bits each (QLoRA; needs the package bitsandbytes)
 # the batch
 batch_size = 12  # rows a device reads at once; smaller where memory ends
 gradient_accumulation_steps = 1  # such batches before each step, over all devices together
@@ -85,6 +114,7 @@ replay = -1  # the number of a step to look at: tells the loss of each of its ro
 # the machine
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16 or float16 for the matrix products; weights stay float32
+gradient_checkpointing = False  # compute activations twice instead of keeping them: a third slower, much less memory
 compile = False  # torch.compile: faster steps on a GPU after a minute or so of compiling; on a CPU it gains nothing
 backend = "auto"  # of torchrun's processes: nccl on CUDA, gloo elsewhere
 seed = 1337  # the same seed, settings and machine give the same run
@@ -93,15 +123,26 @@ max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=
 
 AT_LEAST_ONE = ["n_layer", "n_head", "n_embd", "batch_size", "gradient_accumulation_steps", "ns_steps", "max_iters"]
 AT_LEAST_ONE += ["eval_interval", "eval_iters", "log_interval", "keep_last", "max_skipped"]
-NOT_NEGATIVE = ["learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"]
+NOT_NEGATIVE = [
+    "lora_rank",
+    "lora_alpha",
+    "learning_rate",
+    "min_lr",
+    "weight_decay",
+    "grad_clip",
+    "warmup_iters",
+    "lr_decay_iters",
+    "max_minutes",
+]
 limits = {"block_size": (2, None), "seed": (0, 2**31 - 1), "replay": (-1, None)}
 limits |= dict.fromkeys(AT_LEAST_ONE, (1, None)) | dict.fromkeys(NOT_NEGATIVE, (0, None))
-limits |= dict.fromkeys(("dropout", "beta1", "beta2"), (0.0, 0.999999))
+limits |= dict.fromkeys(("dropout", "lora_dropout", "beta1", "beta2"), (0.0, 0.999999))
 settings = configure(
     globals(),
     limits=limits,
     choices={
-        "init_from": ("scratch", "resume", "finetune", "auto"),
+        "init_from": ("scratch", "resume", "finetune", "hf", "auto"),
+        "quantize": ("none", "nf4"),
         "optimizer": ("adamw", "muon"),
         "dtype": ("auto", "float32", "bfloat16", "float16"),
         "backend": ("auto", "gloo", "nccl"),
@@ -161,13 +202,27 @@ require(
     f"{out_dir} holds a checkpoint already",
     "go on with --init_from=resume, choose another --out_dir, or replace it with --overwrite=True",
 )
+starts = init_from in ("finetune", "hf")
+require(not starts or ckpt_dir, f"{init_from} needs a model to start from", "give its directory as --ckpt_dir=DIR")
 require(
-    init_from != "finetune" or ckpt_dir, "finetune needs a model to start from", "give its directory as --ckpt_dir=DIR"
+    init_from != "hf" or is_hf(ckpt_dir),
+    f"{ckpt_dir} is no Hugging Face folder",
+    "give one with config.json, model.safetensors and the tokenizer's files as --ckpt_dir",
 )
 require(
-    init_from != "finetune" or locate(ckpt_dir)[0].resolve() != Path(out_dir).resolve(),
+    not starts or locate(ckpt_dir)[0].resolve() != Path(out_dir).resolve(),
     "the model to start from is in --out_dir",
     "choose another --out_dir",
+)
+require(
+    not lora_rank or init_from != "scratch",
+    "LoRA changes a model that is there",
+    "name it with --init_from=finetune --ckpt_dir=DIR",
+)
+require(
+    lora_rank or (quantize == "none" and not merge_lora),
+    "--quantize and --merge_lora go with LoRA",
+    "add --lora_rank=8, or leave them away",
 )
 require(watching or not out_dir.endswith(".pt"), f"--out_dir={out_dir} is a checkpoint", "give its directory")
 require(replay < max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
@@ -182,16 +237,27 @@ if init_from == "scratch":
     model = MiniGLM(GLMConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
     checkpoint = {}
 else:
-    checkpoint = load_checkpoint(out_dir if init_from == "resume" else ckpt_dir)
+    checkpoint = load_checkpoint(out_dir) if init_from == "resume" else {}
+    base = open_model(ckpt_dir)[0] if lora_rank or not checkpoint else checkpoint
     require(
-        checkpoint.get("tokenizer") == fingerprint(tokenizer),
+        base["tokenizer"] == fingerprint(tokenizer),
         f"the checkpoint was trained with another tokenizer than data/{dataset}",
-        "prepare the data with the checkpoint's own (--tokenizer_from for conversations)",
+        f"prepare the data with the checkpoint's own, --tokenizer_from={ckpt_dir or out_dir}",
     )
-    model = build_model(checkpoint, dropout=dropout)
-    block_size = model.config.block_size
-settings |= {name: getattr(model.config, name) for name in ("n_layer", "n_head", "n_embd", "block_size", "bias")}
+    model = build_model(base, dropout=dropout)
+    rows = row_length() if chat else (checkpoint or base)["settings"].get("block_size", block_size)
+    block_size = min(rows, model.config.block_size)
+adapter = None
+if lora_rank:
+    adapter = Adapter(lora_rank, lora_alpha, lora_dropout, tuple(lora_targets.split(",")), digest(base["model"]))
+    attach(model, adapter, quantize)
+if gradient_checkpointing:
+    checkpoint_gradients(model)
+trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+settings |= {name: getattr(model.config, name) for name in ("n_layer", "n_head", "n_embd", "bias")}
 settings |= {
+    "block_size": block_size,
+    "trained_parameters": sum(parameter.numel() for parameter in trained.values()),
     "device": device_type,
     "dtype": dtype,
     "processes": world_size,
@@ -204,10 +270,9 @@ model.to(device)
 model.train()
 
 # the optimizers: Muon takes the blocks' matrices, AdamW all else
-named = list(model.named_parameters())
-muon_parameters = [p for n, p in named if p.dim() == 2 and ".h." in n] if optimizer == "muon" else []
+muon_parameters = [p for n, p in trained.items() if p.dim() == 2 and ".h." in n] if optimizer == "muon" else []
 taken = set(map(id, muon_parameters))
-rest = [p for _, p in named if id(p) not in taken]
+rest = [p for p in trained.values() if id(p) not in taken]
 optimizers = [
     torch.optim.AdamW(
         [
@@ -239,12 +304,20 @@ def restore(checkpoint):
     """
     global iter_num, tokens, best_val_loss, rate, skipped
     require(
+        adapter or not checkpoint.get("lora"),
+        f"{out_dir} was trained with --lora_rank",
+        "resume with the settings of the run, which are in its config.json",
+    )
+    require(
         len(checkpoint["optimizers"]) == len(optimizers),
         f"{out_dir} was not trained with --optimizer={optimizer}",
         "resume with the settings of the run, which are in its config.json",
     )
     try:
-        model.load_state_dict(checkpoint["model"])
+        if adapter:
+            adapter_in(checkpoint, out_dir).into(model)
+        else:
+            model.load_state_dict(checkpoint["model"])
         for each, state in zip(optimizers, checkpoint["optimizers"], strict=True):
             restore_optimizer(each, state)
         if checkpoint["scaler"] and scaler.is_enabled():
@@ -253,7 +326,7 @@ def restore(checkpoint):
         best_val_loss = float(checkpoint["best_val_loss"])
         rate, skipped = min(1.0, float(checkpoint.get("rate", 1.0))), list(checkpoint.get("skipped", ()))
         return float(checkpoint["seconds"])
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:  # a damaged state fails in many ways
         raise UserError(f"the checkpoint in {out_dir} is none that a run can go on from", "train again") from error
@@ -274,7 +347,7 @@ if init_from == "resume":
     seconds_before = restore(checkpoint)
     before = checkpoint["settings"]
     of_this_call = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
-    of_this_call |= {"keep_last", "log_interval"}
+    of_this_call |= {"keep_last", "log_interval", "merge_lora"}
     changed = [
         f"{key} {value} (was {before[key]})"
         for key, value in settings.items()
@@ -366,7 +439,7 @@ def save(best):
         "skipped": skipped,
         "searches": searches,
     }
-    save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best, keep_last)
+    save_checkpoint(out_dir, model, tokenizer, settings, chat, state, best, keep_last, adapter, merge_lora)
     saving.append(time.monotonic() - begun)
     return f"saved at step {iter_num}"
 
@@ -430,6 +503,8 @@ if main_process:
     print(
         f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}"
     )
+    if adapter:
+        print(f"of them {settings['trained_parameters']:,} are trained, the others stay as they are in {ckpt_dir}")
     if device == "cpu" and model.num_parameters() > 20_000_000:
         print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")
@@ -509,7 +584,11 @@ while True:
     tokens += batch_size * block_size * gradient_accumulation_steps
     if main_process and whole and iter_num % log_interval == 0 and not watching:
         write_log(
-            "train", step_loss.item(), grad_norm=grad_norm.item(), **({"skipped": len(skipped)} if skipped else {})
+            "train",
+            step_loss.item(),
+            grad_norm=grad_norm.item(),
+            memory=peak_memory(device),
+            **({"skipped": len(skipped)} if skipped else {}),
         )
         speed = (tokens - tokens_before) / (time.monotonic() - started)
         progress.set_postfix_str(f"loss {step_loss.item():.3f}, {speed:,.0f} tokens/s", refresh=False)

@@ -2,6 +2,7 @@
 
 python data/prepare.py                                  # 《三国演义》 with GPT-2's tokens -> data/sanguo
 python data/prepare.py sanguo --tokenizer=bpe           # with tokens learnt from it -> data/sanguo_bpe
+python data/prepare.py sanguo --tokenizer_from=gpt2-chinese --dataset=sanguo_cn   # for a model of others
 python data/prepare.py honglou xiyou --dataset=novels   # two books as one data set
 """
 
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configurator import configure
 from errors import UserError, require
 from files import claim, is_plain_name, sha256, write_json, write_whole
-from tokenizer import RANK_FILE, Tokenizer
+from tokenizer import FAST_FILE, RANK_FILE, Tokenizer
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # the books, given without --, each fetched before with data/fetch_data.py
@@ -23,6 +24,9 @@ dataset = ""  # data/DATASET is written; the default is the names joined with -,
 tokenizer = "gpt2"  # gpt2: OpenAI's, needs about 2.2 tokens a Chinese character; bpe: learnt from the training split
 vocab_size = 4096  # ids of a bpe tokenizer; more make texts shorter and the model larger
 val_fraction = 0.1  # the last part of each book is held out to measure what the model has not seen
+tokenizer_from = (
+    ""  # instead: the tokenizer of a data set, an out_dir or a Hugging Face folder, whose model is to go on
+)
 # -----------------------------------------------------------------------------
 
 NORMALISATION = "white space at both ends of a line is cut; several empty lines become one; line ends are \\n"
@@ -98,6 +102,7 @@ configure(
     limits={"vocab_size": (257, 65536), "val_fraction": (0.0001, 0.9)},
     choices={"tokenizer": ("gpt2", "bpe")},
 )
+require(dataset or not tokenizer_from, "--tokenizer_from is for a data set of its own", "name it with --dataset=NAME")
 dataset = dataset or "-".join(names) + "_bpe" * (tokenizer == "bpe")
 target = Path("data", dataset)
 books = [Path("data", name, "input.txt") for name in names]
@@ -120,7 +125,9 @@ def val_texts():
         yield from pieces(book, middle, end)
 
 
-if tokenizer == "gpt2":
+if tokenizer_from:
+    encoder = Tokenizer.load(tokenizer_from)
+elif tokenizer == "gpt2":
     encoder = Tokenizer.gpt2()
 else:
     encoder = Tokenizer.train(islice(train_texts(), TRAINING_CHARACTERS // PIECE), vocab_size)
@@ -128,10 +135,10 @@ else:
         print(f"the text gives {encoder.vocab_size:,} tokens, not {vocab_size:,}")
 claim(target)
 (target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
-for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin"), target / RANK_FILE):
+for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin"), target / RANK_FILE, target / FAST_FILE):
     stale.unlink(missing_ok=True)
 meta = {
-    "tokenizer": tokenizer,
+    "tokenizer": encoder.name,
     "vocab_size": encoder.vocab_size,
     "splits": {
         "train": write_tokens(target / "train.bin", train_texts(), encoder),
@@ -141,7 +148,7 @@ meta = {
     "val_fraction": val_fraction,
     "normalisation": NORMALISATION,
 }
-if tokenizer == "bpe":
+if encoder.name != "gpt2":
     encoder.save(target)
 write_json(target / "meta.json", meta)
 for name, counts in meta["splits"].items():

@@ -1,0 +1,304 @@
+"""Weights and tokenizers to and from Hugging Face's form: transformers itself is the judge."""
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from conftest import TALK
+
+from checkpoint import build_model, load_model, open_model
+from generation import complete, prompt_ids
+from hf import write_hf
+from model import GLMConfig, MiniGLM
+from tokenizer import Tokenizer, WordPiece
+
+GPT2_SIZES = {
+    "gpt2": (768, 12, 12),
+    "gpt2-medium": (1024, 16, 24),
+    "gpt2-large": (1280, 20, 36),
+    "gpt2-xl": (1600, 25, 48),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(project, chat):
+    """The small chat model as a Hugging Face folder."""
+    project.run("export.py", "--out_dir=out/talk", "--to=hf", "--save_path=made/talk-hf")
+    return project.folder / "made/talk-hf"
+
+
+@pytest.fixture(scope="module")
+def chinese(project, tmp_path_factory):
+    """A folder as Chinese GPT-2s come in: a random GPT-2 and the vocab.txt of a BERT, of the book's characters."""
+    folder = tmp_path_factory.mktemp("chinese") / "gpt2-chinese"
+    book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({c for c in book if not c.isspace()})]
+    words += [*"abcdefghijklmnopqrstuvwxyz0123456789", "the", "##ing", "##s", "：", "？"]
+    words = list(dict.fromkeys(words))
+    random_gpt2(folder, vocab_size=len(words), n_embd=32, n_head=2, n_layer=2, n_positions=64)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return folder
+
+
+def random_gpt2(folder, seed=0, **shape):
+    """transformers' GPT-2 of a shape with random weights (biases and layer norms, too), saved into a folder."""
+    torch.manual_seed(seed)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+def write_gpt2_tokenizer(folder):
+    """vocab.json and merges.txt as GPT-2's folders hold them."""
+    fast = json.loads(Tokenizer.gpt2().to_fast().to_str())["model"]
+    vocab = fast["vocab"] | {"<|endoftext|>": 50256}
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in fast["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+
+
+def logits_differ(theirs, ours, vocab_size, length=24):
+    """The largest difference of two models' logits on random ids."""
+    ids = torch.randint(vocab_size, (2, length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return (theirs(ids).logits - ours(ids)[0]).abs().max().item()
+
+
+def test_transformers_opens_what_we_write(project, chat, exported):
+    """AutoModelForCausalLM and AutoTokenizer as they are: the same ids on the whole book, logits, chat form and answers."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    model, tokenizer, _ = load_model(chat)
+    assert logits_differ(theirs, model, tokenizer.vocab_size) < 1e-4
+    book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
+    ids = their_tokenizer(book)["input_ids"]
+    assert ids == tokenizer.encode(book) and their_tokenizer.decode(ids) == book
+    talk = [{"role": "user", "content": "张飞字什么？"}, {"role": "assistant", "content": "张飞字翼德。"}]
+    rendered = their_tokenizer.apply_chat_template(talk, return_dict=False)
+    assert rendered == tokenizer.encode_conversation(talk)[0]
+    for question, answer in TALK:
+        asked = [{"role": "user", "content": question}]
+        prompt = their_tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        assert prompt["input_ids"][0].tolist() == tokenizer.encode_prompt(asked)
+        made = theirs.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        assert their_tokenizer.decode(made, skip_special_tokens=True) == answer
+
+
+def test_gpt2s_own_tokens_are_the_same_in_transformers(project, tmp_path):
+    """On the whole book, with GPT-2's 50,257 tokens."""
+    tokenizer = Tokenizer.gpt2()
+    model = MiniGLM(GLMConfig(block_size=16, vocab_size=50304, n_layer=1, n_head=1, n_embd=8, bias=False))
+    write_hf(tmp_path / "gpt2", model, tokenizer, False, "f16")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "gpt2")
+    book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8") + "It's  99 \n\n don't\t"
+    assert theirs(book)["input_ids"] == tokenizer.encode(book)
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2", dtype=torch.float32)
+    assert logits_differ(opened, model, 50257, 16) < 1e-3  # half precision; biases that it has not are zero
+
+
+def test_what_we_write_we_read(project, exported):
+    """The folder serves as --out_dir, still a chat model, and the weights come back to the bit."""
+    said = project.run("sample.py", f"--out_dir={exported}", f"--start={TALK[0][0]}", "--temperature=0").stdout
+    assert said.splitlines()[1] == TALK[0][1]
+    ours, _ = open_model(project.folder / "out/talk")
+    back, _ = open_model(exported)
+    assert all(weight.equal(back["model"][name]) for name, weight in ours["model"].items())
+    assert back["chat"] and back["tokenizer"] == ours["tokenizer"]
+
+
+@pytest.mark.parametrize("name", GPT2_SIZES)
+def test_logits_are_those_of_transformers(name, tmp_path):
+    """Random weights in the width and heads of each GPT-2, two layers of them."""
+    width, heads, _ = GPT2_SIZES[name]
+    check_logits(tmp_path, n_embd=width, n_head=heads, n_layer=2, vocab_size=50257)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", GPT2_SIZES)
+def test_logits_are_those_of_transformers_in_full(name, tmp_path):
+    """Every layer; GPT-2 XL takes 20 GB of memory and 6 GB of disk."""
+    width, heads, layers = GPT2_SIZES[name]
+    check_logits(tmp_path, n_embd=width, n_head=heads, n_layer=layers, vocab_size=50257)
+
+
+def check_logits(folder, **shape):
+    """Save transformers' model, read it, compare: 1e-4."""
+    write_gpt2_tokenizer(folder)
+    theirs = random_gpt2(folder, **shape)
+    ids = torch.randint(50257, (1, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(ids).logits
+        del theirs
+        checkpoint, tokenizer = open_model(folder)
+        model = build_model(checkpoint).eval()
+        del checkpoint
+        assert (model(ids)[0] - expected).abs().max() < 1e-4
+    assert (tokenizer.name, tokenizer.end_id) == ("gpt2", 50256)
+
+
+def test_several_files_and_older_names_are_read(tmp_path):
+    """Weights in parts with an index; names without `transformer.`, the causal mask stored beside, half precision."""
+    theirs = random_gpt2(tmp_path, vocab_size=50257, n_embd=16, n_head=2, n_layer=2, n_positions=32)
+    write_gpt2_tokenizer(tmp_path)
+    weights = {name.removeprefix("transformer."): weight.half() for name, weight in theirs.state_dict().items()}
+    del weights["lm_head.weight"]
+    weights |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 32, 32) for layer in range(2)}
+    names = sorted(weights)
+    (tmp_path / "model.safetensors").unlink()
+    where = {}
+    for part, some in (("a.safetensors", names[:9]), ("b.safetensors", names[9:])):
+        safetensors.torch.save_file({name: weights[name].contiguous() for name in some}, tmp_path / part)
+        where |= dict.fromkeys(some, part)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}), encoding="utf-8")
+    model = build_model(open_model(tmp_path)[0]).eval()
+    assert logits_differ(theirs, model, 50257) < 1e-2
+
+
+def test_a_chinese_gpt2_reads_with_its_own_vocabulary(project, chinese):
+    """Ids as BertTokenizer gives them on the whole book; what is decoded stands without spaces."""
+    theirs = transformers.BertTokenizer(str(chinese / "vocab.txt"))
+    tokenizer = Tokenizer.load(chinese)
+    assert isinstance(tokenizer, WordPiece)
+    book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")[:200_000]
+    text = book + "the theings 玄德[SEP]𠮷 Café\u3000tests"
+    expected = theirs(book + "the theings 玄德", add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode(book + "the theings 玄德") == expected
+    assert tokenizer.end_id not in tokenizer.encode(text)  # [SEP] in a text ends nothing
+    passage = "".join(book[5000:5200].split())
+    assert tokenizer.decode(tokenizer.encode(passage)) == passage
+    assert tokenizer.decode(tokenizer.encode("the theings 玄德 the 9")) == "the theings玄德the 9"
+
+
+def test_a_chinese_gpt2_is_fine_tuned_and_talks(project, chinese):
+    """The whole way: its folder, the book in its tokens, training, questions, and out again."""
+    project.run("data/prepare.py", "sanguo", f"--tokenizer_from={chinese}", "--dataset=sanguo_cn")
+    small = [
+        "--batch_size=4",
+        "--eval_interval=20",
+        "--eval_iters=1",
+        "--learning_rate=1e-2",
+        "--warmup_iters=2",
+        "--dtype=float32",
+    ]
+    project.run(
+        "train.py", "--init_from=hf", f"--ckpt_dir={chinese}", "--dataset=sanguo_cn", "--out_dir=out/cn", "--block_size=32",
+        "--max_iters=20", *small,
+    )  # fmt: skip
+    project.run("evaluations.py", f"--out_dir={chinese}", "--dataset=sanguo_cn", "--save_path=before.json")
+    project.run("evaluations.py", "--out_dir=out/cn", "--save_path=after.json")
+    before, after = (json.loads((project.folder / f"{name}.json").read_text("utf-8")) for name in ("before", "after"))
+    assert after["loss"] < before["loss"] - 0.5
+    project.write("data/cn.jsonl", "".join(json.dumps({"Question": q, "Answer": a}) + "\n" for q, a in TALK[:1] * 32))
+    project.run(
+        "data/prepare_sft.py", "data/cn.jsonl", "--dataset=cn", f"--tokenizer_from={chinese}", "--block_size=48"
+    )
+    project.run(
+        "train.py", "--init_from=finetune", "--ckpt_dir=out/cn", "--dataset=cn", "--out_dir=out/cn-chat", "--max_iters=60",
+        "--optimizer=muon", *small,
+    )  # fmt: skip
+    project.run("export.py", "--out_dir=out/cn-chat", "--to=hf", "--save_path=made/cn-hf")
+    for where in ("out/cn-chat", "made/cn-hf"):
+        said = project.run("sample.py", f"--out_dir={where}", f"--start={TALK[0][0]}", "--temperature=0").stdout
+        assert said.splitlines()[1] == TALK[0][1]
+    theirs = transformers.AutoTokenizer.from_pretrained(project.folder / "made/cn-hf")
+    model, tokenizer, _ = load_model(project.folder / "out/cn-chat")
+    asked = [{"role": "user", "content": TALK[0][0]}]
+    assert theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False) == tokenizer.encode_prompt(
+        asked
+    )
+    assert "BERT vocabulary" in project.fails("export.py", "--out_dir=out/cn-chat", "--save_path=cn.gguf")
+
+
+def test_the_trainer_of_transformers_reads_our_data(project, pretrained, tmp_path, monkeypatch):
+    """The lesson's way: our exported model, our prepared questions as its table, its Trainer; the answer is learnt."""
+    from data_utils import Table
+
+    monkeypatch.chdir(project.folder)
+    project.run("export.py", "--out_dir=out/small", "--to=hf", "--save_path=made/small-hf")
+    project.write("data/one.jsonl", "".join(json.dumps({"Question": q, "Answer": a}) + "\n" for q, a in TALK[:1] * 16))
+    project.run(
+        "data/prepare_sft.py", "data/one.jsonl", "--dataset=one", "--tokenizer_from=data/sanguo_bpe", "--block_size=128"
+    )
+    table = Table("one", "train")
+    ids, mask, labels = (table[0][name] for name in table.column_names)
+    tokenizer = Tokenizer.load("data/one")
+    assert tokenizer.decode([i for i, kept in zip(ids, mask) if kept]) == f"问：{TALK[0][0]}\n答：{TALK[0][1]}"
+    assert tokenizer.decode([label for label in labels if label != -100]) == TALK[0][1]
+    assert [label in (-100, i) for i, label in zip(ids, labels)] == [True] * len(ids)
+    assert table[:2]["input_ids"] == [ids, ids] and len(table) == 15  # one is held out
+    model = transformers.AutoModelForCausalLM.from_pretrained("made/small-hf")
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained("made/small-hf")
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=40, per_device_train_batch_size=5, learning_rate=1e-2, report_to="none",
+        use_cpu=True, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    collator = transformers.DataCollatorWithPadding(their_tokenizer, return_tensors="pt")
+    transformers.Trainer(model=model, args=arguments, train_dataset=table, data_collator=collator).train()
+    prompt = torch.tensor([tokenizer.encode_prompt([{"role": "user", "content": TALK[0][0]}])])
+    made = model.eval().generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
+    assert tokenizer.decode(made[0, prompt.shape[1] :].tolist()) == TALK[0][1]
+
+
+def edit_json(path, **changes):
+    """Change values of a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+
+
+def edit_weights(path, **changes):
+    """Change tensors of a safetensors file; None takes one out."""
+    weights = safetensors.torch.load_file(path) | {name.replace("__", "."): value for name, value in changes.items()}
+    safetensors.torch.save_file({name: value for name, value in weights.items() if value is not None}, path)
+
+
+LN = "transformer__ln_f__bias"
+BROKEN = {
+    "holds no model.safetensors": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+    "model.safetensors is cut off": lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 900),
+    "lacks the weights transformer.ln_f.bias": lambda f: edit_weights(f / "model.safetensors", **{LN: None}),
+    "has weights that no GPT-2": lambda f: edit_weights(f / "model.safetensors", extra=torch.ones(2)),
+    "ln_f.bias of": lambda f: edit_weights(f / "model.safetensors", **{LN: torch.ones(3)}),
+    "of the type 'llama'": lambda f: edit_json(f / "config.json", model_type="llama"),
+    "activation_function 'relu'": lambda f: edit_json(f / "config.json", activation_function="relu"),
+    "tells of no GPT-2": lambda f: edit_json(f / "config.json", n_head=7),
+    "lacks the weights": lambda f: edit_json(f / "config.json", n_layer=3),
+    "holds no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
+    "ids, the model": lambda f: shutil.copy(f.parent / "big.json", f / "tokenizer.json"),
+    "is damaged or of a kind": lambda f: (f / "tokenizer.json").write_text('{"model": 3}', encoding="utf-8"),
+    "config.json is broken": lambda f: (f / "config.json").write_text("{", encoding="utf-8"),
+    "lm_head of its own": lambda f: edit_weights(f / "model.safetensors", lm_head__weight=torch.ones(3, 3)),
+}
+
+
+@pytest.mark.parametrize("told", BROKEN)
+def test_a_folder_that_does_not_fit_is_told(project, exported, tmp_path, told):
+    """In one line, before anything is written."""
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    Tokenizer.gpt2().to_fast().save(str(tmp_path / "big.json")) if "ids" in told else None
+    BROKEN[told](folder)
+    assert told in project.fails(
+        "train.py", "--init_from=hf", f"--ckpt_dir={folder}", "--dataset=talk", f"--out_dir={tmp_path / 'new'}"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_mistakes_are_told(project, exported, tmp_path):
+    """No folder, one of ours, data in other tokens, a folder that is there already."""
+    hf = ("train.py", "--init_from=hf", f"--out_dir={tmp_path / 'new'}", "--dataset=talk")
+    assert "hf needs a model" in project.fails(*hf)
+    assert "is no Hugging Face folder" in project.fails(*hf, "--ckpt_dir=out/talk")
+    assert "another tokenizer" in project.fails(*hf[:-1], f"--ckpt_dir={exported}", "--dataset=sanguo")
+    assert "is there already" in project.fails("export.py", "--out_dir=out/talk", "--to=hf", f"--save_path={exported}")
+    assert "knows no q8_0" in project.fails(
+        "export.py", "--out_dir=out/talk", "--to=hf", "--dtype=q8_0", "--save_path=x"
+    )
+    assert not (tmp_path / "new").exists() and not list(exported.parent.glob("*.partial"))

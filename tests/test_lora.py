@@ -1,0 +1,275 @@
+"""Adapters: trained alone, kept in peft's form, folded in; and a base in four bits. peft itself is the judge."""
+
+import json
+import shutil
+
+import peft
+import pytest
+import torch
+import transformers
+from conftest import TALK, events
+
+from checkpoint import build_model, load_checkpoint, load_model, open_model
+from lora import Adapter, attach, digest, merged_state, read_adapter
+from machine import checkpoint_gradients
+from model import GLMConfig, MiniGLM
+
+LORA = [
+    "train.py", "--init_from=finetune", "--ckpt_dir=out/small", "--dataset=talk", "--batch_size=4", "--eval_iters=1",
+    "--lora_rank=4", "--learning_rate=1e-2", "--warmup_iters=5", "--dtype=float32", "--log_interval=1", "--min_lr=1e-3",
+]  # fmt: skip
+QUESTION, ANSWER = TALK[0]
+
+
+@pytest.fixture(scope="module")
+def adapted(project, chat):
+    """out/lora: an adapter of rank 4 for out/small that has learnt the questions of TALK by heart."""
+    project.run(*LORA, "--out_dir=out/lora", "--max_iters=150", "--eval_interval=150")
+    return project.folder / "out/lora"
+
+
+@pytest.fixture(scope="module")
+def exported(project, pretrained):
+    """Its base as a Hugging Face folder."""
+    project.run("export.py", "--out_dir=out/small", "--to=hf", "--save_path=made/base-hf")
+    return project.folder / "made/base-hf"
+
+
+def answer(project, *words):
+    """What sample.py says to the first question of TALK."""
+    said = project.run("sample.py", *words, f"--start={QUESTION}", "--temperature=0").stdout
+    return said.splitlines()[1]
+
+
+def some_ids(seed=1):
+    """Random ids, (2, 24)."""
+    return torch.randint(4000, (2, 24), generator=torch.Generator().manual_seed(seed))
+
+
+def test_only_the_adapter_is_trained_and_kept(project, adapted, pretrained):
+    """A file of some ten kB that answers on its base, which stays as it was; by --lora, and as --out_dir."""
+    before = load_checkpoint(pretrained)["model"]
+    assert load_checkpoint(adapted)["model"] == {}
+    assert (adapted / "adapter_model.safetensors").stat().st_size < 100_000 < (pretrained / "ckpt.pt").stat().st_size
+    config = json.loads((adapted / "config.json").read_text("utf-8"))
+    names = [name for name in read_adapter(adapted).weights]
+    assert len(names) == 2 * 4 * 2 and config["settings"]["trained_parameters"] < 0.1 * sum(
+        weight.numel() for weight in before.values()
+    )
+    for words in (["--out_dir=out/small", "--lora=out/lora"], ["--out_dir=out/lora"], ["--out_dir=out/lora/best.pt"]):
+        assert answer(project, *words) == ANSWER
+    assert answer(project, "--out_dir=out/small", "--lora=out/lora/ckpt.pt") == ANSWER
+    lines = "".join(json.dumps({"Question": q, "Answer": a, "Key": a}) + "\n" for q, a in TALK)
+    project.write("talk_eval.jsonl", lines)
+    project.run(
+        "evaluations.py",
+        "--out_dir=out/small",
+        "--lora=out/lora",
+        "--eval_file=talk_eval.jsonl",
+        "--save_path=lora.json",
+    )
+    assert json.loads((project.folder / "lora.json").read_text("utf-8"))["all"]["accuracy"] == 1
+    assert all(weight.equal(before[name]) for name, weight in load_checkpoint(pretrained)["model"].items())
+
+
+def test_peft_loads_it_onto_the_exported_model(adapted, pretrained, exported):
+    """The same logits."""
+    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(exported), adapted).eval()
+    ours, _, _ = load_model(pretrained, lora=str(adapted))
+    with torch.no_grad():
+        assert (theirs(some_ids()).logits - ours(some_ids())[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "attn.c_proj", "mlp.c_proj", "c_fc"]])
+def test_what_peft_has_made_is_loaded(pretrained, exported, tmp_path, targets):
+    """An adapter with random weights, saved by peft."""
+    torch.manual_seed(3)
+    config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets, fan_in_fan_out=True, init_lora_weights=False)
+    theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(exported), config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours, _, _ = load_model(pretrained, lora=str(tmp_path))
+    with torch.no_grad():
+        changed = theirs(some_ids()).logits
+        assert (changed - ours(some_ids())[0]).abs().max() < 1e-4
+        assert (changed - load_model(pretrained)[0](some_ids())[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_folding_in_changes_no_logits(pretrained, quantize):
+    """Within 1e-5, also where the base is in 4 bits."""
+    torch.manual_seed(4)
+    model = build_model(load_checkpoint(pretrained)).eval()
+    attach(model, adapter := Adapter(4, 16.0), quantize)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    folded = MiniGLM(model.config).eval()
+    folded.load_state_dict(merged_state(model, adapter))
+    with torch.no_grad():
+        expected = model(some_ids())[0]
+        assert (folded(some_ids())[0] - expected).abs().max() < 1e-5
+        assert (build_model(load_checkpoint(pretrained)).eval()(some_ids())[0] - expected).abs().max() > 1e-3
+
+
+def test_a_merged_checkpoint_stands_alone(project, adapted, tmp_path):
+    """--merge_lora: the directory holds the whole model, also where its base is gone; an adapter can be merged later."""
+    shutil.copytree(adapted, project.folder / "out/lora-merged")
+    again = [word for word in LORA if "init_from" not in word]
+    project.run(*again, "--out_dir=out/lora-merged", "--init_from=resume", "--max_iters=150", "--merge_lora=True")
+    shutil.copytree(project.folder / "out/lora-merged", tmp_path / "alone")
+    assert answer(project, f"--out_dir={tmp_path / 'alone'}") == ANSWER
+    ours, _, _ = load_model(project.folder / "out/lora-merged")
+    apart, _, _ = load_model(project.folder / "out/small", lora=str(adapted))
+    with torch.no_grad():
+        assert (ours(some_ids())[0] - apart(some_ids())[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "more", [["--lora_dropout=0.2"], ["--optimizer=muon", "--quantize=nf4", "--gradient_checkpointing=True"]]
+)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(project, chat, more):
+    """20 steps at once, and 10 and 10: the same adapter to the bit."""
+    runs = {}
+    for name, parts in (("whole", (20,)), ("parts", (10, 20))):
+        for steps in parts:
+            words = [
+                "--init_from=auto",
+                f"--out_dir=out/{name}-{more[0][2:6]}",
+                f"--max_iters={steps}",
+                "--lr_decay_iters=20",
+            ]
+            project.run(*(word for word in LORA if "init_from" not in word), *more, *words, "--eval_interval=10")
+        runs[name] = load_checkpoint(project.folder / f"out/{name}-{more[0][2:6]}")["lora"]["weights"]
+    assert all(weight.equal(runs["parts"][name]) for name, weight in runs["whole"].items())
+
+
+def test_a_base_in_four_bits_learns_too(project, chat):
+    """QLoRA: the answers are learnt, and hold on the base in full."""
+    words = ["--quantize=nf4", "--gradient_checkpointing=True", "--max_iters=150", "--eval_interval=150"]
+    project.run(*LORA, "--out_dir=out/qlora", *words)
+    assert answer(project, "--out_dir=out/small", "--lora=out/qlora") == ANSWER
+
+
+def test_four_bits_are_four_bits(pretrained):
+    """A frozen layer takes an eighth of its float32 and some for the scales; embeddings and adapters stay as they are."""
+    model = build_model(load_checkpoint(pretrained))
+    whole = sum(p.numel() * 4 for n, p in model.named_parameters() if ".h." in n and p.dim() == 2)
+    attach(model, Adapter(4, 16.0), "nf4")
+    small = sum(p.nbytes for n, p in model.named_parameters() if ".h." in n and n.endswith("base.weight"))
+    assert small == whole / 8
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == set(Adapter(4, 16.0).of(model).weights)
+
+
+def test_checkpointed_gradients_are_the_same_and_keep_less():
+    """The very loss and gradients, dropout included, with less kept for the way back."""
+    found = []
+    for again in (False, True):
+        torch.manual_seed(5)
+        model = MiniGLM(GLMConfig(block_size=64, vocab_size=320, n_layer=4, n_head=2, n_embd=64, dropout=0.1))
+        if again:
+            checkpoint_gradients(model)
+        kept, ids = [], torch.randint(320, (4, 64))
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.untyped_storage())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(ids, ids)[1]
+        bytes_kept = sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
+        loss.backward()
+        found.append((loss, [p.grad for p in model.parameters()], bytes_kept))
+    (loss, gradients, kept), (loss_again, gradients_again, kept_again) = found
+    assert loss.equal(loss_again) and all(map(torch.equal, gradients, gradients_again))
+    assert kept_again < kept / 2
+
+
+def test_checkpointing_serves_every_way_of_training(project, chat, adapted):
+    """From nothing, too: the losses of a run are what they are without."""
+    small = [
+        "--n_layer=2",
+        "--n_head=2",
+        "--n_embd=32",
+        "--block_size=64",
+        "--batch_size=4",
+        "--max_iters=5",
+        "--dropout=0.1",
+    ]
+    for name, more in (("plain", []), ("twice", ["--gradient_checkpointing=True"])):
+        project.run(
+            "train.py",
+            "--dataset=sanguo_bpe",
+            f"--out_dir=out/{name}",
+            *small,
+            *more,
+            "--eval_iters=1",
+            "--log_interval=1",
+        )
+    plain, twice = ([event["loss"] for event in events(project.folder / f"out/{name}")] for name in ("plain", "twice"))
+    assert plain == twice and len(plain) == 5
+
+
+def test_mistakes_are_told(project, adapted, chat, tmp_path):
+    """In one line each, before anything is written."""
+    new = f"--out_dir={tmp_path / 'new'}"
+    assert "LoRA changes a model" in project.fails("train.py", "--dataset=talk", "--lora_rank=4", new)
+    assert "go with LoRA" in project.fails("train.py", "--dataset=talk", "--merge_lora=True", new)
+    assert "no layer 'q_proj'" in project.fails(*LORA, "--lora_targets=c_attn,q_proj", new)
+    assert "another model" in project.fails("sample.py", "--out_dir=out/talk", "--lora=out/lora")
+    assert "no file" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/small")
+    assert "holds no adapter" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/small/ckpt.pt")
+    resumed = [word for word in LORA if "init_from" not in word] + ["--init_from=resume", "--max_iters=160"]
+    shutil.copytree(adapted, tmp_path / "copy")
+    without = [word for word in resumed if "lora" not in word]
+    assert "was trained with --lora_rank" in project.fails(*without, f"--out_dir={tmp_path / 'copy'}")
+    assert "none that a run can go on from" in project.fails(
+        *resumed, "--lora_rank=8", f"--out_dir={tmp_path / 'copy'}"
+    )
+    assert "holds no adapter" in project.fails(*resumed, "--ckpt_dir=out/small", "--out_dir=out/talk")
+    assert "another model" in project.fails(*resumed, "--ckpt_dir=out/talk", f"--out_dir={tmp_path / 'copy'}")
+    assert not (tmp_path / "new").exists()
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def edit(path, **changes):
+    """Change values of a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "told, damage",
+    [
+        ("holds no LoRA adapter", lambda f: edit(f / CONFIG, peft_type="IA3")),
+        ("has use_dora", lambda f: edit(f / CONFIG, use_dora=True)),
+        ("is damaged or of layers", lambda f: edit(f / CONFIG, r=3)),
+        ("is cut off or damaged", lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:500])),
+        ("no file", lambda f: (f / WEIGHTS).unlink()),
+        ("is broken", lambda f: (f / CONFIG).write_text("[", encoding="utf-8")),
+    ],
+)
+def test_a_damaged_adapter_is_told(project, adapted, tmp_path, told, damage):
+    """In one line."""
+    folder = tmp_path / "lora"
+    shutil.copytree(adapted, folder)
+    damage(folder)
+    assert told in project.fails("sample.py", "--out_dir=out/small", f"--lora={folder}")
+
+
+def test_a_base_that_has_gone_is_told(project, adapted, tmp_path):
+    """An adapter's directory as --out_dir needs the model that it was trained on."""
+    checkpoint = torch.load(adapted / "ckpt.pt", weights_only=True)
+    checkpoint["settings"]["ckpt_dir"] = "out/gone"
+    shutil.copytree(adapted, tmp_path / "lora")
+    torch.save(checkpoint, tmp_path / "lora/ckpt.pt")
+    assert "there is no model out/gone" in project.fails("sample.py", f"--out_dir={tmp_path / 'lora'}")
+
+
+def test_the_digest_tells_bases_apart(pretrained):
+    """It is the same for the same weights, and another where one number differs."""
+    weights, _ = open_model(pretrained)
+    weights = weights["model"]
+    other = dict(weights, **{"transformer.ln_f.bias": weights["transformer.ln_f.bias"] + 1e-6})
+    assert digest(weights) == digest({name: weight.clone() for name, weight in weights.items()}) != digest(other)
