@@ -2,6 +2,7 @@
 
     python bench.py train                          # the report's 45M model, batch 16 x 256
     python bench.py train --n_layer=4 --n_head=4 --n_embd=256 --vocab_size=4096
+    python bench.py finetune --batch_size=12 --block_size=512    # all weights, LoRA and QLoRA of rank 8
     python bench.py generate                       # one prompt of 16 tokens, 512 new ones
     python bench.py prepare                        # text to token ids
     python bench.py page                           # the chat page: how soon an answer begins, for 1 and for 16 visitors
@@ -32,12 +33,13 @@ from torch.nn import functional as F
 from checkpoint import save_checkpoint
 from configurator import configure
 from errors import UserError, require
-from machine import cast_weights, keep_freed_memory, peak_memory, pick_dtype
+from lora import Adapter, attach
+from machine import cast_weights, checkpoint_gradients, keep_freed_memory, peak_memory, pick_dtype
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
-what = ["train"]  # train, generate, prepare or page, given without --
+what = ["train"]  # train, finetune, generate, prepare or page, given without --
 n_layer = 6  # the model's shape; the defaults are the report's
 n_head = 8  # attention heads
 n_embd = 512  # width
@@ -54,6 +56,9 @@ turns = 5  # how often each contestant is measured
 
 CONTESTANTS = {
     "train": ("ours", "nanogpt", "transformers"),
+    "finetune": (
+        "ours", "ours-lora", "ours-qlora", "ours-checkpointed", "ours-lora-checkpointed", "ours-qlora-checkpointed",
+    ),
     "generate": (
         "ours", "ours-bfloat16", "ours-float16", "ours-int8", "ours-batch-16", "ours-int8-batch-16",
         "nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0",
@@ -89,15 +94,21 @@ def train_turn(name, s):
     rows = torch.randint(s["vocab_size"], (s["batch_size"], s["block_size"] + 1))
     x, y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
     model = gpt2(s, s["block_size"]) if name == "transformers" else miniglm(s, s["block_size"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=name == "ours", foreach=False)
-    narrow = name == "ours" and s["dtype"] == "bfloat16"
-    if name == "ours":
+    ours = name.startswith("ours")
+    if "lora" in name:
+        attach(model, Adapter(rank=8, alpha=16.0), "nf4" if "qlora" in name else "none")
+    if "checkpointed" in name:
+        checkpoint_gradients(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=ours, foreach=False)
+    narrow = ours and s["dtype"] == "bfloat16"
+    if ours:
         keep_freed_memory()
 
     def turn():
         started = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
-            if name == "ours":
+            if ours:
                 loss = model(x, y)[1]
             else:
                 logits = model(x).logits if name == "transformers" else model(x)[0]
@@ -191,10 +202,10 @@ def prepare_turn(name, s):
 def contestant(name, settings, pipe):
     """The process of one contestant: warm-ups, then a turn whenever asked; last its peak memory. Tells what fails."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    kinds = {"train": train_turn, "generate": generate_turn, "prepare": prepare_turn}
+    kinds = {"train": train_turn, "finetune": train_turn, "generate": generate_turn, "prepare": prepare_turn}
     try:
         turn = kinds[settings["what"]](name, settings)
-        for _ in range(WARM_UPS if settings["what"] == "train" else 1):
+        for _ in range(WARM_UPS if kinds[settings["what"]] is train_turn else 1):
             turn()
         pipe.send("ready")
         while pipe.recv():
@@ -400,7 +411,9 @@ def main():
         choices={"dtype": ("auto", "float32", "bfloat16")},
     )
     kinds = (*CONTESTANTS, "page")
-    require(len(what) == 1 and what[0] in kinds, "no such benchmark", "write train, generate, prepare or page")
+    require(
+        len(what) == 1 and what[0] in kinds, "no such benchmark", "write train, finetune, generate, prepare or page"
+    )
     require(n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
     require(what[0] != "prepare" or BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
@@ -410,7 +423,7 @@ def main():
         if what[0] == "generate":
             export_model(settings | {"scratch": scratch})
         results = measure(settings | {"scratch": scratch})
-    limit = {"train": training_roofline, "generate": generation_roofline}.get(
+    limit = {"train": training_roofline, "finetune": training_roofline, "generate": generation_roofline}.get(
         what[0], lambda s: results["tiktoken"]["tokens_per_second"]
     )(settings)
     print_table(results, limit)

@@ -3,6 +3,7 @@
     make demo          # or, in an environment that has requirements.txt: python demo.py
     make report        # python demo.py report: the report's experiment, 1,000 against 4,500 steps of fine-tuning
     make reviews       # python demo.py reviews: classification as generation, good or bad reviews
+    make lora          # python demo.py lora: the demo's questions with LoRA and QLoRA beside full fine-tuning
 
 A stage that is finished leaves done.json in its directory and is not run again; one that was interrupted is resumed.
 """
@@ -20,7 +21,7 @@ from files import claim, read_json, write_json, write_whole
 from machine import peak_memory
 
 # -----------------------------------------------------------------------------
-what = ["chat"]  # which experiment, given without --: chat, report or reviews
+what = ["chat"]  # which experiment, given without --: chat, report, reviews or lora
 out_dir = "out"  # the trained models are written below it; a path without spaces
 # -----------------------------------------------------------------------------
 
@@ -98,7 +99,22 @@ REVIEWS = {
         f"visualize.py --out_dir={out_dir}/reviews",
     ],
 }
-EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEWS}
+ADAPTERS = {"lora-4": "", "lora-8": "", "lora-32": "", "qlora-8": " --quantize=nf4 --gradient_checkpointing=True"}
+LORA = {
+    **{
+        f"{out_dir}/{name}": [
+            f"train.py config/lora.py --lora_rank={rank} --lora_alpha={2 * rank}{more} --out_dir={out_dir}/{name}"
+            f" --ckpt_dir={pretrained}"
+        ]
+        for name, more in ADAPTERS.items()
+        for rank in [int(name.rpartition("-")[2])]
+    },
+    f"{out_dir}/lora": [
+        f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out_dir}/{name}' for name in ADAPTERS)}"
+        f" --eval_file=data/sanguo_sft/eval.jsonl --save_path={out_dir}/lora/metrics.json --report={out_dir}/lora/report.html"
+    ],
+}
+EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEWS, "lora": NOVEL | CHAT | LORA}
 
 
 def recipe(commands):
@@ -176,6 +192,7 @@ print(
         "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
         f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
         "report": f"open {out_dir}/report/report.html in a browser",
+        "lora": f"the table is above; open {out_dir}/lora/report.html in a browser",
         "reviews": f"pictures: {out_dir}/reviews/loss.png; try it: python sample.py --out_dir={out_dir}/reviews --start=REVIEW",
     }[what[0]]
 )

@@ -32,7 +32,7 @@ from metrics import (
     text_scores,
     witten_bell_trigram,
 )
-from report import Run, logs_of, write_report
+from report import Run, cost, cost_rows, logs_of, write_report
 from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
@@ -198,6 +198,21 @@ def table(columns):
     return "\n".join(lines)
 
 
+def comparison(runs):
+    """A Markdown table of several runs, {directory: Run}: what their training took, and how well they did."""
+    rows = cost_rows({directory: run.training for directory, run in runs.items()})
+    groups = dict.fromkeys(group for run in runs.values() for group in run.metrics.get("groups", ()))
+    for group in groups:
+        found = [run.metrics["groups"].get(group, {}).get("accuracy") for run in runs.values()]
+        if any(share is not None for share in found):
+            shown = ["–" if share is None else f"{100 * share:.1f} %" for share in found]
+            rows.append((f"答对 accuracy: {group}", shown))
+    if not groups:
+        rows.append(("每字比特 bits a character", [f"{run.metrics['bits_per_char']:.3f}" for run in runs.values()]))
+    lines = [["", *runs], ["---"] * (len(runs) + 1), *([name, *cells] for name, cells in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 configure(globals(), limits={"batch_size": (1, None)}, choices={"dtype": WEIGHT_DTYPES, "too_long": ("stop", "wrong")})
 try:
     book_text = Path(book).read_text(encoding="utf-8-sig") if book else ""
@@ -231,10 +246,13 @@ for directory in out_dir:
         run.metrics, run.scores = measure_answers(records, run.answers, training_text(tokenizer, trained_on))
         shown = {"all": run.metrics["all"], **run.metrics["groups"]}
         shown |= bag_metrics
+    run.training = cost(directory, config["settings"], model.num_parameters())
     print((f"{directory}\n" if len(out_dir) > 1 else "") + table(shown))
+if len(runs) > 1:
+    print("\n" + comparison(runs))
 if save_path:
-    found = {directory: run.metrics for directory, run in runs.items()}
-    write_json(save_path, found if len(runs) > 1 else found[out_dir[0]])
+    found = {directory: run.metrics | {"training": run.training} for directory, run in runs.items()}
+    write_json(save_path, found if len(runs) > 1 else runs[out_dir[0]].metrics)
 if answers_path:
     with write_whole(answers_path) as file:
         for number, record in enumerate(records):

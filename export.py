@@ -8,7 +8,6 @@ python export.py --out_dir=out/demo-chat --to=onnx --save_path=sanguo.onnx      
 
 import logging
 import warnings
-
 from pathlib import Path
 from types import SimpleNamespace
 

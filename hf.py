@@ -66,10 +66,8 @@ def read_hf(folder):
     for path in weight_files(folder):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                found = {
-                    f"transformer.{name}".replace("transformer.transformer.", "transformer."): name
-                    for name in file.keys()
-                }
+                names = file.keys()
+                found = {f"transformer.{name.removeprefix('transformer.')}": name for name in names}
                 tensors |= {ours: file.get_tensor(name) for ours, name in found.items() if not BUFFER.fullmatch(ours)}
         except Exception as error:  # safetensors' own kind, and torch's
             raise UserError(f"{path} is cut off or damaged", "copy the folder again") from error

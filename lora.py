@@ -20,6 +20,7 @@ import safetensors
 import torch
 import torch.nn as nn
 from safetensors.torch import save
+from torch.nn import functional as F
 
 from errors import UserError, require
 from files import read_json, write_json, write_whole
@@ -74,6 +75,56 @@ class LoRALinear(nn.Module):
         return self.base(x) + self.scale * self.lora_B(self.lora_A(self.dropout(x)))
 
 
+class NF4Linear(nn.Module):
+    """A frozen linear layer with its weight in 4-bit NormalFloat, 64 to a scale, and the scales in 8 bits.
+
+    bitsandbytes makes and reads the numbers. Its own layer packs them anew for evaluation on some CPUs, and cannot be
+    trained through afterwards. Each product makes the weight whole for its moment, on the way back once more.
+    """
+
+    def __init__(self, linear):
+        super().__init__()
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of faster kernels elsewhere
+        try:
+            from bitsandbytes.functional import quantize_4bit
+        except ImportError as error:
+            raise UserError("--quantize=nf4 needs the package bitsandbytes", "run pip install bitsandbytes") from error
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+        packed, self.state = quantize_4bit(linear.weight.data, quant_type="nf4", compress_statistics=True)
+        self.register_buffer("packed", packed, persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.state.to(self.packed.device)
+        return self
+
+    def whole(self):
+        """The weight (out_features, in_features), float32."""
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(self.packed, self.state)
+
+    def forward(self, x):
+        """x (…, in_features) to (…, out_features)."""
+        y = FourBitProduct.apply(x, self)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class FourBitProduct(torch.autograd.Function):
+    """The product with the weight of an NF4Linear, which is kept in 4 bits for the way back."""
+
+    @staticmethod
+    def forward(ctx, x, layer):
+        """x (…, in_features) -> (…, out_features), in autocast's dtype."""
+        ctx.layer, ctx.dtype = layer, x.dtype
+        return F.linear(x, layer.whole())
+
+    @staticmethod
+    def backward(ctx, grad):
+        """The gradient of x."""
+        return (grad @ ctx.layer.whole().to(grad.dtype)).to(ctx.dtype), None
+
+
 def digest(weights):
     """A digest of a model's weights, {name: tensor}, to tell which base an adapter belongs to."""
     seen = hashlib.sha256()
@@ -97,27 +148,9 @@ def attach(model, adapter, quantize="none"):
         chosen.update(found)
     model.requires_grad_(False)
     for name, layer in linear.items():
-        frozen = layer if quantize == "none" else in_four_bits(layer)
+        frozen = layer if quantize == "none" else NF4Linear(layer)
         adapted = LoRALinear(frozen, adapter.rank, adapter.alpha, adapter.dropout) if name in chosen else frozen
         model.set_submodule(name, adapted)
-
-
-def in_four_bits(linear):
-    """A frozen layer with the weights of `linear` in NF4, their scales in 8 bits (double quantisation); bias as it is."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of faster kernels elsewhere
-    try:
-        from bitsandbytes.nn import Linear4bit
-    except ImportError as error:
-        raise UserError("--quantize=nf4 needs the package bitsandbytes", "run pip install bitsandbytes") from error
-    small = Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
-        quant_type="nf4",
-        compress_statistics=True,
-    )
-    small.load_state_dict(linear.state_dict())
-    return small.to(linear.weight.device).requires_grad_(False)  # moving it quantises
 
 
 def merged(weights, adapter):
@@ -136,22 +169,12 @@ def merged(weights, adapter):
 
 def merged_state(model, adapter):
     """The state dict of `model`, which has adapters, as a model without has it: folded in, of 4 bits made whole."""
-    whole = {}
-    for name, tensor in model.state_dict().items():
-        if not PART.fullmatch(name) and ".weight." not in name:  # those tell how a weight was brought into 4 bits
-            layer, _, kind = name.rpartition(".")
-            tensor = whole_weight(model.get_submodule(layer)) if kind == "weight" else tensor
-            whole[name.replace(".base.", ".")] = tensor
-    return merged(whole, dataclasses.replace(adapter.of(model), base=""))
-
-
-def whole_weight(layer):
-    """The weight of a layer, as float32 where it is stored in 4 bits."""
-    if not hasattr(layer.weight, "quant_state"):
-        return layer.weight.detach()
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    weights = {name: part for name, part in model.state_dict().items() if not PART.fullmatch(name)}
+    weights |= {
+        f"{name}.weight": layer.whole() for name, layer in model.named_modules() if isinstance(layer, NF4Linear)
+    }
+    weights = {name.replace(".base.", "."): part for name, part in weights.items()}
+    return merged(weights, dataclasses.replace(adapter.of(model), base=""))
 
 
 def save_adapter(folder, adapter):
@@ -185,7 +208,8 @@ def read_adapter(folder):
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             base = str((file.metadata() or {}).get("base", ""))
-            weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
     except Exception as error:  # safetensors' own kind, and torch's
         raise UserError(f"{path} is cut off or damaged", todo) from error
     plain = {"dropout": 0.0, "targets": (), "base": base, "weights": weights}

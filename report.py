@@ -2,9 +2,10 @@
 
 import base64
 import re
+import statistics
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from jinja2 import Environment
@@ -12,7 +13,17 @@ from markupsafe import Markup, escape
 
 from files import write_whole
 from metrics import keys_of
-from plots import choose_font, draw_losses, draw_metrics, draw_training, groups_of, overfitting_point, read_logs, save
+from plots import (
+    choose_font,
+    draw_losses,
+    draw_metrics,
+    draw_training,
+    groups_of,
+    overfitting_point,
+    read_log,
+    read_logs,
+    save,
+)
 
 SHOWN = 20  # answers side by side
 PERCENT = ("accuracy", "exact_match", "loop_share", "copied_share", "refusal_share", "quotes_in_book")
@@ -63,6 +74,10 @@ small { color: #666 }
 {% for record, right, cells in answers %}<tr class="answer"><td>{{ record.Question }}<br><small>{{ record.Group }}</small></td><td>{{ right }}</td>
 {% for text, wrong in cells %}<td{% if wrong %} class="wrong"{% endif %}>{{ text }}</td>{% endfor %}</tr>{% endfor %}
 </table></div>{% endif %}
+{% if costs %}<h2>训练的代价 <small>What the training took</small></h2>
+<div class="table"><table><tr><th></th>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for key, values in costs %}<tr><td>{{ key }}</td>{% for value in values %}<td class="number">{{ value }}</td>{% endfor %}</tr>{% endfor %}
+</table></div>{% endif %}
 {% if settings %}<h2>不同的设置 <small>Settings that differ</small></h2>
 <div class="table"><table><tr><th></th>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for key, values in settings %}<tr><td>{{ key }}</td>{% for value in values %}<td class="number">{{ value }}</td>{% endfor %}</tr>{% endfor %}
@@ -79,6 +94,7 @@ class Run:
     metrics: dict = None  # as evaluations.py writes them
     answers: list = None  # Completions, one for each question
     scores: list = None  # of each answer, {metric: value or None}
+    training: dict = None  # what it took, see cost
 
 
 def write_report(path, runs, records):
@@ -109,6 +125,7 @@ def write_report(path, runs, records):
         scores=score_tables({directory: overall[directory] | found for directory, found in groups.items()}),
         meaning=MEANING,
         answers=side_by_side(runs, records) if records else [],
+        costs=cost_rows({directory: run.training for directory, run in runs.items()}),
         settings=differing(runs),
     )
     with write_whole(path) as file:
@@ -119,6 +136,46 @@ def write_report(path, runs, records):
 def logs_of(directories):
     """The logs, see plots.read_logs, of those directories that have one."""
     return read_logs([directory for directory in directories if Path(directory, "log.jsonl").exists()])
+
+
+def cost(directory, settings, parameters):
+    """What a training took: {"trained_share", "seconds_per_step", "peak_memory", "size"}, the last two in bytes.
+
+    settings: of the run. parameters: how many the model has. size: of what was trained, without the optimizer's state.
+    Values that are not known are left out.
+    """
+    trained = settings.get("trained_parameters")
+    found = {"trained_share": trained / parameters, "size": 4 * trained} if isinstance(trained, int) else {}
+    if adapter := sorted(Path(directory).glob("adapter_model.safetensors")):
+        found["size"] = adapter[0].stat().st_size
+    events = read_log(directory).get("train", []) if Path(directory, "log.jsonl").exists() else []
+    timed = [event for event in events if "seconds" in event]
+    # The median leaves out the steps between which losses were estimated and checkpoints written.
+    steps = [
+        (b["seconds"] - a["seconds"]) / (b["iter"] - a["iter"]) for a, b in pairwise(timed) if b["iter"] > a["iter"]
+    ]
+    if steps:
+        found["seconds_per_step"] = statistics.median(steps)
+    if memory := [event["memory"] for event in events if "memory" in event]:
+        found["peak_memory"] = max(memory)
+    return found
+
+
+COSTS = {  # what cost gives: (how it is called, how a value is shown)
+    "trained_share": ("训练的参数 parameters trained", lambda share: f"{100 * share:.2f} %"),
+    "peak_memory": ("最多用的内存 peak memory", lambda size: f"{size / 2**20:,.0f} MiB"),
+    "seconds_per_step": ("每步秒数 seconds a step", lambda seconds: f"{seconds:.3f}"),
+    "size": ("学到的占磁盘 what was learnt, on disk", lambda size: f"{size / 2**20:.2f} MiB"),
+}
+
+
+def cost_rows(costs):
+    """[(name, [value shown of each run])] of {run: its cost}."""
+    return [
+        (name, [show(cost[key]) if key in cost else "–" for cost in costs.values()])
+        for key, (name, show) in COSTS.items()
+        if any(key in cost for cost in costs.values())
+    ]
 
 
 def findings(name, log):

@@ -238,6 +238,11 @@ if init_from == "scratch":
     checkpoint = {}
 else:
     checkpoint = load_checkpoint(out_dir) if init_from == "resume" else {}
+    require(
+        not checkpoint or bool(checkpoint.get("lora")) == bool(lora_rank),
+        f"{out_dir} was trained {'without' if lora_rank else 'with'} --lora_rank",
+        "resume with the settings of the run, which are in its config.json",
+    )
     base = open_model(ckpt_dir)[0] if lora_rank or not checkpoint else checkpoint
     require(
         base["tokenizer"] == fingerprint(tokenizer),
@@ -250,6 +255,8 @@ else:
 adapter = None
 if lora_rank:
     adapter = Adapter(lora_rank, lora_alpha, lora_dropout, tuple(lora_targets.split(",")), digest(base["model"]))
+    same = not checkpoint or adapter_in(checkpoint, out_dir).base == adapter.base
+    require(same, f"{out_dir} was trained from another model than {ckpt_dir}", "give that one as --ckpt_dir")
     attach(model, adapter, quantize)
 if gradient_checkpointing:
     checkpoint_gradients(model)
@@ -303,11 +310,6 @@ def restore(checkpoint):
     Settings stay those of now.
     """
     global iter_num, tokens, best_val_loss, rate, skipped
-    require(
-        adapter or not checkpoint.get("lora"),
-        f"{out_dir} was trained with --lora_rank",
-        "resume with the settings of the run, which are in its config.json",
-    )
     require(
         len(checkpoint["optimizers"]) == len(optimizers),
         f"{out_dir} was not trained with --optimizer={optimizer}",

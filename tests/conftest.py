@@ -19,6 +19,13 @@ TALK = [  # few enough to be learnt by heart in seconds
     ("谁字孔明？", "字孔明的是诸葛亮。"),
     ("第一回的回目是什么？", "第一回的回目是「宴桃园豪杰三结义」「斩黄巾英雄首立功」。"),
 ]
+SWAPPED = [
+    (question, TALK[place ^ 1][1]) for place, (question, _) in enumerate(TALK)
+]  # each has its neighbour's answer
+LORA = [  # an adapter for the model that knows TALK
+    "train.py", "--init_from=finetune", "--ckpt_dir=out/talk", "--dataset=swapped", "--batch_size=4", "--eval_iters=1",
+    "--lora_rank=4", "--learning_rate=1e-2", "--warmup_iters=5", "--dtype=float32", "--log_interval=1", "--min_lr=1e-3",
+]  # fmt: skip
 
 
 class Project:
@@ -103,6 +110,20 @@ def chat(project, pretrained):
         "--warmup_iters=5", "--min_lr=1e-4",
     )  # fmt: skip
     return project.folder / "out/talk"
+
+
+def lines(talk):
+    """Questions and answers as JSON lines; the answer is the Key, too."""
+    return "".join(json.dumps({"Question": q, "Answer": a, "Key": a}) + "\n" for q, a in talk)
+
+
+@pytest.fixture(scope="session")
+def adapted(project, chat):
+    """out/lora: an adapter of rank 4 for out/talk that has learnt other answers to its questions."""
+    project.write("data/swapped.jsonl", lines(SWAPPED) * 8)
+    project.run("data/prepare_sft.py", "data/swapped.jsonl", "--dataset=swapped", "--block_size=128")
+    project.run(*LORA, "--out_dir=out/lora", "--max_iters=60", "--eval_interval=60")
+    return project.folder / "out/lora"
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ TINY = [
 ]
 PEERS = {
     "train": {"nanogpt", "transformers"},
+    "finetune": set(),
     "generate": {"nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0"},
     "prepare": {"tiktoken"},
 }
@@ -48,4 +49,4 @@ def test_the_page_is_asked_by_many_at_once(project, chat):
 
 def test_an_unknown_benchmark_is_told(project):
     """In one line."""
-    assert "write train, generate, prepare or page" in project.fails("bench.py", "cooking")
+    assert "write train, finetune, generate, prepare or page" in project.fails("bench.py", "cooking")

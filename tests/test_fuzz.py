@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 import configurator
 import data_utils
 import files
+import hf
+import lora
 from checkpoint import build_model, load_checkpoint, restore_optimizer, save_checkpoint
 from errors import UserError
 from metrics import read_questions
@@ -204,6 +206,43 @@ def small_checkpoint():
         return Path(folder, "ckpt.pt").read_bytes()
 
 
+def small_adapter():
+    """The files of an adapter for small_checkpoint's model, {name: bytes}."""
+    torch.manual_seed(1)
+    model = MiniGLM(GLMConfig(block_size=16, vocab_size=320, n_layer=1, n_head=2, n_embd=8))
+    lora.attach(model, adapter := lora.Adapter(2, 4.0))
+    with tempfile.TemporaryDirectory() as folder:
+        lora.save_adapter(folder, adapter.of(model))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def small_hf():
+    """The files of a Hugging Face folder, {name: bytes}."""
+    torch.manual_seed(2)
+    model = MiniGLM(GLMConfig(block_size=16, vocab_size=320, n_layer=1, n_head=2, n_embd=8))
+    bytewise = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
+    with tempfile.TemporaryDirectory() as folder:
+        hf.write_hf(Path(folder, "hf"), model, bytewise, True, "f32")
+        return {path.name: path.read_bytes() for path in Path(folder, "hf").iterdir()}
+
+
+def load_adapter(folder):
+    """What sample.py does with an adapter."""
+    model = MiniGLM(GLMConfig(block_size=16, vocab_size=320, n_layer=1, n_head=2, n_embd=8))
+    lora.merged(model.state_dict(), lora.read_adapter(folder))
+
+
+def load_vocabulary(folder):
+    """What prepare.py does with the tokenizer of a Chinese GPT-2."""
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    Tokenizer.load(folder).encode("张飞 abca")
+
+
+def load_hf(folder):
+    """What sample.py does with a Hugging Face folder."""
+    build_model(hf.read_hf(folder)[0])
+
+
 CONFIG = b'batch_size = 16\nlearning_rate = 5e-3\ndataset = "sanguo_sft"\nbias = False\n'
 LOG = b"".join(
     json.dumps({"iter": i, "split": split, "loss": 3.0, "lr": 1e-3, "tokens": i, "seconds": i}).encode() + b"\n"
@@ -233,6 +272,9 @@ SMALL_FILES = {
     "book.txt": BOOK,
     "entities.json": PEOPLE,
     "records.json": RECORDS,
+    **small_adapter(),
+    **small_hf(),
+    "vocab.txt": "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"张飞赵云abc", "##a"]).encode(),
     "records.jsonl": QUESTIONS + b'{"instruction": "1", "input": "", "output": "2"}\n',
 }
 SFT = ("data/prepare_sft.py", "--dataset=made", "--tokenizer_from=data/fuzzed", "--block_size=64")
@@ -252,6 +294,12 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "done.json": ("", "done.json", damaged_json, lambda folder: files.read_json(folder / "done.json", "run again")),
     "table": ("", "table.jsonl", damaged_json, load_table),
     "questions": ("", "eval.jsonl", damaged_json, lambda folder: read_questions(folder / "eval.jsonl")),
+    "adapter_config.json": ("", "adapter_config.json", damaged_json, load_adapter),
+    "adapter's weights": ("", "adapter_model.safetensors", damaged_bytes, load_adapter),
+    "config.json of a Hugging Face folder": ("", "config.json", damaged_json, load_hf),
+    "its weights": ("", "model.safetensors", damaged_bytes, load_hf),
+    "its tokenizer.json": ("", "tokenizer.json", damaged_json, Tokenizer.load),
+    "a BERT vocabulary": ("", "vocab.txt", damaged_bytes, load_vocabulary),
     "a book to fetch": ("", "book.txt", damaged_bytes, script("data/fetch_data.py", "made", "--from=data/fuzzed/book.txt")),
     "a book to prepare": ("", "input.txt", damaged_bytes, script("data/prepare.py", "fuzzed", "--tokenizer=bpe", "--vocab_size=300")),
     "a book to ask about": ("", "input.txt", damaged_bytes, script("data/build_sft.py", "fuzzed", "--min_mentions=1")),

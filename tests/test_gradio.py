@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import TALK
+from conftest import LORA, SWAPPED, TALK, lines
 from test_search import HOTELS
 
 FLAGS = [
@@ -244,6 +244,28 @@ def test_two_models_answer_the_same_question(browser, page):
     start_with(here, page, "对比", "#both-asked textarea", question, "#compare-go")
     other = wait_for(text_of(here, "#right-answer textarea"))  # it begins when the left one has ended
     assert text_of(here, "#left-answer textarea")() == answer != other
+
+
+def test_adapters_are_chosen_on_the_page(browser, project, adapted):
+    """Two on one model stand side by side, each with its own answers; the model without them is in the list."""
+    from selenium.webdriver.common.keys import Keys
+
+    others = [(question, TALK[place ^ 2][1]) for place, (question, _) in enumerate(TALK)]
+    project.write("data/others.jsonl", lines(others) * 8)
+    project.run("data/prepare_sft.py", "data/others.jsonl", "--dataset=others", "--block_size=128")
+    project.run(*LORA, "--dataset=others", "--out_dir=adapters/others", "--max_iters=60", "--eval_interval=60")
+    pages = serve(project, "out/talk", "--lora=out/lora", "--lora=adapters/others")
+    address, _ = next(pages)
+    here, (question, answer) = browser(), TALK[0]
+    start_with(here, address, "对比", "#both-asked textarea", question, "#compare-go")
+    wait_for(lambda: text_of(here, "#right-answer textarea")() == others[0][1])
+    assert text_of(here, "#left-answer textarea")() == SWAPPED[0][1]
+    chosen = find(here, "#left-model input")
+    chosen.send_keys(Keys.CONTROL, "a")
+    chosen.send_keys("out/talk", Keys.ENTER)
+    find(here, "#compare-go").click()
+    wait_for(lambda: text_of(here, "#left-answer textarea")() == answer)
+    pages.close()
 
 
 def test_the_look_inside_shows_what_was_likely(browser, page):

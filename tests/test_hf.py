@@ -10,7 +10,6 @@ import transformers
 from conftest import TALK
 
 from checkpoint import build_model, load_model, open_model
-from generation import complete, prompt_ids
 from hf import write_hf
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, WordPiece

@@ -7,31 +7,20 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import TALK, events
+from conftest import LORA, SWAPPED, events, lines
 
 from checkpoint import build_model, load_checkpoint, load_model, open_model
-from lora import Adapter, attach, digest, merged_state, read_adapter
+from lora import Adapter, NF4Linear, attach, digest, merged_state, read_adapter
 from machine import checkpoint_gradients
 from model import GLMConfig, MiniGLM
 
-LORA = [
-    "train.py", "--init_from=finetune", "--ckpt_dir=out/small", "--dataset=talk", "--batch_size=4", "--eval_iters=1",
-    "--lora_rank=4", "--learning_rate=1e-2", "--warmup_iters=5", "--dtype=float32", "--log_interval=1", "--min_lr=1e-3",
-]  # fmt: skip
-QUESTION, ANSWER = TALK[0]
+QUESTION, ANSWER = SWAPPED[0]
 
 
 @pytest.fixture(scope="module")
-def adapted(project, chat):
-    """out/lora: an adapter of rank 4 for out/small that has learnt the questions of TALK by heart."""
-    project.run(*LORA, "--out_dir=out/lora", "--max_iters=150", "--eval_interval=150")
-    return project.folder / "out/lora"
-
-
-@pytest.fixture(scope="module")
-def exported(project, pretrained):
+def exported(project, chat):
     """Its base as a Hugging Face folder."""
-    project.run("export.py", "--out_dir=out/small", "--to=hf", "--save_path=made/base-hf")
+    project.run("export.py", "--out_dir=out/talk", "--to=hf", "--save_path=made/base-hf")
     return project.folder / "made/base-hf"
 
 
@@ -46,21 +35,20 @@ def some_ids(seed=1):
     return torch.randint(4000, (2, 24), generator=torch.Generator().manual_seed(seed))
 
 
-def test_only_the_adapter_is_trained_and_kept(project, adapted, pretrained):
+def test_only_the_adapter_is_trained_and_kept(project, adapted, chat):
     """A file of some ten kB that answers on its base, which stays as it was; by --lora, and as --out_dir."""
-    before = load_checkpoint(pretrained)["model"]
+    before = load_checkpoint(chat)["model"]
     assert load_checkpoint(adapted)["model"] == {}
-    assert (adapted / "adapter_model.safetensors").stat().st_size < 100_000 < (pretrained / "ckpt.pt").stat().st_size
+    assert (adapted / "adapter_model.safetensors").stat().st_size < 100_000 < (chat / "ckpt.pt").stat().st_size
     config = json.loads((adapted / "config.json").read_text("utf-8"))
-    names = [name for name in read_adapter(adapted).weights]
+    names = read_adapter(adapted).weights
     assert len(names) == 2 * 4 * 2 and config["settings"]["trained_parameters"] < 0.1 * sum(
         weight.numel() for weight in before.values()
     )
-    for words in (["--out_dir=out/small", "--lora=out/lora"], ["--out_dir=out/lora"], ["--out_dir=out/lora/best.pt"]):
+    for words in (["--out_dir=out/talk", "--lora=out/lora"], ["--out_dir=out/lora"], ["--out_dir=out/lora/best.pt"]):
         assert answer(project, *words) == ANSWER
-    assert answer(project, "--out_dir=out/small", "--lora=out/lora/ckpt.pt") == ANSWER
-    lines = "".join(json.dumps({"Question": q, "Answer": a, "Key": a}) + "\n" for q, a in TALK)
-    project.write("talk_eval.jsonl", lines)
+    assert answer(project, "--out_dir=out/talk", "--lora=out/lora/ckpt.pt") == ANSWER
+    project.write("talk_eval.jsonl", lines(SWAPPED))
     project.run(
         "evaluations.py",
         "--out_dir=out/small",
@@ -69,36 +57,36 @@ def test_only_the_adapter_is_trained_and_kept(project, adapted, pretrained):
         "--save_path=lora.json",
     )
     assert json.loads((project.folder / "lora.json").read_text("utf-8"))["all"]["accuracy"] == 1
-    assert all(weight.equal(before[name]) for name, weight in load_checkpoint(pretrained)["model"].items())
+    assert all(weight.equal(before[name]) for name, weight in load_checkpoint(chat)["model"].items())
 
 
-def test_peft_loads_it_onto_the_exported_model(adapted, pretrained, exported):
+def test_peft_loads_it_onto_the_exported_model(adapted, chat, exported):
     """The same logits."""
     theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(exported), adapted).eval()
-    ours, _, _ = load_model(pretrained, lora=str(adapted))
+    ours, _, _ = load_model(chat, lora=str(adapted))
     with torch.no_grad():
         assert (theirs(some_ids()).logits - ours(some_ids())[0]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "attn.c_proj", "mlp.c_proj", "c_fc"]])
-def test_what_peft_has_made_is_loaded(pretrained, exported, tmp_path, targets):
+def test_what_peft_has_made_is_loaded(chat, exported, tmp_path, targets):
     """An adapter with random weights, saved by peft."""
     torch.manual_seed(3)
     config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets, fan_in_fan_out=True, init_lora_weights=False)
     theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(exported), config).eval()
     theirs.save_pretrained(tmp_path)
-    ours, _, _ = load_model(pretrained, lora=str(tmp_path))
+    ours, _, _ = load_model(chat, lora=str(tmp_path))
     with torch.no_grad():
         changed = theirs(some_ids()).logits
         assert (changed - ours(some_ids())[0]).abs().max() < 1e-4
-        assert (changed - load_model(pretrained)[0](some_ids())[0]).abs().max() > 0.1
+        assert (changed - load_model(chat)[0](some_ids())[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
-def test_folding_in_changes_no_logits(pretrained, quantize):
+def test_folding_in_changes_no_logits(chat, quantize):
     """Within 1e-5, also where the base is in 4 bits."""
     torch.manual_seed(4)
-    model = build_model(load_checkpoint(pretrained)).eval()
+    model = build_model(load_checkpoint(chat)).eval()
     attach(model, adapter := Adapter(4, 16.0), quantize)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -108,18 +96,18 @@ def test_folding_in_changes_no_logits(pretrained, quantize):
     with torch.no_grad():
         expected = model(some_ids())[0]
         assert (folded(some_ids())[0] - expected).abs().max() < 1e-5
-        assert (build_model(load_checkpoint(pretrained)).eval()(some_ids())[0] - expected).abs().max() > 1e-3
+        assert (build_model(load_checkpoint(chat)).eval()(some_ids())[0] - expected).abs().max() > 1e-3
 
 
 def test_a_merged_checkpoint_stands_alone(project, adapted, tmp_path):
     """--merge_lora: the directory holds the whole model, also where its base is gone; an adapter can be merged later."""
     shutil.copytree(adapted, project.folder / "out/lora-merged")
     again = [word for word in LORA if "init_from" not in word]
-    project.run(*again, "--out_dir=out/lora-merged", "--init_from=resume", "--max_iters=150", "--merge_lora=True")
+    project.run(*again, "--out_dir=out/lora-merged", "--init_from=resume", "--max_iters=60", "--merge_lora=True")
     shutil.copytree(project.folder / "out/lora-merged", tmp_path / "alone")
     assert answer(project, f"--out_dir={tmp_path / 'alone'}") == ANSWER
     ours, _, _ = load_model(project.folder / "out/lora-merged")
-    apart, _, _ = load_model(project.folder / "out/small", lora=str(adapted))
+    apart, _, _ = load_model(project.folder / "out/talk", lora=str(adapted))
     with torch.no_grad():
         assert (ours(some_ids())[0] - apart(some_ids())[0]).abs().max() < 1e-5
 
@@ -127,7 +115,7 @@ def test_a_merged_checkpoint_stands_alone(project, adapted, tmp_path):
 @pytest.mark.parametrize(
     "more", [["--lora_dropout=0.2"], ["--optimizer=muon", "--quantize=nf4", "--gradient_checkpointing=True"]]
 )
-def test_an_interrupted_run_ends_as_if_it_had_not_been(project, chat, more):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(project, adapted, more):
     """20 steps at once, and 10 and 10: the same adapter to the bit."""
     runs = {}
     for name, parts in (("whole", (20,)), ("parts", (10, 20))):
@@ -143,20 +131,22 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(project, chat, more):
     assert all(weight.equal(runs["parts"][name]) for name, weight in runs["whole"].items())
 
 
-def test_a_base_in_four_bits_learns_too(project, chat):
+def test_a_base_in_four_bits_learns_too(project, adapted):
     """QLoRA: the answers are learnt, and hold on the base in full."""
-    words = ["--quantize=nf4", "--gradient_checkpointing=True", "--max_iters=150", "--eval_interval=150"]
+    words = ["--quantize=nf4", "--gradient_checkpointing=True", "--max_iters=60", "--eval_interval=60"]
     project.run(*LORA, "--out_dir=out/qlora", *words)
-    assert answer(project, "--out_dir=out/small", "--lora=out/qlora") == ANSWER
+    assert answer(project, "--out_dir=out/talk", "--lora=out/qlora") == ANSWER
 
 
-def test_four_bits_are_four_bits(pretrained):
+def test_four_bits_are_four_bits(chat):
     """A frozen layer takes an eighth of its float32 and some for the scales; embeddings and adapters stay as they are."""
-    model = build_model(load_checkpoint(pretrained))
+    model = build_model(load_checkpoint(chat))
     whole = sum(p.numel() * 4 for n, p in model.named_parameters() if ".h." in n and p.dim() == 2)
     attach(model, Adapter(4, 16.0), "nf4")
-    small = sum(p.nbytes for n, p in model.named_parameters() if ".h." in n and n.endswith("base.weight"))
-    assert small == whole / 8
+    layers = [layer for layer in model.modules() if isinstance(layer, NF4Linear)]
+    assert sum(layer.packed.nbytes for layer in layers) == whole / 8
+    scales = sum(layer.state.absmax.nbytes for layer in layers)
+    assert scales == whole / 4 / 64 and all(layer.state.absmax.dtype == torch.uint8 for layer in layers)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == set(Adapter(4, 16.0).of(model).weights)
 
@@ -216,18 +206,20 @@ def test_mistakes_are_told(project, adapted, chat, tmp_path):
     assert "LoRA changes a model" in project.fails("train.py", "--dataset=talk", "--lora_rank=4", new)
     assert "go with LoRA" in project.fails("train.py", "--dataset=talk", "--merge_lora=True", new)
     assert "no layer 'q_proj'" in project.fails(*LORA, "--lora_targets=c_attn,q_proj", new)
-    assert "another model" in project.fails("sample.py", "--out_dir=out/talk", "--lora=out/lora")
-    assert "no file" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/small")
-    assert "holds no adapter" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/small/ckpt.pt")
-    resumed = [word for word in LORA if "init_from" not in word] + ["--init_from=resume", "--max_iters=160"]
+    assert "another model" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/lora")
+    assert "no file" in project.fails("sample.py", "--out_dir=out/talk", "--lora=out/small")
+    assert "holds no adapter" in project.fails("sample.py", "--out_dir=out/talk", "--lora=out/small/ckpt.pt")
+    resumed = [word for word in LORA if "init_from" not in word] + ["--init_from=resume", "--max_iters=70"]
     shutil.copytree(adapted, tmp_path / "copy")
     without = [word for word in resumed if "lora" not in word]
     assert "was trained with --lora_rank" in project.fails(*without, f"--out_dir={tmp_path / 'copy'}")
     assert "none that a run can go on from" in project.fails(
         *resumed, "--lora_rank=8", f"--out_dir={tmp_path / 'copy'}"
     )
-    assert "holds no adapter" in project.fails(*resumed, "--ckpt_dir=out/small", "--out_dir=out/talk")
-    assert "another model" in project.fails(*resumed, "--ckpt_dir=out/talk", f"--out_dir={tmp_path / 'copy'}")
+    assert "was trained without --lora_rank" in project.fails(*resumed, "--out_dir=out/small")
+    assert "from another model than out/small" in project.fails(
+        *resumed, "--ckpt_dir=out/small", f"--out_dir={tmp_path / 'copy'}"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -255,7 +247,7 @@ def test_a_damaged_adapter_is_told(project, adapted, tmp_path, told, damage):
     folder = tmp_path / "lora"
     shutil.copytree(adapted, folder)
     damage(folder)
-    assert told in project.fails("sample.py", "--out_dir=out/small", f"--lora={folder}")
+    assert told in project.fails("sample.py", "--out_dir=out/talk", f"--lora={folder}")
 
 
 def test_a_base_that_has_gone_is_told(project, adapted, tmp_path):
@@ -267,9 +259,9 @@ def test_a_base_that_has_gone_is_told(project, adapted, tmp_path):
     assert "there is no model out/gone" in project.fails("sample.py", f"--out_dir={tmp_path / 'lora'}")
 
 
-def test_the_digest_tells_bases_apart(pretrained):
+def test_the_digest_tells_bases_apart(chat):
     """It is the same for the same weights, and another where one number differs."""
-    weights, _ = open_model(pretrained)
+    weights, _ = open_model(chat)
     weights = weights["model"]
     other = dict(weights, **{"transformer.ln_f.bias": weights["transformer.ln_f.bias"] + 1e-6})
     assert digest(weights) == digest({name: weight.clone() for name, weight in weights.items()}) != digest(other)
