@@ -49,13 +49,8 @@ def test_only_the_adapter_is_trained_and_kept(project, adapted, chat):
         assert answer(project, *words) == ANSWER
     assert answer(project, "--out_dir=out/talk", "--lora=out/lora/ckpt.pt") == ANSWER
     project.write("talk_eval.jsonl", lines(SWAPPED))
-    project.run(
-        "evaluations.py",
-        "--out_dir=out/small",
-        "--lora=out/lora",
-        "--eval_file=talk_eval.jsonl",
-        "--save_path=lora.json",
-    )
+    words = ["--out_dir=out/talk", "--lora=out/lora", "--eval_file=talk_eval.jsonl", "--save_path=lora.json"]
+    project.run("evaluations.py", *words)
     assert json.loads((project.folder / "lora.json").read_text("utf-8"))["all"]["accuracy"] == 1
     assert all(weight.equal(before[name]) for name, weight in load_checkpoint(chat)["model"].items())
 
