@@ -20,7 +20,7 @@ import torch
 from errors import UserError, require
 from files import is_plain_name, link_whole, read_json, write_json, write_whole
 from hf import is_hf, read_hf
-from lora import checked, merged, merged_state, read_adapter, save_adapter
+from lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checked, merged, merged_state, read_adapter, save_adapter
 from machine import cast_weights, pick_device
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer
@@ -92,7 +92,8 @@ def set_aside(out_dir):
     names = itertools.chain(["replaced.pt"], (f"replaced-{number}.pt" for number in itertools.count(2)))
     aside = next(path for path in map(newest.with_name, names) if not path.exists())
     os.replace(newest, aside)
-    for path in (newest.with_name(BEST), *numbered(out_dir)):
+    adapter = [newest.with_name(name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]  # it is in replaced.pt, too
+    for path in (newest.with_name(BEST), *numbered(out_dir), *adapter):
         path.unlink(missing_ok=True)
     print(f"the checkpoint that was in {out_dir} is {aside.name} now")
 
@@ -141,11 +142,9 @@ def load_checkpoint(out_dir, mmap=False):
             "optimizers": list,
         }
         wrong = [key for key, kind in needed.items() if not isinstance(checkpoint[key], kind)]
-        wrong += [key for key, value in checkpoint["settings"].items() if type(value) not in (bool, int, float, str)]
+        wrong += ["settings"] * (not is_plain_settings(checkpoint["settings"]))
         if wrong or not 0 <= checkpoint["iter_num"] < 1 << 62:
             raise ValueError(f"{wrong} of the wrong type")
-        if not is_plain_name(str(checkpoint["settings"].get("dataset", "none"))):
-            raise ValueError("a data set outside of data/")
         if sum(weight.nbytes for weight in checkpoint["model"].values()) > 2 * size:  # the tied embedding stands twice
             raise ValueError("weights that claim more than the file holds")
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -232,13 +231,22 @@ def open_model(place, lora=""):
         )
         checkpoint["model"] = merged(weights, adapter_in(checkpoint, place))
     if lora:
-        folder, path = locate(lora)
-        given = load_checkpoint(path) if path.suffix == ".pt" and str(path) == str(lora) else None
-        checkpoint["model"] = merged(checkpoint["model"], adapter_in(given, lora) if given else read_adapter(lora))
-        if (folder / "config.json").exists():  # one that we have trained: what has it learnt?
-            learnt = read_json(folder / "config.json", "copy the directory again")
-            checkpoint |= {"chat": bool(learnt.get("chat")), "searches": bool(learnt.get("searches"))}
+        of_ours = Path(lora).suffix == ".pt"
+        adapter = adapter_in(load_checkpoint(lora), lora) if of_ours else read_adapter(lora)
+        checkpoint["model"] = merged(checkpoint["model"], adapter)
+        told = locate(lora)[0] / "config.json"
+        learnt = read_json(told, "copy the directory again") if told.exists() else {}
+        if "settings" in learnt:  # train.py has left it: what has the adapter learnt, and from what?
+            settings = learnt["settings"]
+            require(is_plain_settings(settings), f"{told} is broken", "copy the directory again")
+            checkpoint |= {key: bool(learnt.get(key)) for key in ("chat", "searches")} | {"settings": settings}
     return checkpoint, tokenizer
+
+
+def is_plain_settings(settings):
+    """Whether settings that were read from a file are what train.py writes: plain values, a data set within data/."""
+    plain = isinstance(settings, dict) and all(type(value) in (bool, int, float, str) for value in settings.values())
+    return plain and is_plain_name(str(settings.get("dataset", "none")))
 
 
 def adapter_in(checkpoint, place):

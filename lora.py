@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from errors import UserError, require
 from files import read_json, write_json, write_whole
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 PREFIX = "base_model.model."  # before each name in them
 PART = re.compile(r"(transformer\.h\.\d+\.\w+\.\w+)\.lora_([AB])\.weight")
 # What peft's adapters can have beside the two matrices, and its value where they have not.
@@ -191,15 +191,18 @@ def save_adapter(folder, adapter):
         "inference_mode": True,
     }
     named = {PREFIX + name: part.contiguous() for name, part in adapter.weights.items()}
-    with write_whole(Path(folder, WEIGHTS), "wb") as file:
+    with write_whole(Path(folder, ADAPTER_WEIGHTS), "wb") as file:
         file.write(save(named, {"format": "pt", "base": adapter.base}))
-    write_json(Path(folder, CONFIG), config | BEYOND)
+    write_json(Path(folder, ADAPTER_CONFIG), config | BEYOND)
 
 
 def read_adapter(folder):
     """The Adapter that peft or save_adapter has written into `folder`. Raises UserError."""
     todo = "copy the whole directory again, or train it again"
-    path, config = Path(folder, WEIGHTS), read_json(Path(folder, CONFIG), "give the directory of a LoRA adapter")
+    path, config = (
+        Path(folder, ADAPTER_WEIGHTS),
+        read_json(Path(folder, ADAPTER_CONFIG), "give the directory of a LoRA adapter"),
+    )
     require(config.get("peft_type") == "LORA", f"{folder} holds no LoRA adapter", "choose one that is")
     for key, plain in BEYOND.items():
         strange = config.get(key, plain) not in (plain, None, [])

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from files import write_whole
+from lora import ADAPTER_WEIGHTS
 from metrics import keys_of
 from plots import (
     choose_font,
@@ -146,7 +147,7 @@ def cost(directory, settings, parameters):
     """
     trained = settings.get("trained_parameters")
     found = {"trained_share": trained / parameters, "size": 4 * trained} if isinstance(trained, int) else {}
-    if adapter := sorted(Path(directory).glob("adapter_model.safetensors")):
+    if adapter := sorted(Path(directory).glob(ADAPTER_WEIGHTS)):
         found["size"] = adapter[0].stat().st_size
     events = read_log(directory).get("train", []) if Path(directory, "log.jsonl").exists() else []
     timed = [event for event in events if "seconds" in event]

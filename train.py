@@ -68,9 +68,7 @@ from tokenizer import Tokenizer, read_meta
 out_dir = "out"  # checkpoint, log and tokenizer go here
 dataset = "sanguo"  # data/DATASET, as prepare.py or prepare_sft.py wrote it
 init_from = "scratch"  # scratch, resume (out_dir's run), finetune or hf (ckpt_dir's model), auto (resume, if there is something)
-ckpt_dir = (
-    ""  # the model to start from: the out_dir of another run, or for hf a Hugging Face folder of the GPT-2 family
-)
+ckpt_dir = ""  # the model to start from: another run's out_dir, or for hf a Hugging Face folder of the GPT-2 family
 overwrite = False  # let scratch and finetune begin where a checkpoint is; that one becomes replaced.pt
 # the model; resume and finetune take the checkpoint's shape
 n_layer = 6  # blocks
@@ -123,17 +121,8 @@ max_minutes = 0.0  # stop in good order after so long, 0 for never; --init_from=
 
 AT_LEAST_ONE = ["n_layer", "n_head", "n_embd", "batch_size", "gradient_accumulation_steps", "ns_steps", "max_iters"]
 AT_LEAST_ONE += ["eval_interval", "eval_iters", "log_interval", "keep_last", "max_skipped"]
-NOT_NEGATIVE = [
-    "lora_rank",
-    "lora_alpha",
-    "learning_rate",
-    "min_lr",
-    "weight_decay",
-    "grad_clip",
-    "warmup_iters",
-    "lr_decay_iters",
-    "max_minutes",
-]
+NOT_NEGATIVE = ["learning_rate", "min_lr", "weight_decay", "grad_clip", "warmup_iters", "lr_decay_iters", "max_minutes"]
+NOT_NEGATIVE += ["lora_rank", "lora_alpha"]
 limits = {"block_size": (2, None), "seed": (0, 2**31 - 1), "replay": (-1, None)}
 limits |= dict.fromkeys(AT_LEAST_ONE, (1, None)) | dict.fromkeys(NOT_NEGATIVE, (0, None))
 limits |= dict.fromkeys(("dropout", "lora_dropout", "beta1", "beta2"), (0.0, 0.999999))
@@ -250,14 +239,16 @@ else:
         f"prepare the data with the checkpoint's own, --tokenizer_from={ckpt_dir or out_dir}",
     )
     model = build_model(base, dropout=dropout)
+    # A row may be shorter than the model's context, that of a model from elsewhere often is.
     rows = row_length() if chat else (checkpoint or base)["settings"].get("block_size", block_size)
-    block_size = min(rows, model.config.block_size)
-adapter = None
+    block_size = min(rows if isinstance(rows, int) and rows > 1 else block_size, model.config.block_size)
+parameters, adapter = model.num_parameters(), None
 if lora_rank:
     adapter = Adapter(lora_rank, lora_alpha, lora_dropout, tuple(lora_targets.split(",")), digest(base["model"]))
     same = not checkpoint or adapter_in(checkpoint, out_dir).base == adapter.base
     require(same, f"{out_dir} was trained from another model than {ckpt_dir}", "give that one as --ckpt_dir")
     attach(model, adapter, quantize)
+base = None  # its memory
 if gradient_checkpointing:
     checkpoint_gradients(model)
 trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -502,12 +493,10 @@ stopping, saving = [], []  # why the run is to stop before max_iters; how long e
 in_a_row = 0  # steps skipped just now
 kept = f"saved at step {iter_num}" if init_from == "resume" else "nothing saved yet"
 if main_process:
-    print(
-        f"{model.num_parameters():,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}"
-    )
+    print(f"{parameters:,} parameters on {device} in {dtype}; {init_from} at step {iter_num} of {max_iters}")
     if adapter:
-        print(f"of them {settings['trained_parameters']:,} are trained, the others stay as they are in {ckpt_dir}")
-    if device == "cpu" and model.num_parameters() > 20_000_000:
+        print(f"LoRA trains {settings['trained_parameters']:,} beside them; they stay as they are in {ckpt_dir}")
+    if device == "cpu" and parameters > 20_000_000:
         print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 progress = tqdm(total=max_iters, initial=iter_num, disable=not main_process, dynamic_ncols=True, unit="step")
 for number in (signal.SIGINT, signal.SIGTERM):

@@ -10,6 +10,7 @@ import transformers
 from conftest import TALK
 
 from checkpoint import build_model, load_model, open_model
+from errors import UserError
 from hf import write_hf
 from model import GLMConfig, MiniGLM
 from tokenizer import Tokenizer, WordPiece
@@ -179,7 +180,9 @@ def test_a_chinese_gpt2_reads_with_its_own_vocabulary(project, chinese):
 
 def test_a_chinese_gpt2_is_fine_tuned_and_talks(project, chinese):
     """The whole way: its folder, the book in its tokens, training, questions, and out again."""
-    project.run("data/prepare.py", "sanguo", f"--tokenizer_from={chinese}", "--dataset=sanguo_cn")
+    book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
+    project.write("data/short/input.txt", book[:20_000])
+    project.run("data/prepare.py", "short", f"--tokenizer_from={chinese}", "--dataset=sanguo_cn")
     small = [
         "--batch_size=4",
         "--eval_interval=20",
@@ -278,21 +281,22 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("told", BROKEN)
-def test_a_folder_that_does_not_fit_is_told(project, exported, tmp_path, told):
-    """In one line, before anything is written."""
+def test_a_folder_that_does_not_fit_is_told(exported, tmp_path, told):
+    """What is wrong, and what to do."""
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)
     Tokenizer.gpt2().to_fast().save(str(tmp_path / "big.json")) if "ids" in told else None
     BROKEN[told](folder)
-    assert told in project.fails(
-        "train.py", "--init_from=hf", f"--ckpt_dir={folder}", "--dataset=talk", f"--out_dir={tmp_path / 'new'}"
-    )
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match=told) as caught:
+        open_model(folder)
+    assert caught.value.todo
 
 
 def test_other_mistakes_are_told(project, exported, tmp_path):
-    """No folder, one of ours, data in other tokens, a folder that is there already."""
+    """Half a folder, none, one of ours, data in other tokens, one that is there already: before anything is written."""
+    shutil.copytree(exported, tmp_path / "half", ignore=shutil.ignore_patterns("model*"))
     hf = ("train.py", "--init_from=hf", f"--out_dir={tmp_path / 'new'}", "--dataset=talk")
+    assert "holds no model.safetensors" in project.fails(*hf, f"--ckpt_dir={tmp_path / 'half'}")
     assert "hf needs a model" in project.fails(*hf)
     assert "is no Hugging Face folder" in project.fails(*hf, "--ckpt_dir=out/talk")
     assert "another tokenizer" in project.fails(*hf[:-1], f"--ckpt_dir={exported}", "--dataset=sanguo")
