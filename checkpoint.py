@@ -33,7 +33,7 @@ CALLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|t
 def fingerprint(tokenizer):
     """A digest of a tokenizer's ranks, to tell whether data and checkpoint speak of the same ids."""
     lines = b"\n".join(token + b" %d" % rank for token, rank in tokenizer.ranks.items())
-    return hashlib.sha256(lines).hexdigest()
+    return hashlib.sha256(lines + tokenizer.options.encode()).hexdigest()
 
 
 def save_checkpoint(
@@ -145,7 +145,9 @@ def load_checkpoint(out_dir, mmap=False):
         wrong += ["settings"] * (not is_plain_settings(checkpoint["settings"]))
         if wrong or not 0 <= checkpoint["iter_num"] < 1 << 62:
             raise ValueError(f"{wrong} of the wrong type")
-        if sum(weight.nbytes for weight in checkpoint["model"].values()) > 2 * size:  # the tied embedding stands twice
+        adapter = checkpoint.get("lora", {"weights": {}})["weights"]
+        weights = [*checkpoint["model"].values(), *adapter.values()]
+        if sum(weight.nbytes for weight in weights) > 2 * size:  # the tied embedding stands twice
             raise ValueError("weights that claim more than the file holds")
     except Exception as error:  # torch raises many kinds for a damaged file
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.EACCES, errno.EIO):
@@ -218,18 +220,20 @@ def open_stored(place):
 def open_model(place, lora=""):
     """(checkpoint, tokenizer) of a model with all its weights; an adapter that a training run has left stands on its base.
 
+    The checkpoint tells that base as "base" where it is needed.
     lora: the directory (or the .pt file) of an adapter to fold in. Raises UserError.
     """
     checkpoint, tokenizer = open_stored(place)
     if not checkpoint["model"]:
-        base = str(checkpoint["settings"].get("ckpt_dir"))
-        there = locate(base)[0].is_dir() and (weights := open_stored(base)[0]["model"])
+        base = str(checkpoint["settings"].get("ckpt_dir", ""))
+        near = base and not base.startswith(("//", "\\\\"))  # on Windows those lead to other machines
+        weights = open_stored(base)[0]["model"] if near and locate(base)[0].is_dir() else {}
         require(
-            there,
-            f"{place} holds an adapter alone, and there is no model {base} that it was trained on",
+            weights,
+            f"{place} holds an adapter alone, and there is no whole model {base} that it was trained on",
             f"give that model as --out_dir, and --lora={place}",
         )
-        checkpoint["model"] = merged(weights, adapter_in(checkpoint, place))
+        checkpoint |= {"model": merged(weights, adapter_in(checkpoint, place)), "base": base}
     if lora:
         of_ours = Path(lora).suffix == ".pt"
         adapter = adapter_in(load_checkpoint(lora), lora) if of_ours else read_adapter(lora)

@@ -51,25 +51,22 @@ def get_batch_pretrain(split, batch_size, block_size, device, index=None, seed=0
 def init_data_sft(dataset):
     """Map the rows, loss masks and sample numbers of data/DATASET. Raises UserError where one is damaged."""
     global train_data, val_data, train_mask, val_mask, train_sample, val_sample
-    row_length = read_meta(Path("data", dataset)).get("row_length")
-    require(
-        isinstance(row_length, int) and row_length > 1,
-        f"data/{dataset}/meta.json tells no row length",
-        "prepare it again",
+    (train_data, train_mask, train_sample), (val_data, val_mask, val_sample) = (
+        _map_sft(dataset, split) for split in ("train", "val")
     )
+
+
+def _map_sft(dataset, split):
+    """(rows, loss masks, sample numbers or None) of a split of data/DATASET, arrays of one shape."""
+    length = read_meta(Path("data", dataset)).get("row_length")
+    proper = isinstance(length, int) and length > 1
+    require(proper, f"data/{dataset}/meta.json tells no row length", "prepare it again")
+    data = _map_tokens(dataset, split, length)
+    mask = _map(dataset, f"{split}_mask", np.uint8, data.shape)
+    proper = mask.max() == 1
+    require(proper, f"data/{dataset}/{split}_mask.bin holds other than 0 and 1, or no 1", "prepare the data again")
     packed = Path("data", dataset, "train_sample.bin").exists()
-    train_data, val_data = (_map_tokens(dataset, split, row_length) for split in ("train", "val"))
-    train_mask, val_mask = (
-        _map(dataset, f"{split}_mask", np.uint8, data.shape)
-        for split, data in (("train", train_data), ("val", val_data))
-    )
-    for split, mask in (("train", train_mask), ("val", val_mask)):
-        proper = mask.max() == 1
-        require(proper, f"data/{dataset}/{split}_mask.bin holds other than 0 and 1, or no 1", "prepare the data again")
-    train_sample, val_sample = (
-        _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
-        for split, data in (("train", train_data), ("val", val_data))
-    )
+    return data, mask, _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
 
 
 def row_length():
@@ -116,7 +113,7 @@ class Table(torch.utils.data.Dataset):
 
     A row is {"input_ids", "attention_mask", "labels"}, lists of one length, that of the longest sample: padded with
     ids whose mask is 0; labels are -100 where the loss mask is 0 (transformers moves them by one itself).
-    A number gives a row, a slice lists of rows' columns, as in the package datasets.
+    A number gives a row, a slice its rows column by column, a column's name that column, as in the package datasets.
     """
 
     column_names = ("input_ids", "attention_mask", "labels")
@@ -124,12 +121,9 @@ class Table(torch.utils.data.Dataset):
     def __init__(self, dataset, split):
         """Raises UserError where data/DATASET holds no conversations."""
         require(is_sft(dataset), f"data/{dataset} holds no conversations", "prepare some with data/prepare_sft.py")
-        init_data_sft(dataset)
-        rows, masks, samples = (
-            (train_data, train_mask, train_sample) if split == "train" else (val_data, val_mask, val_sample)
-        )
-        self._data, self._mask, self._spans = rows, masks, []
-        for row, mask in enumerate(masks):
+        self._data, self._mask, samples = _map_sft(dataset, split)
+        self._spans = []  # (row, start, stop) of each sample
+        for row, mask in enumerate(self._mask):
             numbers = np.zeros(len(mask), np.uint16) if samples is None else samples[row]
             starts = np.flatnonzero(np.diff(numbers, prepend=-1))
             for start, stop in zip(starts, [*starts[1:], len(mask)]):
@@ -141,7 +135,12 @@ class Table(torch.utils.data.Dataset):
     def __len__(self):
         return len(self._spans)
 
+    def __iter__(self):
+        return (self[number] for number in range(len(self)))
+
     def __getitem__(self, number):
+        if isinstance(number, str):
+            return [row[number] for row in self]
         if isinstance(number, slice):
             rows = [self[each] for each in range(*number.indices(len(self)))]
             return {name: [row[name] for row in rows] for name in self.column_names}

@@ -109,9 +109,10 @@ LORA = {
         for name, more in ADAPTERS.items()
         for rank in [int(name.rpartition("-")[2])]
     },
-    f"{out_dir}/lora": [
+    f"{out_dir}/lora-report": [
         f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out_dir}/{name}' for name in ADAPTERS)}"
-        f" --eval_file=data/sanguo_sft/eval.jsonl --save_path={out_dir}/lora/metrics.json --report={out_dir}/lora/report.html"
+        f" --eval_file=data/sanguo_sft/eval.jsonl --save_path={out_dir}/lora-report/metrics.json"
+        f" --report={out_dir}/lora-report/report.html"
     ],
 }
 EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEWS, "lora": NOVEL | CHAT | LORA}
@@ -192,7 +193,7 @@ print(
         "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
         f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
         "report": f"open {out_dir}/report/report.html in a browser",
-        "lora": f"the table is above; open {out_dir}/lora/report.html in a browser",
+        "lora": f"the table is above; open {out_dir}/lora-report/report.html in a browser",
         "reviews": f"pictures: {out_dir}/reviews/loss.png; try it: python sample.py --out_dir={out_dir}/reviews --start=REVIEW",
     }[what[0]]
 )

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 import data_utils
-from checkpoint import fingerprint, load_model
+from checkpoint import fingerprint, load_model, locate
 from configurator import configure
 from errors import UserError, require
 from files import write_json, write_whole
@@ -99,8 +99,9 @@ def measure_split(model, tokenizer, dataset):
             int(i) for row, mask in zip(data_utils.val_data, data_utils.val_mask) for i in row[1:][mask[1:] != 0]
         ]
         text, count = tokenizer.decode(learned), len(learned)
+        length = min(data_utils.row_length(), block_size)  # longer rows are told
         rows = (
-            data_utils.get_batch_sft("val", 1, block_size, device, i, with_sample=True)
+            data_utils.get_batch_sft("val", 1, length, device, i, with_sample=True)
             for i in range(len(data_utils.val_data))
         )
     else:
@@ -234,6 +235,9 @@ for directory in out_dir:
     if records is None:
         measured = dataset or trained_on
         require(
+            dataset or "dataset" in config["settings"], f"{directory} tells no data set", "name one as --dataset=NAME"
+        )
+        require(
             fingerprint(Tokenizer.load(Path("data", measured))) == fingerprint(tokenizer),
             f"data/{measured} was prepared with another tokenizer than the model's",
             "choose the --dataset that it was trained on",
@@ -246,7 +250,7 @@ for directory in out_dir:
         run.metrics, run.scores = measure_answers(records, run.answers, training_text(tokenizer, trained_on))
         shown = {"all": run.metrics["all"], **run.metrics["groups"]}
         shown |= bag_metrics
-    run.training = cost(directory, config["settings"], model.num_parameters())
+    run.training = cost(locate(lora or directory)[0], config["settings"], model.num_parameters())
     print((f"{directory}\n" if len(out_dir) > 1 else "") + table(shown))
 if len(runs) > 1:
     print("\n" + comparison(runs))

@@ -162,7 +162,10 @@ def write_onnx(path, model, dtype):
             output_names=["logits", *(f"present.{name}" for name in each)],
             verbose=False,
         )
-    onnx.save(program.model_proto, path)
+    try:
+        onnx.save(program.model_proto, path)
+    except ValueError as error:  # the graph's own constants can make it larger than its weights
+        raise UserError("the model is too large for an ONNX file", "choose --dtype=f16 or --to=hf") from error
 
 
 configure(globals(), choices={"to": tuple(DTYPES), "dtype": DTYPES["gguf"]})

@@ -46,11 +46,14 @@ def new_folder(path):
     path = Path(path)
     free = not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
     require(path.name and free, f"{path} is there already", "name a folder that is not, or delete that one first")
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    parent_is_new = not path.parent.exists()
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        for made in partial.iterdir():
+            with open(made, "rb+") as file:
+                os.fsync(file.fileno())
         if path.exists():
             path.rmdir()
         os.replace(partial, path)
@@ -60,6 +63,9 @@ def new_folder(path):
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if parent_is_new:
+            with suppress(OSError):  # it stays where there is something in it
+                path.parent.rmdir()
 
 
 @contextmanager

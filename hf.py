@@ -166,12 +166,16 @@ def write_hf(path, model, tokenizer, chat, dtype):
         "dtype": str(DTYPES[dtype]).removeprefix("torch."),
     }
     with new_folder(path) as folder:
-        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        try:
+            save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}", "free some space or choose another place") from error
         write_json(folder / CONFIG, config)
         write_json(
             folder / "generation_config.json", dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id)
         )
-        tokenizer.to_fast().save(str(folder / FAST_FILE))
+        with write_whole(folder / FAST_FILE) as file:
+            file.write(tokenizer.to_fast().to_str(pretty=True))
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": shape.block_size}
         about |= {"bos_token": end, "eos_token": end, "pad_token": end, "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer_config.json", about)

@@ -28,9 +28,15 @@ from files import read_json, write_json, write_whole
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 PREFIX = "base_model.model."  # before each name in them
 PART = re.compile(r"(transformer\.h\.\d+\.\w+\.\w+)\.lora_([AB])\.weight")
-# What peft's adapters can have beside the two matrices, and its value where they have not.
-BEYOND = {"bias": "none", "use_dora": False, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
-BEYOND |= {"modules_to_save": None, "trainable_token_indices": None}
+# What peft's adapters can have beside the two matrices, and what that is where they have not.
+BEYOND = {
+    "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian"),  # others change the base, too
+    **dict.fromkeys(("use_dora", "use_rslora", "use_qalora"), (False,)),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), ({},)),
+    **dict.fromkeys(("modules_to_save", "trainable_token_indices", "layer_replication"), ([],)),
+    "alora_invocation_tokens": ([],),
+}
 TARGETS = ("c_attn", "c_proj", "c_fc")
 
 
@@ -126,9 +132,14 @@ class FourBitProduct(torch.autograd.Function):
 
 
 def digest(weights):
-    """A digest of a model's weights, {name: tensor}, to tell which base an adapter belongs to."""
+    """A digest of a model's weights, {name: tensor}, to tell which base an adapter belongs to.
+
+    Biases of zero count as none, as export.py writes them for transformers.
+    """
     seen = hashlib.sha256()
     for name in sorted(weights):
+        if name == "lm_head.weight" or (name.endswith(".bias") and not weights[name].any()):
+            continue  # the first is the embedding once more
         seen.update(name.encode())
         seen.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return seen.hexdigest()
@@ -168,12 +179,12 @@ def merged(weights, adapter):
 
 
 def merged_state(model, adapter):
-    """The state dict of `model`, which has adapters, as a model without has it: folded in, of 4 bits made whole."""
+    """The state dict of `model`, which has adapters, as a model without has it, on the CPU: folded in, 4 bits made whole."""
     weights = {name: part for name, part in model.state_dict().items() if not PART.fullmatch(name)}
     weights |= {
         f"{name}.weight": layer.whole() for name, layer in model.named_modules() if isinstance(layer, NF4Linear)
     }
-    weights = {name.replace(".base.", "."): part for name, part in weights.items()}
+    weights = {name.replace(".base.", "."): part.cpu() for name, part in weights.items()}
     return merged(weights, dataclasses.replace(adapter.of(model), base=""))
 
 
@@ -193,7 +204,7 @@ def save_adapter(folder, adapter):
     named = {PREFIX + name: part.contiguous() for name, part in adapter.weights.items()}
     with write_whole(Path(folder, ADAPTER_WEIGHTS), "wb") as file:
         file.write(save(named, {"format": "pt", "base": adapter.base}))
-    write_json(Path(folder, ADAPTER_CONFIG), config | BEYOND)
+    write_json(Path(folder, ADAPTER_CONFIG), config)
 
 
 def read_adapter(folder):
@@ -205,8 +216,11 @@ def read_adapter(folder):
     )
     require(config.get("peft_type") == "LORA", f"{folder} holds no LoRA adapter", "choose one that is")
     for key, plain in BEYOND.items():
-        strange = config.get(key, plain) not in (plain, None, [])
-        require(not strange, f"the adapter in {folder} has {key}", "choose one that is nothing but LoRA")
+        require(
+            config.get(key) in (None, *plain),
+            f"the adapter in {folder} has {key}",
+            "choose one that is nothing but LoRA",
+        )
     require(path.is_file(), f"no file {path}", todo)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -241,6 +255,7 @@ def checked(fields, place):
                 or part.dim() != 2
                 or side != rank
                 or not part.is_floating_point()
+                or not part.is_contiguous()  # a damaged one may claim more than there is
                 or not part.isfinite().all()
             ):
                 raise ValueError(f"{name} is no part of it")

@@ -145,7 +145,8 @@ def cost(directory, settings, parameters):
     settings: of the run. parameters: how many the model has. size: of what was trained, without the optimizer's state.
     Values that are not known are left out.
     """
-    trained = settings.get("trained_parameters")
+    every = parameters if settings and not settings.get("lora_rank") else None
+    trained = settings.get("trained_parameters", every)
     found = {"trained_share": trained / parameters, "size": 4 * trained} if isinstance(trained, int) else {}
     if adapter := sorted(Path(directory).glob(ADAPTER_WEIGHTS)):
         found["size"] = adapter[0].stat().st_size

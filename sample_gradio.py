@@ -113,10 +113,12 @@ def opened(name):
 
 def is_chat(name):
     """Whether the model in a directory was fine-tuned on conversations; None where config.json cannot be read."""
+    if name in given:
+        return worker.submit(opened, name).result()[2]["chat"]
     try:
         return bool(read_json(locate(name)[0] / "config.json", "train it again").get("chat"))
     except UserError:
-        return is_chat(out_dir) if name in lora else None
+        return None
 
 
 records = read_table(table) if table else None

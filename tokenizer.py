@@ -28,12 +28,18 @@ END = "<|endoftext|>"
 RANK_FILE = "tokenizer.tiktoken"  # a line a token: its bytes in base64, its id
 FAST_FILE = "tokenizer.json"  # the form of the package tokenizers, which Hugging Face folders hold
 LONGEST_TOKEN = 4096  # bytes; how a token was joined takes the square of its length to find
+MOST_MERGING = 1 << 26  # summed squares of the tokens' lengths, in a tokenizer of others; GPT-2's are 1 << 22
 LONGEST_RUN = 500_000  # characters of white space; more end tiktoken's search for words
 # GPT-2's split into words, kept for every tokenizer so that llama.cpp and transformers give the same ids.
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # How each role's turn begins. What the assistant says (an answer, or a call of the search tool) closes with END.
 MARKERS = {"system": "系统：", "user": "问：", "assistant": "答：", "search": "查：", "return": "果："}
 LEARNED = ("assistant", "search")
+PLAIN_MODEL = {  # what a tokenizer.json can tell of how words are cut, and the values that mean what we do
+    **dict.fromkeys(("dropout", "ignore_merges", "end_of_word_suffix", "byte_fallback"), (None, False, "", 0)),
+    **{"continuing_subword_prefix": (None, "", "##"), "max_input_chars_per_word": (None, 100)},
+    "unk_token": (None, "", "[UNK]"),
+}
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_CHARACTERS = {byte: chr(byte) for byte in PRINTABLE} | {
     byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in PRINTABLE)
@@ -49,6 +55,7 @@ class Tokenizer:
         self.ranks = dict(sorted(ranks.items(), key=lambda pair: pair[1]))
         self.end_id = len(ranks)
         self.vocab_size = len(ranks) + 1
+        self.options = ""  # what else the ids depend on
         self._encoding = tiktoken.Encoding(
             name, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={END: self.end_id}
         )
@@ -241,7 +248,9 @@ class WordPiece(Tokenizer):
         self._pieces = {rank: "" if piece in self.SPECIAL else piece for piece, rank in vocab.items()}
         self._fast = FastTokenizer(models.WordPiece(vocab, unk_token=self.UNKNOWN))
         self._fast.normalizer = normalizers.BertNormalizer(**normalizer)
+        self.options = repr(sorted(normalizer.items()))
         self._fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._fast.encode_special_tokens = True  # what looks like one in a text is ordinary text
         self._fast.decoder = decoders.WordPiece(self.PREFIX)
         self._fast.add_special_tokens(
             [AddedToken(each, special=True, normalized=False) for each in self.SPECIAL if each in vocab]
@@ -259,8 +268,8 @@ class WordPiece(Tokenizer):
 
     def encode(self, text):
         """The token ids of `text`, a list. `[SEP]` in it is ordinary text."""
-        self._fast.encode_special_tokens = True
-        return self._fast.encode(text, add_special_tokens=False).ids
+        text = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is no text to it
+        return self._fast.encode_batch([text], add_special_tokens=False)[0].ids  # outside Python's lock
 
     def _encode_to_numpy(self, text):
         return np.array(self.encode(text), dtype=np.uint16)
@@ -286,7 +295,7 @@ class PieceDecoder:
         for piece in (self._pieces.get(token, "") for token in ids):
             if piece.startswith(WordPiece.PREFIX) and len(piece) > len(WordPiece.PREFIX):
                 piece = piece.removeprefix(WordPiece.PREFIX)
-            elif re.match(r"[!-~]", self._last) and re.match(r"[0-9A-Za-z]", piece):
+            elif "!" <= self._last < "\u2e80" and piece[:1].isalnum() and piece < "\u2e80":  # no Chinese
                 piece = " " + piece
             text, self._last = text + piece, piece[-1:] or self._last
         return text
@@ -315,7 +324,8 @@ def read_fast(folder):
     Raises UserError for one that is neither GPT-2's kind nor BERT's.
     """
     todo = "copy the folder again, or choose a model with GPT-2's byte-pair encoding or a BERT vocabulary"
-    path = Path(folder, FAST_FILE)
+    path, flags = Path(folder, FAST_FILE), {"clean_text": True, "handle_chinese_chars": True}
+    flags |= {"strip_accents": None, "lowercase": True}  # a BertNormalizer's
     try:
         if path.exists():
             told = read_json(path, todo)
@@ -323,37 +333,44 @@ def read_fast(folder):
             normalizer, vocab = told.get("normalizer") or {}, dict(model["vocab"])
             merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", ())]
             kind = (model.get("type") or "BPE", splitting.get("type"), normalizer.get("type"))
+            flags = {name: normalizer.get(name, flag) for name, flag in flags.items()}
+            if any(model.get(name) not in plain for name, plain in PLAIN_MODEL.items()):
+                raise ValueError("a model that cuts words in another way")
             special = {each["content"]: each["id"] for each in told.get("added_tokens", ())}
         elif Path(folder, "vocab.json").exists():
             vocab, special = read_json(Path(folder, "vocab.json"), todo), {}
-            lines = Path(folder, "merges.txt").read_text(encoding="utf-8").splitlines()
+            lines = Path(folder, "merges.txt").read_text(encoding="utf-8").split("\n")
             merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
             kind, splitting = ("BPE", "ByteLevel", None), {}
         else:
-            lines = Path(folder, "vocab.txt").read_text(encoding="utf-8").splitlines()
+            # Not splitlines: one of the pieces is a line separator of Unicode's.
+            lines = Path(folder, "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
             vocab, special = {piece: rank for rank, piece in enumerate(lines)}, {}
-            settings = Path(folder, "tokenizer_config.json")
-            lower = not settings.exists() or read_json(settings, todo).get("do_lower_case", True)
-            kind, normalizer = ("WordPiece", "BertPreTokenizer", "BertNormalizer"), {"lowercase": bool(lower)}
+            path = Path(folder, "tokenizer_config.json")
+            told = read_json(path, todo) if path.exists() else {}
+            theirs = {"lowercase": "do_lower_case", "handle_chinese_chars": "tokenize_chinese_chars"}
+            flags = {name: told.get(theirs.get(name, name), flag) for name, flag in flags.items()}
+            kind = ("WordPiece", "BertPreTokenizer", "BertNormalizer")
         if kind == ("WordPiece", "BertPreTokenizer", "BertNormalizer"):
-            flags = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
-            proper = sorted(vocab.values()) == list(range(len(vocab))) and len(vocab) < 1 << 16
-            if not proper or any("\0" in piece or not piece for piece in vocab):
-                raise ValueError("ids with gaps")
-            return WordPiece(vocab, **{flag: normalizer[flag] for flag in flags if flag in normalizer})
+            proper = len(vocab) < 1 << 16 and sorted(vocab.values()) == list(range(len(vocab)))
+            proper = proper and all(rank == vocab.get(piece) for piece, rank in special.items())
+            if not proper or not {WordPiece.END, WordPiece.UNKNOWN} <= vocab.keys() or "" in vocab:
+                raise ValueError("ids with gaps, or pieces that are missing")
+            return WordPiece(vocab, **flags)
         plain = splitting.get("use_regex", True) and not splitting.get("add_prefix_space", False)
         if kind != ("BPE", "ByteLevel", None) or not plain:
             raise ValueError("another kind")
         bytes_of = {character: byte for byte, character in BYTE_CHARACTERS.items()}
         end = {**vocab, **special}.get(END)
         ranks = {bytes(map(bytes_of.get, t)): rank for t, rank in vocab.items() if rank != end and t not in special}
-        whole = sorted(ranks.values()) == list(range(end)) and all(bytes([b]) in ranks for b in range(256))
-        if not whole or end >= 1 << 16 or max(map(len, ranks)) > LONGEST_TOKEN:
-            raise ValueError("ids with gaps, or some behind the end of text")
+        whole = type(end) is int and end == len(ranks) < 1 << 16 and sorted(ranks.values()) == list(range(end))
+        whole = whole and len(merges) == end - 256 and all(bytes([b]) in ranks for b in range(256))
+        if not whole or sum(len(token) ** 2 for token in ranks) > MOST_MERGING:
+            raise ValueError("ids with gaps, some behind the end of text, or very long ones")
         tokenizer = Tokenizer("gpt2" if end == 50256 else "bpe", ranks)
         if [tuple(map(visible, pair)) for pair in tokenizer.merges()] != merges:
             raise ValueError("merges in another order than ids")
-    except UserError:
+    except (UserError, ImportError):
         raise
     except Exception as error:  # what is in a file of somebody else's fails in many ways
         raise UserError(

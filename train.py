@@ -1,7 +1,7 @@
 """Train MiniGLM: from nothing, on from where a run stopped, or on conversations from a trained model.
 
     python train.py config/demo_pretrain.py                # any setting below: --key=value
-    python train.py config/demo_chat.py --lora_rank=8 --out_dir=out/lora        # only a small change, a file of its own
+    python train.py config/lora.py --lora_rank=8           # only a small change of a model, kept in a file of its own
     torchrun --nproc_per_node=2 train.py config/train_config.py --gradient_accumulation_steps=2
 
 Writes out_dir/ckpt.pt and best.pt, config.json, the tokenizer and log.jsonl, a line an event. A batch and its dropout
@@ -74,7 +74,7 @@ overwrite = False  # let scratch and finetune begin where a checkpoint is; that 
 n_layer = 6  # blocks
 n_head = 8  # attention heads, a divisor of n_embd
 n_embd = 512  # width
-block_size = 512  # context in tokens
+block_size = 512  # context in tokens; for a model from elsewhere, how many of its context a row of a book takes
 dropout = 0.0  # share of activations zeroed in training; 0.1 or more where the book is read many times
 bias = True  # biases in linear layers and layer norms
 # LoRA: only a small change of the weights is trained, ckpt_dir's own stay as they are
@@ -213,6 +213,7 @@ require(
     "--quantize and --merge_lora go with LoRA",
     "add --lora_rank=8, or leave them away",
 )
+require(quantize == "none" or device_type != "mps", "--quantize=nf4 is for CUDA and the CPU", "choose --device=cpu")
 require(watching or not out_dir.endswith(".pt"), f"--out_dir={out_dir} is a checkpoint", "give its directory")
 require(replay < max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
 require(replay < 0 or world_size == 1, "--replay reads a step's batches in one process", "leave torchrun away")
@@ -232,16 +233,24 @@ else:
         f"{out_dir} was trained {'without' if lora_rank else 'with'} --lora_rank",
         "resume with the settings of the run, which are in its config.json",
     )
+    ckpt_dir = settings["ckpt_dir"] = ckpt_dir or str(checkpoint.get("settings", {}).get("ckpt_dir", ""))
     base = open_model(ckpt_dir)[0] if lora_rank or not checkpoint else checkpoint
+    require(
+        not (lora_rank and "base" in base),
+        f"{ckpt_dir} is an adapter itself",
+        "train that one with --merge_lora=True first, or start from its own base",
+    )
     require(
         base["tokenizer"] == fingerprint(tokenizer),
         f"the checkpoint was trained with another tokenizer than data/{dataset}",
-        f"prepare the data with the checkpoint's own, --tokenizer_from={ckpt_dir or out_dir}",
+        f"prepare the data with the checkpoint's own, --tokenizer_from={locate(ckpt_dir or out_dir)[0]}",
     )
     model = build_model(base, dropout=dropout)
-    # A row may be shorter than the model's context, that of a model from elsewhere often is.
-    rows = row_length() if chat else (checkpoint or base)["settings"].get("block_size", block_size)
-    block_size = min(rows if isinstance(rows, int) and rows > 1 else block_size, model.config.block_size)
+    # A row may be shorter than the model's context: one of conversations, or of a book for a model from elsewhere.
+    context = model.config.block_size
+    rows = checkpoint["settings"].get("block_size") if checkpoint else context if base["settings"] else block_size
+    rows = row_length() if chat else rows
+    block_size = min(rows, context) if isinstance(rows, int) and rows > 1 else context
 parameters, adapter = model.num_parameters(), None
 if lora_rank:
     adapter = Adapter(lora_rank, lora_alpha, lora_dropout, tuple(lora_targets.split(",")), digest(base["model"]))
@@ -340,7 +349,7 @@ if init_from == "resume":
     seconds_before = restore(checkpoint)
     before = checkpoint["settings"]
     of_this_call = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
-    of_this_call |= {"keep_last", "log_interval", "merge_lora"}
+    of_this_call |= {"keep_last", "log_interval", "merge_lora", "gradient_checkpointing"}
     changed = [
         f"{key} {value} (was {before[key]})"
         for key, value in settings.items()
@@ -368,7 +377,9 @@ if main_process and not watching:
 
 network = compile_if_possible(model) if compile else model
 if world_size > 1:
-    network = DistributedDataParallel(network, device_ids=[device] if device_type == "cuda" else None)
+    # No buffer changes; those of 4-bit weights would be sent at each step.
+    where = {"device_ids": [device] if device_type == "cuda" else None}
+    network = DistributedDataParallel(network, **where, broadcast_buffers=False)
 
 
 def batches_of(step):

@@ -148,7 +148,7 @@ meta = {
     "val_fraction": val_fraction,
     "normalisation": NORMALISATION,
 }
-if encoder.name != "gpt2":
+if tokenizer_from or tokenizer != "gpt2":
     encoder.save(target)
 write_json(target / "meta.json", meta)
 for name, counts in meta["splits"].items():

@@ -36,7 +36,7 @@ def chinese(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("chinese") / "gpt2-chinese"
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({c for c in book if not c.isspace()})]
-    words += [*"abcdefghijklmnopqrstuvwxyz0123456789", "the", "##ing", "##s", "：", "？"]
+    words += [*"abcdefghijklmnopqrstuvwxyz0123456789", "the", "##ing", "##s", "：", "？", "\u2028"]
     words = list(dict.fromkeys(words))
     random_gpt2(folder, vocab_size=len(words), n_embd=32, n_head=2, n_layer=2, n_positions=64)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
@@ -176,6 +176,9 @@ def test_a_chinese_gpt2_reads_with_its_own_vocabulary(project, chinese):
     passage = "".join(book[5000:5200].split())
     assert tokenizer.decode(tokenizer.encode(passage)) == passage
     assert tokenizer.decode(tokenizer.encode("the theings 玄德 the 9")) == "the theings玄德the 9"
+    assert (
+        tokenizer.encode("玄\ud800德")[0] == tokenizer.encode("玄")[0]
+    )  # half a character is no text, but no end either
 
 
 def test_a_chinese_gpt2_is_fine_tuned_and_talks(project, chinese):
@@ -211,6 +214,7 @@ def test_a_chinese_gpt2_is_fine_tuned_and_talks(project, chinese):
     for where in ("out/cn-chat", "made/cn-hf"):
         said = project.run("sample.py", f"--out_dir={where}", f"--start={TALK[0][0]}", "--temperature=0").stdout
         assert said.splitlines()[1] == TALK[0][1]
+    project.run("evaluations.py", "--out_dir=out/cn-chat")  # its rows are shorter than its context
     theirs = transformers.AutoTokenizer.from_pretrained(project.folder / "made/cn-hf")
     model, tokenizer, _ = load_model(project.folder / "out/cn-chat")
     asked = [{"role": "user", "content": TALK[0][0]}]
@@ -237,6 +241,7 @@ def test_the_trainer_of_transformers_reads_our_data(project, pretrained, tmp_pat
     assert tokenizer.decode([label for label in labels if label != -100]) == TALK[0][1]
     assert [label in (-100, i) for i, label in zip(ids, labels)] == [True] * len(ids)
     assert table[:2]["input_ids"] == [ids, ids] and len(table) == 15  # one is held out
+    assert table["labels"] == [labels] * 15
     model = transformers.AutoModelForCausalLM.from_pretrained("made/small-hf")
     their_tokenizer = transformers.AutoTokenizer.from_pretrained("made/small-hf")
     arguments = transformers.TrainingArguments(
@@ -261,6 +266,12 @@ def edit_weights(path, **changes):
     safetensors.torch.save_file({name: value for name, value in weights.items() if value is not None}, path)
 
 
+def edit_tokenizer(path, **changes):
+    """Change values of the model in a tokenizer.json."""
+    told = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(told | {"model": told["model"] | changes}), encoding="utf-8")
+
+
 LN = "transformer__ln_f__bias"
 BROKEN = {
     "holds no model.safetensors": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
@@ -276,6 +287,8 @@ BROKEN = {
     "ids, the model": lambda f: shutil.copy(f.parent / "big.json", f / "tokenizer.json"),
     "is damaged or of a kind": lambda f: (f / "tokenizer.json").write_text('{"model": 3}', encoding="utf-8"),
     "config.json is broken": lambda f: (f / "config.json").write_text("{", encoding="utf-8"),
+    "is damaged or of a kind ": lambda f: edit_tokenizer(f / "tokenizer.json", dropout=0.1),
+    " is damaged or of a kind": lambda f: edit_tokenizer(f / "tokenizer.json", vocab={"<|endoftext|>": 3 << 30}),
     "lm_head of its own": lambda f: edit_weights(f / "model.safetensors", lm_head__weight=torch.ones(3, 3)),
 }
 

@@ -205,6 +205,8 @@ def test_mistakes_are_told(project, adapted, chat, tmp_path):
     assert "another model" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/lora")
     assert "no file" in project.fails("sample.py", "--out_dir=out/talk", "--lora=out/small")
     assert "holds no adapter" in project.fails("sample.py", "--out_dir=out/talk", "--lora=out/small/ckpt.pt")
+    nested = [word for word in LORA if "ckpt_dir" not in word] + ["--ckpt_dir=out/lora"]
+    assert "is an adapter itself" in project.fails(*nested, new)
     resumed = [word for word in LORA if "init_from" not in word] + ["--init_from=resume", "--max_iters=70"]
     shutil.copytree(adapted, tmp_path / "copy")
     without = [word for word in resumed if "lora" not in word]
