@@ -18,6 +18,7 @@ from checkpoint import load_model
 from configurator import configure
 from errors import UserError, require
 from files import replace_whole
+from hf import DTYPES as HF_DTYPES
 from hf import write_hf
 from tokenizer import END, WordPiece, chat_template, visible
 
@@ -26,12 +27,10 @@ out_dir = "out/demo-chat"  # the trained model
 lora = ""  # the directory of an adapter to fold in first
 to = "gguf"  # the form to write: gguf, hf or onnx
 save_path = ""  # the file to write; for hf a new folder
-dtype = (
-    "f32"  # of the matrices: f32 (exact) or f16; for gguf and hf bf16, for gguf q8_0, q4_0 (8, 4 bits in blocks of 32)
-)
+dtype = "f32"  # of the matrices: f32 (exact), f16; not for onnx bf16; for gguf q8_0, q4_0 (8, 4 bits in blocks of 32)
 # -----------------------------------------------------------------------------
 
-DTYPES = {"gguf": ("f32", "f16", "bf16", "q8_0", "q4_0"), "hf": ("f32", "f16", "bf16"), "onnx": ("f32", "f16")}
+DTYPES = {"gguf": ("f32", "f16", "bf16", "q8_0", "q4_0"), "hf": tuple(HF_DTYPES), "onnx": ("f32", "f16")}
 LARGEST_ONNX = 2 << 30  # bytes: a file of protocol buffers
 BLOCK_NAMES = {  # our modules' names within a block, and llama.cpp's
     "ln_1": "attn_norm",

@@ -17,12 +17,8 @@ from files import is_plain_name, new_folder, read_json, write_json, write_whole
 from model import GLMConfig, MiniGLM
 from tokenizer import END, FAST_FILE, Tokenizer, WordPiece, chat_template
 
-CONFIG, WEIGHTS, INDEX, TEMPLATE = (
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "chat_template.jinja",
-)
+CONFIG, TEMPLATE = "config.json", "chat_template.jinja"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # transformers stores these the other way round: (in_features, out_features)
 TURNED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, which older files hold
