@@ -34,16 +34,18 @@ def serve(project, out_dir, *more):
         cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        assert server.poll() is None, server.stdout.read().decode()
-        try:
-            requests.get(url, timeout=5)
-            break
-        except requests.RequestException:
-            time.sleep(0.5)
-    yield url, server
-    server.kill()
-    server.wait()
+    try:
+        for _ in range(240):
+            assert server.poll() is None, server.stdout.read().decode()
+            try:
+                requests.get(url, timeout=5)
+                break
+            except requests.RequestException:
+                time.sleep(0.5)
+        yield url, server
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +256,7 @@ def test_adapters_are_chosen_on_the_page(browser, project, adapted):
     project.write("data/others.jsonl", lines(others) * 8)
     project.run("data/prepare_sft.py", "data/others.jsonl", "--dataset=others", "--block_size=128")
     project.run(*LORA, "--dataset=others", "--out_dir=adapters/others", "--max_iters=60", "--eval_interval=60")
-    pages = serve(project, "out/talk", "--lora=out/lora", "--lora=adapters/others")
-    address, _ = next(pages)
+    address, _ = next(pages := serve(project, "out/talk", "--lora=out/lora", "--lora=adapters/others"))
     here, (question, answer) = browser(), TALK[0]
     start_with(here, address, "对比", "#both-asked textarea", question, "#compare-go")
     wait_for(lambda: text_of(here, "#right-answer textarea")() == others[0][1])
