@@ -15,6 +15,14 @@ TINY = "n_layer, n_head, n_embd, max_iters, eval_interval, eval_iters = 1, 1, 32
 STAGES = ["data/sanguo", "data/sanguo_bpe", "data/sanguo_sft", "out/demo-pretrain", "out/demo-chat"]
 
 
+def ask_less(project):
+    """Fewer questions: a model that has learnt nothing answers at length."""
+    build = project.folder / "data/build_sft.py"
+    build.write_text(
+        re.sub(r"(?m)^eval_questions = \d+", "eval_questions = 20", build.read_text(encoding="utf-8")), "utf-8"
+    )
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kills a process group")
 def test_the_demo_survives_being_killed(tmp_path):
     """Killed while pretraining and started again, it ends with all that the README promises, and a third time does nothing."""
@@ -22,12 +30,10 @@ def test_the_demo_survives_being_killed(tmp_path):
     for config in ("demo_pretrain", "demo_chat"):
         with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
             file.write(TINY)
-    build = project.folder / "data/build_sft.py"  # fewer questions: a model that has learnt nothing answers at length
-    build.write_text(
-        re.sub(r"(?m)^eval_questions = \d+", "eval_questions = 20", build.read_text(encoding="utf-8")), "utf-8"
-    )
+    ask_less(project)
     script = project.folder / "demo.py"
-    script.write_text(script.read_text(encoding="utf-8").replace("eval_questions=100", "eval_questions=10"), "utf-8")
+    shorter = script.read_text(encoding="utf-8").replace("eval_questions=100", "eval_questions=10")
+    script.write_text(shorter.replace("--max_iters={steps}", "--max_iters={steps // 50}"), "utf-8")
     demo = subprocess.Popen(
         [sys.executable, "demo.py"],
         cwd=project.folder,
@@ -66,6 +72,23 @@ def test_the_demo_survives_being_killed(tmp_path):
     with open(project.folder / "config/demo_chat.py", "a", encoding="utf-8") as file:
         file.write("max_iters = 41\n")
     assert "delete out/demo-chat to make it anew" in project.fails("demo.py")
+
+
+@pytest.mark.long
+def test_adapters_are_compared(tmp_path):
+    """All the way at a toy size: full fine-tuning, three ranks and 4 bits, then one table of cost and accuracy."""
+    project = Project(tmp_path / "clone")
+    for config in ("demo_pretrain", "demo_chat", "lora"):
+        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
+            file.write(TINY)
+    ask_less(project)
+    out = project.run("demo.py", "lora", timeout=1200).stdout
+    table = [line for line in out.splitlines() if line.startswith("| ")]
+    assert [cell.strip() for cell in table[0].split("|")[2:-1]] == [
+        f"out/{name}" for name in ("demo-chat", "lora-4", "lora-8", "lora-32", "qlora-8")
+    ]
+    assert all("–" not in line for line in table) and len(table) == 11
+    assert (project.folder / "out/lora-report/report.html").stat().st_size > 50_000
 
 
 @pytest.mark.long
