@@ -78,7 +78,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x):
         """x (…, in_features) to (…, out_features)."""
-        return self.base(x) + self.scale * self.lora_B(self.lora_A(self.dropout(x)))
+        return self.base(x) + self.lora_B(self.scale * self.lora_A(self.dropout(x)))  # scaled where it is small
 
 
 class NF4Linear(nn.Module):
@@ -112,8 +112,7 @@ class NF4Linear(nn.Module):
 
     def forward(self, x):
         """x (…, in_features) to (…, out_features)."""
-        y = FourBitProduct.apply(x, self)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return FourBitProduct.apply(x, self)
 
 
 class FourBitProduct(torch.autograd.Function):
@@ -123,7 +122,7 @@ class FourBitProduct(torch.autograd.Function):
     def forward(ctx, x, layer):
         """x (…, in_features) -> (…, out_features), in autocast's dtype."""
         ctx.layer, ctx.dtype = layer, x.dtype
-        return F.linear(x, layer.whole())
+        return F.linear(x, layer.whole(), layer.bias)
 
     @staticmethod
     def backward(ctx, grad):

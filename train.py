@@ -163,7 +163,8 @@ dtype = pick_dtype(dtype, device)
 autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device_type, dtype=getattr(torch, dtype))
 torch.manual_seed(seed + rank)
 if device == "cpu":
-    keep_freed_memory()
+    if not gradient_checkpointing:  # what is kept is faster, but more
+        keep_freed_memory()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 # data: the files tell whether these are books or conversations
