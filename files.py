@@ -14,30 +14,39 @@ from errors import UserError, require
 
 
 @contextmanager
+def writing(path):
+    """Make the folder of `path` for the block, and tell in one line what keeps the block from writing there."""
+    folder_is_new = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "free some space or choose another place"
+        ) from error
+    finally:
+        if folder_is_new:
+            with suppress(OSError):  # it stays where there is something in it
+                path.parent.rmdir()
+
+
+@contextmanager
 def replace_whole(path):
     """A path beside `path`, to be written by the block; it takes `path`'s place only when the block ends well."""
     path = Path(path)
     proper = path.name and (path.is_file() or not os.path.lexists(path))
     require(proper, f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
-    new_folder = not path.parent.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # a link that lies there would lead elsewhere
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", "free some space or choose another place"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-        if new_folder:
-            with suppress(OSError):  # it stays where there is something in it
-                path.parent.rmdir()
+    with writing(path):
+        try:
+            partial.unlink(missing_ok=True)  # a link that lies there would lead elsewhere
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
 
 
 @contextmanager
@@ -47,25 +56,18 @@ def new_folder(path):
     free = not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
     require(path.name and free, f"{path} is there already", "name a folder that is not, or delete that one first")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    parent_is_new = not path.parent.exists()
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        for made in partial.iterdir():
-            with open(made, "rb+") as file:
-                os.fsync(file.fileno())
-        if path.exists():
-            path.rmdir()
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", "free some space or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if parent_is_new:
-            with suppress(OSError):  # it stays where there is something in it
-                path.parent.rmdir()
+    with writing(path):
+        try:
+            partial.mkdir()
+            yield partial
+            for made in partial.iterdir():
+                with open(made, "rb+") as file:
+                    os.fsync(file.fileno())
+            if path.exists():
+                path.rmdir()
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ replay = -1  # the number of a step to look at: tells the loss of each of its ro
 # the machine
 device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype = "auto"  # auto, float32, bfloat16 or float16 for the matrix products; weights stay float32
-gradient_checkpointing = False  # compute activations twice instead of keeping them: a third slower, much less memory
+gradient_checkpointing = False  # compute activations twice instead of keeping them: a quarter slower, much less memory
 compile = False  # torch.compile: faster steps on a GPU after a minute or so of compiling; on a CPU it gains nothing
 backend = "auto"  # of torchrun's processes: nccl on CUDA, gloo elsewhere
 seed = 1337  # the same seed, settings and machine give the same run

@@ -24,9 +24,7 @@ dataset = ""  # data/DATASET is written; the default is the names joined with -,
 tokenizer = "gpt2"  # gpt2: OpenAI's, needs about 2.2 tokens a Chinese character; bpe: learnt from the training split
 vocab_size = 4096  # ids of a bpe tokenizer; more make texts shorter and the model larger
 val_fraction = 0.1  # the last part of each book is held out to measure what the model has not seen
-tokenizer_from = (
-    ""  # instead: the tokenizer of a data set, an out_dir or a Hugging Face folder, whose model is to go on
-)
+tokenizer_from = ""  # instead: that of a data set, an out_dir or a Hugging Face folder, whose model is to go on
 # -----------------------------------------------------------------------------
 
 NORMALISATION = "white space at both ends of a line is cut; several empty lines become one; line ends are \\n"
