@@ -30,13 +30,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from checkpoint import save_checkpoint
 from configurator import configure
-from errors import UserError, require
-from lora import Adapter, attach
-from machine import cast_weights, checkpoint_gradients, keep_freed_memory, peak_memory, pick_dtype
+from miniglm.checkpoint import save_checkpoint
+from miniglm.errors import UserError, require
+from miniglm.lora import Adapter, attach
+from miniglm.machine import cast_weights, checkpoint_gradients, keep_freed_memory, peak_memory, pick_dtype
+from miniglm.tokenizer import Tokenizer
 from model import GLMConfig, MiniGLM
-from tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
 what = ["train"]  # train, finetune, generate, prepare or page, given without --

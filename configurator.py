@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from errors import UserError, require
+from miniglm.errors import UserError, require
 
 ROOT = Path(__file__).resolve().parent
 SETTING_TYPES = (bool, int, float, str, list)

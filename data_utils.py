@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from errors import require
-from tokenizer import read_meta
+from miniglm.errors import require
+from miniglm.tokenizer import read_meta
 
 train_data = val_data = None  # uint16: (tokens,) for pretraining, (rows, block_size + 1) for fine-tuning
 train_mask = val_mask = None  # uint8 like the rows

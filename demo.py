@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from configurator import configure
-from errors import UserError, require
-from files import claim, read_json, write_json, write_whole
-from machine import peak_memory
+from miniglm.errors import UserError, require
+from miniglm.files import claim, read_json, write_json, write_whole
+from miniglm.machine import peak_memory
 
 # -----------------------------------------------------------------------------
 what = ["chat"]  # which experiment, given without --: chat, report, reviews or lora

@@ -14,13 +14,13 @@ import torch
 from tqdm import tqdm
 
 import data_utils
-from checkpoint import fingerprint, load_model, locate
 from configurator import configure
-from errors import UserError, require
-from files import write_json, write_whole
-from generation import CHAT_TOKENS, Completion, complete, prompt_ids
-from machine import WEIGHT_DTYPES
-from metrics import (
+from miniglm.chat import CHAT_TOKENS, Completion, complete, prompt_ids
+from miniglm.checkpoint import fingerprint, load_model, locate
+from miniglm.errors import UserError, require
+from miniglm.files import write_json, write_whole
+from miniglm.machine import WEIGHT_DTYPES
+from miniglm.metrics import (
     LARGEST_TEXT,
     answer_scores,
     bag_of_words,
@@ -32,8 +32,8 @@ from metrics import (
     text_scores,
     witten_bell_trigram,
 )
-from report import Run, cost, cost_rows, logs_of, write_report
-from tokenizer import Tokenizer
+from miniglm.report import Run, cost, cost_rows, logs_of, write_report
+from miniglm.tokenizer import Tokenizer
 
 # -----------------------------------------------------------------------------
 out_dir = ["out/demo-chat"]  # the trained model (or a Hugging Face folder of the GPT-2 family), or several to compare

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from checkpoint import load_model
 from configurator import configure
-from errors import UserError, require
-from files import replace_whole
-from hf import DTYPES as HF_DTYPES
-from hf import write_hf
-from tokenizer import END, WordPiece, chat_template, visible
+from miniglm.checkpoint import load_model
+from miniglm.errors import UserError, require
+from miniglm.files import replace_whole
+from miniglm.hf import DTYPES as HF_DTYPES
+from miniglm.hf import write_hf
+from miniglm.tokenizer import END, WordPiece, chat_template, visible
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model

@@ -12,14 +12,14 @@ import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from checkpoint import load_model
 from configurator import configure
-from errors import UserError, require
-from files import write_whole
-from generation import answer_with_search, complete, grow, prompt_ids, recent_turns, stream
-from machine import WEIGHT_DTYPES
-from search import read_table
-from tokenizer import MARKERS
+from miniglm.chat import answer_with_search, complete, grow, prompt_ids, recent_turns, stream
+from miniglm.checkpoint import load_model
+from miniglm.errors import UserError, require
+from miniglm.files import write_whole
+from miniglm.machine import WEIGHT_DTYPES
+from miniglm.search import read_table
+from miniglm.tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family

@@ -17,14 +17,14 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing i
 
 import gradio as gr
 
-from checkpoint import CHECKPOINT, load_model, locate
 from configurator import configure
-from errors import UserError, require
-from files import read_json
-from generation import answer_with_search, answered, grow, look_inside, prompt_ids, recent_turns, stream
-from machine import WEIGHT_DTYPES
-from search import read_table
-from tokenizer import MARKERS
+from miniglm.chat import answer_with_search, answered, grow, look_inside, prompt_ids, recent_turns, stream
+from miniglm.checkpoint import CHECKPOINT, load_model, locate
+from miniglm.errors import UserError, require
+from miniglm.files import read_json
+from miniglm.machine import WEIGHT_DTYPES
+from miniglm.search import read_table
+from miniglm.tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
 out_dir = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there

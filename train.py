@@ -24,7 +24,17 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import (
+from configurator import configure
+from data_utils import (
+    get_batch_pretrain,
+    get_batch_sft,
+    init_data_pretrain,
+    init_data_sft,
+    is_sft,
+    row_length,
+    to_device,
+)
+from miniglm.checkpoint import (
     CHECKPOINT,
     adapter_in,
     build_model,
@@ -36,21 +46,11 @@ from checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from configurator import configure
-from data_utils import (
-    get_batch_pretrain,
-    get_batch_sft,
-    init_data_pretrain,
-    init_data_sft,
-    is_sft,
-    row_length,
-    to_device,
-)
-from errors import UserError, require
-from files import claim, is_plain_name, sha256, write_whole
-from hf import is_hf
-from lora import Adapter, attach, digest
-from machine import (
+from miniglm.errors import UserError, require
+from miniglm.files import claim, is_plain_name, sha256, write_whole
+from miniglm.hf import is_hf
+from miniglm.lora import Adapter, attach, digest
+from miniglm.machine import (
     checkpoint_gradients,
     compile_if_possible,
     join_processes,
@@ -60,8 +60,8 @@ from machine import (
     pick_dtype,
     share_cores,
 )
+from miniglm.tokenizer import Tokenizer, read_meta
 from model import GLMConfig, MiniGLM
-from tokenizer import Tokenizer, read_meta
 
 # -----------------------------------------------------------------------------
 # where things are

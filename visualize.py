@@ -7,7 +7,7 @@ python visualize.py --out_dir=out/a --out_dir=out/b      # both on one picture, 
 from pathlib import Path
 
 from configurator import configure
-from plots import choose_font, draw_losses, draw_metrics, draw_training, read_groups, read_logs, save
+from miniglm.plots import choose_font, draw_losses, draw_metrics, draw_training, read_groups, read_logs, save
 
 # -----------------------------------------------------------------------------
 out_dir = ["out/demo-pretrain"]  # one trained model or several

@@ -24,11 +24,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import configure
-from errors import require
-from facts import TITLES, absent_facts, book_facts, elsewhere_facts, read_book, read_list
-from files import claim, is_plain_name, write_whole
-from search import search
-from wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
+from miniglm.book.facts import TITLES, absent_facts, book_facts, elsewhere_facts, read_book, read_list
+from miniglm.book.wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
+from miniglm.errors import require
+from miniglm.files import claim, is_plain_name, write_whole
+from miniglm.search import search
 
 # -----------------------------------------------------------------------------
 dataset = ""  # write to data/DATASET instead of data/NAME_sft
@@ -160,7 +160,7 @@ def talk(question, call, found, answer):
 
 def from_llm():
     """{file: its records} of what a language model answered and the book bears out."""
-    from llm import QUOTED, Server, ask, seed_questions
+    from miniglm.book.llm import QUOTED, Server, ask, seed_questions
 
     require(model, "no model is named", "give --model=NAME or set OPENAI_MODEL")
     text = "\n".join(text for _, _, text in chapters)

@@ -25,8 +25,8 @@ from charset_normalizer import from_bytes
 from tqdm import tqdm
 
 from configurator import configure
-from errors import UserError, require
-from files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.errors import UserError, require
+from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # what to fetch, given without --; any name of your own together with --from

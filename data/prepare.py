@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import configure
-from errors import UserError, require
-from files import claim, is_plain_name, sha256, write_json, write_whole
-from tokenizer import FAST_FILE, RANK_FILE, Tokenizer
+from miniglm.errors import UserError, require
+from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.tokenizer import FAST_FILE, RANK_FILE, Tokenizer
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # the books, given without --, each fetched before with data/fetch_data.py

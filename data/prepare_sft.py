@@ -25,9 +25,9 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import configure
-from errors import UserError, require
-from files import claim, is_plain_name, sha256, write_json, write_whole
-from tokenizer import MARKERS, Tokenizer
+from miniglm.errors import UserError, require
+from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.tokenizer import MARKERS, Tokenizer
 
 # -----------------------------------------------------------------------------
 files = []  # the records, one or more FILE.jsonl given without --

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from search import search
+from miniglm.search import search
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 SCRIPT = '''"""A script for tests."""
 from configurator import configure
-from errors import UserError
+from miniglm.errors import UserError
 # ---
 rate = 0.5  # how fast, per second
 steps = 10  # how many

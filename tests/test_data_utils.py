@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import data_utils
-from errors import UserError
-from tokenizer import Tokenizer
+from miniglm.errors import UserError
+from miniglm.tokenizer import Tokenizer
 
 
 @pytest.fixture(autouse=True)

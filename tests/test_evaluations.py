@@ -14,14 +14,14 @@ from conftest import TALK
 from PIL import Image
 from torch.nn import functional as F
 
-from plots import overfitting_point
+from miniglm.plots import overfitting_point
 
 
 def test_held_out_loss_is_the_mean_over_the_whole_split(project, pretrained):
     """Equal to a plain loop over the windows; bits per character follow from it; the trigram stands beside."""
     import numpy as np
 
-    from checkpoint import load_model
+    from miniglm.checkpoint import load_model
 
     project.run("evaluations.py", "--out_dir=out/small", "--save_path=split.json")
     metrics = json.loads((project.folder / "split.json").read_text(encoding="utf-8"))

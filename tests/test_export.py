@@ -11,8 +11,8 @@ import torch
 import xllamacpp
 from conftest import TALK
 
-from checkpoint import load_model
-from generation import complete, prompt_ids
+from miniglm.chat import complete, prompt_ids
+from miniglm.checkpoint import load_model
 
 
 def serve(path):
@@ -152,7 +152,7 @@ def test_narrow_files_are_smaller_and_still_know(project, chat, dtype, share):
 
 def test_a_models_gpt2_tokens_keep_their_merges():
     """Joining pairs in the order of merges() gives the ids that tiktoken gives."""
-    from tokenizer import Tokenizer
+    from miniglm.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.gpt2()
     merges = tokenizer.merges()

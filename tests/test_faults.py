@@ -12,7 +12,7 @@ import torch
 from conftest import SMALL, events
 from test_resume import TORCHRUN, assert_same_run, kill, said, start, state, wait_for, wait_until
 
-from checkpoint import load_model
+from miniglm.checkpoint import load_model
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and mounts that Windows does not have")
 
@@ -333,7 +333,7 @@ def test_torchruns_restart_resumes_by_itself(project, chat):
 def test_the_demo_is_not_run_twice_at_once(project, chat):
     """The second make demo is told of the first."""
     claimed = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time; sys.path.insert(0, '.'); from files import claim; claim('out'); print(1, flush=True); time.sleep(60)"],
+        [sys.executable, "-c", "import sys, time; sys.path.insert(0, '.'); from miniglm.files import claim; claim('out'); print(1, flush=True); time.sleep(60)"],
         cwd=project.folder,
         stdout=subprocess.PIPE,
     )  # fmt: skip

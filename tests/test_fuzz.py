@@ -22,16 +22,14 @@ from hypothesis import strategies as st
 
 import configurator
 import data_utils
-import files
-import hf
-import lora
-from checkpoint import build_model, load_checkpoint, restore_optimizer, save_checkpoint
-from errors import UserError
-from metrics import read_questions
+from miniglm import files, hf, lora
+from miniglm.checkpoint import build_model, load_checkpoint, restore_optimizer, save_checkpoint
+from miniglm.errors import UserError
+from miniglm.metrics import read_questions
+from miniglm.plots import read_groups, read_log
+from miniglm.search import read_table, search
+from miniglm.tokenizer import Tokenizer, read_meta
 from model import GLMConfig, MiniGLM
-from plots import read_groups, read_log
-from search import read_table, search
-from tokenizer import Tokenizer, read_meta
 
 ROOM = 64 << 20  # bytes that a loader may take besides twice the file: tables of its own, a small model
 PATIENCE = 120  # seconds after which a loader counts as hanging

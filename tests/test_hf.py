@@ -9,12 +9,12 @@ import torch
 import transformers
 from conftest import TALK
 
-from checkpoint import build_model, load_model, open_model
-from errors import UserError
-from generation import complete, prompt_ids
-from hf import write_hf
+from miniglm.chat import complete, prompt_ids
+from miniglm.checkpoint import build_model, load_model, open_model
+from miniglm.errors import UserError
+from miniglm.hf import write_hf
+from miniglm.tokenizer import Tokenizer, WordPiece
 from model import GLMConfig, MiniGLM
-from tokenizer import Tokenizer, WordPiece
 
 GPT2_SIZES = {
     "gpt2": (768, 12, 12),

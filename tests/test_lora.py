@@ -9,11 +9,11 @@ import torch
 import transformers
 from conftest import LORA, SWAPPED, events, lines
 
-from checkpoint import build_model, load_checkpoint, load_model, open_model
-from errors import UserError
-from generation import complete, prompt_ids
-from lora import Adapter, NF4Linear, attach, digest, merged_state, read_adapter
-from machine import checkpoint_gradients
+from miniglm.chat import complete, prompt_ids
+from miniglm.checkpoint import build_model, load_checkpoint, load_model, open_model
+from miniglm.errors import UserError
+from miniglm.lora import Adapter, NF4Linear, attach, digest, merged_state, read_adapter
+from miniglm.machine import checkpoint_gradients
 from model import GLMConfig, MiniGLM
 
 QUESTION, ANSWER = SWAPPED[0]

@@ -6,8 +6,8 @@ import random
 import pytest
 from torchmetrics.functional.text import bleu_score, rouge_score
 
-from generation import Completion
-from metrics import (
+from miniglm.chat import Completion
+from miniglm.metrics import (
     answer_scores,
     bag_of_words,
     bleu_4,

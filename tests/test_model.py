@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from errors import UserError
-from machine import cast_weights
+from miniglm.errors import UserError
+from miniglm.machine import cast_weights
 from model import GLMConfig, MiniGLM, filter_logits, penalize, sample_token
 
 

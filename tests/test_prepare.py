@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tokenizer import Tokenizer
+from miniglm.tokenizer import Tokenizer
 
 
 def meta_of(project, dataset):

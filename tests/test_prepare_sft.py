@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import data_utils
-from checkpoint import load_model
-from tokenizer import Tokenizer
+from miniglm.checkpoint import load_model
+from miniglm.tokenizer import Tokenizer
 
 FORMS = {
     "question": {"Question": "甲？", "Answer": "乙。"},

@@ -135,7 +135,10 @@ def test_whatever_opens_it(project, chat, words):
 def test_opening_a_bomb_takes_no_memory(project, chat):
     """A checkpoint that would fill gigabytes is refused by a process that has little room beyond its own."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
-    code = limited + "import sys; sys.path.insert(0, '.')\nfrom checkpoint import load_model\nload_model(sys.argv[1])"
+    code = (
+        limited
+        + "import sys; sys.path.insert(0, '.')\nfrom miniglm.checkpoint import load_model\nload_model(sys.argv[1])"
+    )
     for kind in ("bytearray", "bomb", "claims", "stretched", "disguised", "prefixed"):
         name, _ = stranger(project, chat, kind)
         assert "not enough memory" not in project.fails("-c", code, name)

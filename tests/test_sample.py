@@ -6,8 +6,8 @@ import shutil
 import pytest
 from conftest import TALK
 
-from checkpoint import load_model
-from generation import recent_turns
+from miniglm.chat import recent_turns
+from miniglm.checkpoint import load_model
 
 
 @pytest.mark.parametrize("question, answer", TALK)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from search import search
+from miniglm.search import search
 
 HOTELS = [
     {"名": "香江酒店", "型": "舒适", "价": 328, "有": ["暖气", "行李寄存"]},
@@ -49,7 +49,7 @@ def test_only_what_the_assistant_says_and_asks_is_learnt(hotel):
     """The call and the answers, with their markers, count in the loss; what was found does not."""
     import numpy as np
 
-    from tokenizer import Tokenizer
+    from miniglm.tokenizer import Tokenizer
 
     folder = hotel.folder / "data/hotel"
     length = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["row_length"]

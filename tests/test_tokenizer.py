@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer import END, Tokenizer
+from miniglm.tokenizer import END, Tokenizer
 
 
 @pytest.fixture(scope="module", params=["gpt2", "bpe"])

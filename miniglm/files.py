@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from errors import UserError, require
+from miniglm.errors import UserError, require
 
 
 @contextmanager

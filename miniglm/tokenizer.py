@@ -21,8 +21,8 @@ import numpy as np
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-from errors import UserError, require
-from files import read_json, write_whole
+from miniglm.errors import UserError, require
+from miniglm.files import read_json, write_whole
 
 END = "<|endoftext|>"
 RANK_FILE = "tokenizer.tiktoken"  # a line a token: its bytes in base64, its id

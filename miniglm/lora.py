@@ -22,8 +22,8 @@ import torch.nn as nn
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from errors import UserError, require
-from files import read_json, write_json, write_whole
+from miniglm.errors import UserError, require
+from miniglm.files import read_json, write_json, write_whole
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 PREFIX = "base_model.model."  # before each name in them

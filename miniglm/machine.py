@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.utils.checkpoint
 
-from errors import require
+from miniglm.errors import require
 
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")  # what cast_weights offers
 

@@ -20,8 +20,8 @@ import bm25s
 import requests
 from tqdm import tqdm
 
-from errors import UserError, require
-from facts import sentences, whole_text
+from miniglm.book.facts import sentences, whole_text
+from miniglm.errors import UserError, require
 
 SEEDS = {  # 23 ways to ask, by what they ask about
     "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ {t}写到了哪些兵器和武艺？ "

@@ -4,8 +4,8 @@ import itertools
 import re
 from collections import Counter, defaultdict
 
-from errors import UserError, require
-from files import read_json
+from miniglm.errors import UserError, require
+from miniglm.files import read_json
 
 TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
 ABSENT = "书中没有"  # what an answer says about what the book does not have

@@ -5,10 +5,10 @@ import time
 from functools import partial
 from typing import NamedTuple
 
-from errors import require
+from miniglm.errors import require
+from miniglm.search import search
+from miniglm.tokenizer import LEARNED, MARKERS
 from model import filter_logits
-from search import search
-from tokenizer import LEARNED, MARKERS
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
 BATCH = 64  # prompts answered at once

@@ -9,8 +9,8 @@ import pyppmd
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from errors import require
-from files import read_json_lines
+from miniglm.errors import require
+from miniglm.files import read_json_lines
 
 LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
 

@@ -12,10 +12,10 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from errors import UserError, require
-from files import is_plain_name, new_folder, read_json, write_json, write_whole
+from miniglm.errors import UserError, require
+from miniglm.files import is_plain_name, new_folder, read_json, write_json, write_whole
+from miniglm.tokenizer import END, FAST_FILE, Tokenizer, WordPiece, chat_template
 from model import GLMConfig, MiniGLM
-from tokenizer import END, FAST_FILE, Tokenizer, WordPiece, chat_template
 
 CONFIG, TEMPLATE = "config.json", "chat_template.jinja"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

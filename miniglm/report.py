@@ -11,10 +11,10 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
-from files import write_whole
-from lora import ADAPTER_WEIGHTS
-from metrics import keys_of
-from plots import (
+from miniglm.files import write_whole
+from miniglm.lora import ADAPTER_WEIGHTS
+from miniglm.metrics import keys_of
+from miniglm.plots import (
     choose_font,
     draw_losses,
     draw_metrics,

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError, require
-from files import is_plain_name, link_whole, read_json, write_json, write_whole
-from hf import is_hf, read_hf
-from lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checked, merged, merged_state, read_adapter, save_adapter
-from machine import cast_weights, pick_device
+from miniglm.errors import UserError, require
+from miniglm.files import is_plain_name, link_whole, read_json, write_json, write_whole
+from miniglm.hf import is_hf, read_hf
+from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checked, merged, merged_state, read_adapter, save_adapter
+from miniglm.machine import cast_weights, pick_device
+from miniglm.tokenizer import Tokenizer
 from model import GLMConfig, MiniGLM
-from tokenizer import Tokenizer
 
 CHECKPOINT, BEST, NUMBERED = "ckpt.pt", "best.pt", "ckpt-{:08d}.pt"
 # All that the pickle in a checkpoint of ours calls. weights_only=True allows more: bytearray(3 << 30), for one.

@@ -10,8 +10,8 @@ matplotlib.use("Agg")  # draws into files; needs no screen
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
-from errors import UserError, require
-from files import read_json, write_whole
+from miniglm.errors import UserError, require
+from miniglm.files import read_json, write_whole
 
 CJK_FONTS = [
     "Noto Sans CJK SC",

@@ -2,8 +2,8 @@
 
 import json
 
-from errors import require
-from files import read_json_lines
+from miniglm.errors import require
+from miniglm.files import read_json_lines
 
 MOST = 3  # records given back
 
