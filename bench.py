@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from configurator import configure
 from miniglm.checkpoint import save_checkpoint
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.lora import Adapter, attach
 from miniglm.machine import cast_weights, checkpoint_gradients, keep_freed_memory, peak_memory, pick_dtype
 from miniglm.tokenizer import Tokenizer
@@ -276,7 +276,7 @@ async def visit(client, url, endpoint, data):
                 begun = time.perf_counter() - started
             if event["msg"] == "process_completed":
                 break
-    require(begun and event.get("success"), "the page did not answer", "see what it has printed above")
+    refuse(not begun or not event.get("success"), "the page did not answer", "see what it has printed above")
     return begun
 
 
@@ -305,7 +305,7 @@ def measure_page(settings):
     server = subprocess.Popen([sys.executable, "-u", "sample_gradio.py", *words], stdout=subprocess.PIPE)
     try:
         told = server.stdout.readline()  # its address, as soon as it answers
-        require(told, "the page does not start", "see the message above")
+        refuse(not told, "the page does not start", "see the message above")
         url = f"http://127.0.0.1:{port}"
         alone = asyncio.run(visits(url, 1, settings["turns"]))
         together = asyncio.run(visits(url, settings["visitors"], settings["turns"]))
@@ -411,11 +411,11 @@ def main():
         choices={"dtype": ("auto", "float32", "bfloat16")},
     )
     kinds = (*CONTESTANTS, "page")
-    require(
-        len(what) == 1 and what[0] in kinds, "no such benchmark", "write train, finetune, generate, prepare or page"
+    refuse(
+        len(what) != 1 or what[0] not in kinds, "no such benchmark", "write train, finetune, generate, prepare or page"
     )
-    require(n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
-    require(what[0] != "prepare" or BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
+    refuse(n_embd % n_head != 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
+    refuse(what[0] == "prepare" and not BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
     if what[0] == "page":
         return measure_page(settings)

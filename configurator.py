@@ -2,6 +2,11 @@
 
     python train.py config/train_config.py --batch_size=32
 
+A setting is one line of the script: its type with its bounds or choices, its default, its meaning.
+
+    batch_size: Positive = 12  # rows a device reads at once
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: faster per token on small runs
+
 A config file is plain Python that assigns settings. It is executed: run only those you have read.
 """
 
@@ -10,26 +15,58 @@ import difflib
 import math
 import os
 import sys
+import typing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse, tell_mistakes_in_one_line
 
 ROOT = Path(__file__).resolve().parent
 SETTING_TYPES = (bool, int, float, str, list)
+TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list of texts"}
 
 
-def configure(script, positional=None, limits=None, choices=None):
+@dataclass(frozen=True)
+class Bounds:
+    """The lowest and the highest value of a number, both allowed; None for no bound."""
+
+    lowest: float | None = None
+    highest: float | None = None
+
+    def __contains__(self, value):
+        return (self.lowest is None or value >= self.lowest) and (self.highest is None or value <= self.highest)
+
+    def __str__(self):
+        ends = (("at least", self.lowest), ("at most", self.highest))
+        return " and ".join(f"{words} {end}" for words, end in ends if end is not None)
+
+
+EXPANDED = "a path: ~ is the user's home"
+
+# The types of settings, for their annotations. Literal["a", "b"] gives choices.
+Positive = Annotated[int, Bounds(1)]
+Natural = Annotated[int, Bounds(0)]
+NotNegative = Annotated[float, Bounds(0)]
+Share = Annotated[float, Bounds(0.0, 0.999999)]  # of a whole, never all of it
+FilePath = Annotated[str, EXPANDED]
+
+
+def configure(script: dict[str, Any], positional: str = "") -> dict[str, Any]:
     """Override the settings of `script` (its `globals()`), in place, by what the command line says.
 
     A setting is a lower-case top-level name, bound so far to a bool, int, float, str or list of str.
-    Its type stays what its default has. A list collects repeated keys. `--help` prints the settings as
-    they stand in the script. Relative paths count from the repository root, which becomes the working directory.
+    Its type stays what its default has, its bounds and choices are those of its annotation. A list collects repeated
+    keys. `--help` prints the settings as they stand in the script. Relative paths count from the repository root,
+    which becomes the working directory. From here on, mistakes end the script with one line.
 
     positional: the name of the list setting that takes the words without `--`.
-    limits: {name: (lowest, highest)}, both allowed, None for no bound.
-    choices: {name: the allowed values}.
     Returns {name: value} of all settings. Raises UserError.
     """
+    tell_mistakes_in_one_line()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Chinese in a pipe on Windows, and under any locale
+            stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore
     defaults = {k: v for k, v in script.items() if k.islower() and k[0] != "_" and type(v) in SETTING_TYPES}
     settings = dict(defaults)
     words = sys.argv[1:]
@@ -37,10 +74,8 @@ def configure(script, positional=None, limits=None, choices=None):
         print(_help(script, defaults))
         raise SystemExit(0)
     os.chdir(ROOT)
-    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
-        stream.reconfigure(encoding="utf-8", errors="replace")  # Chinese in a pipe on Windows, too
-    for path in [w for w in words if w.endswith(".py") and not w.startswith("-")]:
-        settings |= _read_config(path, settings)
+    for path in [word for word in words if word.endswith(".py") and not word.startswith("-")]:
+        settings |= _read_config(os.path.expanduser(path), settings)
     collected = {}
     for word in words:
         if word.startswith("--"):
@@ -48,24 +83,30 @@ def configure(script, positional=None, limits=None, choices=None):
             name = _known(key, settings, "--")
             collected.setdefault(name, []).append(_parse(key, text if equals else None, defaults[name]))
         elif not word.endswith(".py"):
-            require(positional, f"'{word}' is no setting", "write --key=value, or --help to see the settings")
+            refuse(not positional, f"'{word}' is no setting", "write --key=value, or --help to see the settings")
             collected.setdefault(positional, []).append(word)
     for name, values in collected.items():
         settings[name] = values if isinstance(defaults[name], list) else values[-1]
-    for name, (lowest, highest) in (limits or {}).items():
-        inside = (lowest is None or settings[name] >= lowest) and (highest is None or settings[name] <= highest)
-        bounds = " and ".join(
-            [f"at least {lowest}"] * (lowest is not None) + [f"at most {highest}"] * (highest is not None)
-        )
-        require(inside, f"--{name}={settings[name]} is out of range", f"give a number that is {bounds}")
-    for name, allowed in (choices or {}).items():
-        require(
-            settings[name] in allowed,
-            f"--{name}={settings[name]} is not known",
-            f"choose one of {', '.join(map(str, allowed))}",
-        )
+    for name, annotation in script.get("__annotations__", {}).items():
+        if name in settings:
+            settings[name] = _within(name, settings[name], annotation)
     script.update(settings)
     return settings
+
+
+def _within(name, value, annotation):
+    """`value`, a path with `~` expanded, or a UserError where it is beyond the bounds or choices of `annotation`."""
+    if typing.get_origin(annotation) is list:
+        return [_within(name, each, typing.get_args(annotation)[0]) for each in value]
+    if typing.get_origin(annotation) is typing.Literal:
+        choices = typing.get_args(annotation)
+        refuse(value not in choices, f"--{name}={value} is not known", f"choose one of {', '.join(map(str, choices))}")
+    for more in getattr(annotation, "__metadata__", ()):
+        if isinstance(more, Bounds):
+            refuse(value not in more, f"--{name}={value} is out of range", f"give a number that is {more}")
+        elif more == EXPANDED:
+            value = os.path.expanduser(value)
+    return value
 
 
 def _known(key, settings, prefix=""):
@@ -81,7 +122,7 @@ def _parse(key, text, default):
     """The value that `text` gives a setting of `default`'s type. A bare --key switches a bool on."""
     kind = type(default)
     if text is None:
-        require(kind is bool, f"--{key} has no value", f"write --{key}=VALUE")
+        refuse(kind is not bool, f"--{key} has no value", f"write --{key}=VALUE")
         return True
     if kind in (str, list):
         return text
@@ -89,24 +130,27 @@ def _parse(key, text, default):
         value = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
-    return _checked(f"--{key}={text}", value, kind)
+    return _of_type(f"--{key}={text}", value, kind)
 
 
-def _checked(what, value, kind):
-    """`value` as a `kind`, an int as a float where one is wanted, or a UserError."""
+def _of_type(what, value, kind):
+    """`value` as a `kind`, an int as a float where one is wanted, or a UserError that names `what`."""
     if kind is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
-    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list of texts"}
-    proper = type(value) is kind and not (kind is float and not math.isfinite(value))
-    proper = proper and not (kind is int and abs(value) >= 1 << 62)
-    proper = proper and not (kind is list and not all(isinstance(item, str) for item in value))
-    require(proper, f"{what[:200]} has the wrong type", f"give {names[kind]}")
+    fits = type(value) is kind
+    if kind is float:
+        fits = fits and math.isfinite(value)
+    if kind is int:
+        fits = fits and abs(value) < 1 << 62
+    if kind is list:
+        fits = fits and all(isinstance(item, str) for item in value)
+    refuse(not fits, f"{what[:200]} has the wrong type", f"give {TYPE_NAMES[kind]}")
     return value
 
 
 def _read_config(path, settings):
     """The settings that the Python file `path` assigns. It sees the present ones."""
-    require(Path(path).is_file(), f"no config file {path}", "see config/ for those there are")
+    refuse(not Path(path).is_file(), f"no config file {path}", "see config/ for those there are")
     namespace = dict(settings)
     try:
         exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), namespace)
@@ -115,7 +159,7 @@ def _read_config(path, settings):
     plain = (*SETTING_TYPES, type(None))
     found = {k: v for k, v in namespace.items() if k in settings or (k[0] != "_" and isinstance(v, plain))}
     return {
-        _known(key, settings): _checked(f"{key} in {path}", value, type(settings[_known(key, settings)]))
+        _known(key, settings): _of_type(f"{key} in {path}", value, type(settings[_known(key, settings)]))
         for key, value in found.items()
     }
 
@@ -123,10 +167,12 @@ def _read_config(path, settings):
 def _help(script, settings):
     """The script's docstring and its settings, the very lines of its source."""
     source = Path(script["__file__"]).read_text(encoding="utf-8")
-    lines = {}  # name: its first assignment; a script may change the value further down
+    lines = {}  # name: its first assignment
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in settings:
-            lines.setdefault(node.targets[0].id, node)
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        for target in targets:
+            if getattr(target, "id", None) in settings:
+                lines.setdefault(target.id, node)
     first, last = min(node.lineno for node in lines.values()) - 1, max(node.end_lineno for node in lines.values())
     shown = "\n".join(source.splitlines()[first:last])
     return f"{(script['__doc__'] or '').strip()}\n\nSettings, each a --key=value:\n\n{shown}"

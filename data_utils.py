@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from miniglm.errors import require
+from miniglm.errors import refuse
 from miniglm.tokenizer import read_meta
 
 train_data = val_data = None  # uint16: (tokens,) for pretraining, (rows, block_size + 1) for fine-tuning
@@ -37,8 +37,8 @@ def init_data_pretrain(dataset):
 def get_batch_pretrain(split, batch_size, block_size, device, index=None, seed=0):
     """(x, y, loss_mask) at random places of the split; every position counts."""
     shortest = min(len(train_data), len(val_data))  # so that a run does not fail at its first evaluation
-    require(
-        shortest > block_size,
+    refuse(
+        shortest <= block_size,
         f"a split has {shortest} tokens, too few for a block of {block_size}",
         "choose a smaller --block_size or prepare a longer book",
     )
@@ -60,11 +60,11 @@ def _map_sft(dataset, split):
     """(rows, loss masks, sample numbers or None) of a split of data/DATASET, arrays of one shape."""
     length = read_meta(Path("data", dataset)).get("row_length")
     proper = isinstance(length, int) and length > 1
-    require(proper, f"data/{dataset}/meta.json tells no row length", "prepare it again")
+    refuse(not proper, f"data/{dataset}/meta.json tells no row length", "prepare it again")
     data = _map_tokens(dataset, split, length)
     mask = _map(dataset, f"{split}_mask", np.uint8, data.shape)
     proper = mask.max() == 1
-    require(proper, f"data/{dataset}/{split}_mask.bin holds other than 0 and 1, or no 1", "prepare the data again")
+    refuse(not proper, f"data/{dataset}/{split}_mask.bin holds other than 0 and 1, or no 1", "prepare the data again")
     packed = Path("data", dataset, "train_sample.bin").exists()
     return data, mask, _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
 
@@ -84,8 +84,8 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0, wit
     data, mask, sample = (
         (train_data, train_mask, train_sample) if split == "train" else (val_data, val_mask, val_sample)
     )
-    require(
-        data.shape[1] == block_size + 1,
+    refuse(
+        data.shape[1] != block_size + 1,
         f"the rows hold {data.shape[1] - 1} tokens, the block {block_size}",
         f"prepare the data with --block_size={block_size}",
     )
@@ -120,7 +120,7 @@ class Table(torch.utils.data.Dataset):
 
     def __init__(self, dataset, split):
         """Raises UserError where data/DATASET holds no conversations."""
-        require(is_sft(dataset), f"data/{dataset} holds no conversations", "prepare some with data/prepare_sft.py")
+        refuse(not is_sft(dataset), f"data/{dataset} holds no conversations", "prepare some with data/prepare_sft.py")
         self._data, self._mask, samples = _map_sft(dataset, split)
         self._spans = []  # (row, start, stop) of each sample
         for row, mask in enumerate(self._mask):
@@ -175,8 +175,8 @@ def _map_tokens(dataset, split, row_length=None):
     vocab_size = read_meta(Path("data", dataset)).get("vocab_size")
     data = _map(dataset, split, np.uint16, row_length and (-1, row_length))
     largest = max((int(data[i : i + (1 << 24)].max()) for i in range(0, len(data), 1 << 24)), default=-1)
-    require(
-        isinstance(vocab_size, int) and largest < vocab_size,
+    refuse(
+        not isinstance(vocab_size, int) or largest >= vocab_size,
         f"data/{dataset}/{split}.bin holds the id {largest}, the vocabulary {vocab_size} ids",
         "prepare the data again",
     )
@@ -186,12 +186,14 @@ def _map_tokens(dataset, split, row_length=None):
 def _map(dataset, name, dtype, shape=None):
     """The file data/DATASET/NAME.bin as a read-only array, of `shape` where one is given."""
     path = Path("data", dataset, f"{name}.bin")
-    require(path.is_file(), f"no file {path}", "prepare the data with data/prepare.py or data/prepare_sft.py")
+    refuse(not path.is_file(), f"no file {path}", "prepare the data with data/prepare.py or data/prepare_sft.py")
     size, row = path.stat().st_size, np.dtype(dtype).itemsize * (shape[1] if shape else 1)
-    require(size % row == 0, f"{path} has {size} bytes, no multiple of {row}", "it is cut off; prepare the data again")
-    require(size, f"{path} is empty", "prepare the data again, from a longer text")
+    refuse(size % row != 0, f"{path} has {size} bytes, no multiple of {row}", "it is cut off; prepare the data again")
+    refuse(not size, f"{path} is empty", "prepare the data again, from a longer text")
     data = np.memmap(path, dtype=dtype, mode="r")
     if shape:
         data = data.reshape(-1, shape[1])
-        require(shape[0] in (-1, len(data)), f"{path} has {len(data)} rows, not {shape[0]}", "prepare the data again")
+        refuse(
+            shape[0] not in (-1, len(data)), f"{path} has {len(data)} rows, not {shape[0]}", "prepare the data again"
+        )
     return data

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from configurator import configure
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import claim, read_json, write_json, write_whole
 from miniglm.machine import peak_memory
 
@@ -154,13 +154,13 @@ def stopped_early(directory):
 def seconds_of(directory):
     """How long a finished stage took."""
     seconds = read_json(f"{directory}/done.json", "run again").get("seconds")
-    require(isinstance(seconds, float), f"{directory}/done.json is broken", f"delete {directory} and run again")
+    refuse(not isinstance(seconds, float), f"{directory}/done.json is broken", f"delete {directory} and run again")
     return seconds
 
 
 started = time.monotonic()
-require(
-    len(what) == 1 and what[0] in EXPERIMENTS,
+refuse(
+    len(what) != 1 or what[0] not in EXPERIMENTS,
     f"no experiment {' '.join(what)}",
     f"choose one of {', '.join(EXPERIMENTS)}",
 )

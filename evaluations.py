@@ -17,7 +17,7 @@ import data_utils
 from configurator import configure
 from miniglm.chat import CHAT_TOKENS, Completion, complete, prompt_ids
 from miniglm.checkpoint import fingerprint, load_model, locate
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import write_json, write_whole
 from miniglm.machine import WEIGHT_DTYPES
 from miniglm.metrics import (
@@ -109,7 +109,7 @@ def measure_split(model, tokenizer, dataset):
         ids = data_utils.val_data
         text, count = tokenizer.decode(ids.tolist()), len(ids) - 1
         rows = (tuple(part.to(device) for part in batch) for batch in windows(ids, block_size))
-    require(count > 0, f"the held-out split of data/{dataset} is too short", "prepare a longer book")
+    refuse(count <= 0, f"the held-out split of data/{dataset} is too short", "prepare a longer book")
     nats = split_loss(model, rows)
     metrics = {
         "loss": nats / count,
@@ -154,7 +154,7 @@ def answer_all(model, tokenizer, config, records):
         try:
             inputs[number] = prompt_ids(model, tokenizer, record["Question"], config["chat"])
         except UserError as error:
-            require(too_long == "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
+            refuse(too_long != "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
     if len(inputs) < len(records):
         print(f"{len(records) - len(inputs):,} questions are too long for the model and count as wrong")
     order = sorted(inputs, key=lambda number: len(records[number]["Answer"]))  # so that a batch ends together
@@ -182,7 +182,7 @@ def measure_bag_of_words(records):
     """The metrics of a bag of words that learnt from the records of `yardstick`."""
     train = read_questions(yardstick)
     labels = len({record["Answer"] for record in train})
-    require(2 <= labels <= 100, f"{yardstick} has {labels} different answers, no classes", "give a classification")
+    refuse(not 2 <= labels <= 100, f"{yardstick} has {labels} different answers, no classes", "give a classification")
     guesses = bag_of_words(train, records)
     right = [guess == record["Answer"] for guess, record in zip(guesses, records)]
     return {"n": len(right), "accuracy": mean(right), "intervals": {"accuracy": interval(right)}}
@@ -220,11 +220,11 @@ try:
 except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one") from error
 records = read_questions(eval_file) if eval_file else None
-require(len(set(out_dir)) == len(out_dir), "the same --out_dir twice", "name each model once")
-require(records or not yardstick, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
-require(records or not answers_path, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
+refuse(len(set(out_dir)) != len(out_dir), "the same --out_dir twice", "name each model once")
+refuse(not records and yardstick, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
+refuse(not records and answers_path, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
 for path in filter(None, (save_path, answers_path, report)):
-    require(Path(path).name and not Path(path).is_dir(), f"{path} is no file name", "give the name of a file to write")
+    refuse(not Path(path).name or Path(path).is_dir(), f"{path} is no file name", "give the name of a file to write")
 logs_of(out_dir)  # what is wrong with them is told before anything is measured
 bag_metrics = {"bag_of_words": measure_bag_of_words(records)} if yardstick else {}
 runs = {}  # {out_dir: Run}
@@ -234,11 +234,13 @@ for directory in out_dir:
     run = runs[directory] = Run(config["settings"])
     if records is None:
         measured = dataset or trained_on
-        require(
-            dataset or "dataset" in config["settings"], f"{directory} tells no data set", "name one as --dataset=NAME"
+        refuse(
+            not dataset and "dataset" not in config["settings"],
+            f"{directory} tells no data set",
+            "name one as --dataset=NAME",
         )
-        require(
-            fingerprint(Tokenizer.load(Path("data", measured))) == fingerprint(tokenizer),
+        refuse(
+            fingerprint(Tokenizer.load(Path("data", measured))) != fingerprint(tokenizer),
             f"data/{measured} was prepared with another tokenizer than the model's",
             "choose the --dataset that it was trained on",
         )

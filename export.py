@@ -16,7 +16,7 @@ import torch
 
 from configurator import configure
 from miniglm.checkpoint import load_model
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
@@ -63,7 +63,7 @@ def write_gguf(path, model, tokenizer, chat, dtype):
     import gguf
 
     bert = isinstance(tokenizer, WordPiece)
-    require(not bert, "llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
+    refuse(bert, "llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
     config = model.config
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_name("MiniGLM")
@@ -132,8 +132,8 @@ def write_onnx(path, model, dtype):
 
     config, kind = model.config, torch.float16 if dtype == "f16" else torch.float32
     size = model.num_parameters() * kind.itemsize
-    require(
-        size < LARGEST_ONNX, f"{size / 2**30:.1f} GiB are too much for an ONNX file", "choose --dtype=f16 or --to=hf"
+    refuse(
+        size >= LARGEST_ONNX, f"{size / 2**30:.1f} GiB are too much for an ONNX file", "choose --dtype=f16 or --to=hf"
     )
     each = [f"{layer}.{part}" for layer in range(config.n_layer) for part in ("key", "value")]
     rows, new, before = 2, 3, 5
@@ -168,8 +168,10 @@ def write_onnx(path, model, dtype):
 
 
 configure(globals(), choices={"to": tuple(DTYPES), "dtype": DTYPES["gguf"]})
-require(dtype in DTYPES[to], f"--to={to} knows no {dtype}", f"choose --dtype={'|'.join(DTYPES[to])}")
-require(save_path, "no place to write to is named", f"give one as --save_path={'DIR' if to == 'hf' else f'FILE.{to}'}")
+refuse(dtype not in DTYPES[to], f"--to={to} knows no {dtype}", f"choose --dtype={'|'.join(DTYPES[to])}")
+refuse(
+    not save_path, "no place to write to is named", f"give one as --save_path={'DIR' if to == 'hf' else f'FILE.{to}'}"
+)
 model, tokenizer, config = load_model(out_dir, device="cpu", lora=lora)
 if to == "hf":
     write_hf(save_path, model, tokenizer, config["chat"], dtype)

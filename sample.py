@@ -15,7 +15,7 @@ from pathlib import Path
 from configurator import configure
 from miniglm.chat import answer_with_search, complete, grow, prompt_ids, recent_turns, stream
 from miniglm.checkpoint import load_model
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import write_whole
 from miniglm.machine import WEIGHT_DTYPES
 from miniglm.search import read_table
@@ -64,8 +64,8 @@ sampling = {
     "seed": seed,
 }
 search = {"num_beams": num_beams, "length_penalty": length_penalty}
-require(
-    num_beams == 1 or num_samples <= num_beams,
+refuse(
+    num_beams != 1 and num_samples > num_beams,
     f"{num_beams} beams find no {num_samples} texts",
     "choose --num_beams as large as --num_samples",
 )
@@ -98,10 +98,10 @@ def say_with_search(messages, records):
 
 def talk():
     """Ask and answer until an empty line or the end of the input."""
-    require(config["chat"], f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
+    refuse(not config["chat"], f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
     records, messages = read_table(table) if table else None, []
-    require(
-        config["searches"] or not table,
+    refuse(
+        not config["searches"] and table,
         f"{out_dir} has not learnt to search",
         "leave --table away, or train it on talks with searches",
     )
@@ -120,21 +120,23 @@ def talk():
         messages = [*asked, {"role": "assistant", "content": say(ids)}]
 
 
-require(not table or chat, "--table is searched in a talk", "add --chat")
-require(not table or num_beams == 1, "beams cannot search a table", "leave --num_beams away")
+refuse(table and not chat, "--table is searched in a talk", "add --chat")
+refuse(table and num_beams != 1, "beams cannot search a table", "leave --num_beams away")
 if chat:
-    require(not start and not save_path, "--chat asks for its questions itself", "leave --start and --save_path away")
+    refuse(start or save_path, "--chat asks for its questions itself", "leave --start and --save_path away")
     with suppress(EOFError):  # Ctrl-D
         talk()
     raise SystemExit
 if start.startswith("FILE:"):
     path = Path(start.removeprefix("FILE:"))
-    require(path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root")
+    refuse(
+        not path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root"
+    )
     try:
         prompts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
-    require(prompts, f"{path} is empty", "write one prompt a line")
+    refuse(not prompts, f"{path} is empty", "write one prompt a line")
 else:
     prompts = [start or ("张飞是谁？" if config["chat"] else "却说")]
 inputs = [prompt_ids(model, tokenizer, prompt, config["chat"]) for prompt in prompts]

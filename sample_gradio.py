@@ -20,7 +20,7 @@ import gradio as gr
 from configurator import configure
 from miniglm.chat import answer_with_search, answered, grow, look_inside, prompt_ids, recent_turns, stream
 from miniglm.checkpoint import CHECKPOINT, load_model, locate
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import read_json
 from miniglm.machine import WEIGHT_DTYPES
 from miniglm.search import read_table
@@ -92,12 +92,12 @@ NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：�
 UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
 
 configure(globals(), limits={"port": (1, 65535)}, choices={"dtype": WEIGHT_DTYPES})
-require(
-    auth or host in ("127.0.0.1", "localhost") and not share,
+refuse(
+    not auth and (host not in ("127.0.0.1", "localhost") or share),
     "the page would be open to everybody",
     "set MINIGLM_AUTH=NAME:PASSWORD in the environment (or --auth), or leave --host and --share away",
 )
-require(not auth or all(auth.partition(":")), "--auth is no name and password", "write --auth=NAME:PASSWORD")
+refuse(auth and not all(auth.partition(":")), "--auth is no name and password", "write --auth=NAME:PASSWORD")
 
 
 # Computes for all visitors, a token each in turn. No other thread may: OpenMP would have a team of threads for each of

@@ -46,7 +46,7 @@ from miniglm.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_whole
 from miniglm.hf import is_hf
 from miniglm.lora import Adapter, attach, digest
@@ -138,8 +138,8 @@ settings = configure(
     },
 )
 lr_decay_iters = lr_decay_iters or max_iters
-require(
-    min_lr <= learning_rate or not decay_lr,
+refuse(
+    min_lr > learning_rate and decay_lr,
     f"--min_lr={min_lr} is above --learning_rate={learning_rate}",
     "choose it below",
 )
@@ -154,8 +154,8 @@ if world_size > 1:
         torch.cuda.set_device(device)
 main_process = rank == 0
 device_type = device.split(":")[0]
-require(
-    gradient_accumulation_steps % world_size == 0,
+refuse(
+    gradient_accumulation_steps % world_size != 0,
     f"--gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {world_size} processes",
     f"choose a multiple of {world_size}",
 )
@@ -169,8 +169,8 @@ if device == "cpu":
 
 # data: the files tell whether these are books or conversations
 data_dir = Path("data", dataset)
-require(is_plain_name(dataset), f"--dataset={dataset} is no name", "give the name of a folder in data/")
-require(data_dir.is_dir(), f"no data set {data_dir}", "run python data/prepare.py, or check --dataset")
+refuse(not is_plain_name(dataset), f"--dataset={dataset} is no name", "give the name of a folder in data/")
+refuse(not data_dir.is_dir(), f"no data set {data_dir}", "run python data/prepare.py, or check --dataset")
 chat, searches = is_sft(dataset), bool(read_meta(data_dir).get("searches"))
 tokenizer = Tokenizer.load(data_dir)
 if chat:
@@ -187,62 +187,62 @@ run = os.environ.get("TORCHELASTIC_RUN_ID", "")  # torchrun's; it starts a run a
 again = resumable and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 if init_from == "auto" or again and load_checkpoint(out_dir, mmap=True)["settings"].get("run") == run:
     init_from = "resume" if resumable else "finetune" if ckpt_dir else "scratch"
-require(
-    init_from == "resume" or overwrite or not resumable,
+refuse(
+    init_from != "resume" and not overwrite and resumable,
     f"{out_dir} holds a checkpoint already",
     "go on with --init_from=resume, choose another --out_dir, or replace it with --overwrite=True",
 )
 starts = init_from in ("finetune", "hf")
-require(not starts or ckpt_dir, f"{init_from} needs a model to start from", "give its directory as --ckpt_dir=DIR")
-require(
-    init_from != "hf" or is_hf(ckpt_dir),
+refuse(starts and not ckpt_dir, f"{init_from} needs a model to start from", "give its directory as --ckpt_dir=DIR")
+refuse(
+    init_from == "hf" and not is_hf(ckpt_dir),
     f"{ckpt_dir} is no Hugging Face folder",
     "give one with config.json, model.safetensors and the tokenizer's files as --ckpt_dir",
 )
-require(
-    not starts or locate(ckpt_dir)[0].resolve() != Path(out_dir).resolve(),
+refuse(
+    starts and locate(ckpt_dir)[0].resolve() == Path(out_dir).resolve(),
     "the model to start from is in --out_dir",
     "choose another --out_dir",
 )
-require(
-    not lora_rank or init_from != "scratch",
+refuse(
+    lora_rank and init_from == "scratch",
     "LoRA changes a model that is there",
     "name it with --init_from=finetune --ckpt_dir=DIR",
 )
-require(
-    lora_rank or (quantize == "none" and not merge_lora),
+refuse(
+    not lora_rank and (quantize != "none" or merge_lora),
     "--quantize and --merge_lora go with LoRA",
     "add --lora_rank=8, or leave them away",
 )
-require(quantize == "none" or device_type != "mps", "--quantize=nf4 is for CUDA and the CPU", "choose --device=cpu")
-require(watching or not out_dir.endswith(".pt"), f"--out_dir={out_dir} is a checkpoint", "give its directory")
-require(replay < max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
-require(replay < 0 or world_size == 1, "--replay reads a step's batches in one process", "leave torchrun away")
+refuse(quantize != "none" and device_type == "mps", "--quantize=nf4 is for CUDA and the CPU", "choose --device=cpu")
+refuse(not watching and out_dir.endswith(".pt"), f"--out_dir={out_dir} is a checkpoint", "give its directory")
+refuse(replay >= max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
+refuse(replay >= 0 and world_size != 1, "--replay reads a step's batches in one process", "leave torchrun away")
 if main_process and not watching and (resumable or init_from != "resume"):
     claim(out_dir)
 if init_from == "scratch":
-    require(
-        n_embd % n_head == 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose --n_head as a divisor"
+    refuse(
+        n_embd % n_head != 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose --n_head as a divisor"
     )
     vocab_size = math.ceil(tokenizer.vocab_size / 64) * 64
     model = MiniGLM(GLMConfig(block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias))
     checkpoint = {}
 else:
     checkpoint = load_checkpoint(out_dir) if init_from == "resume" else {}
-    require(
-        not checkpoint or bool(checkpoint.get("lora")) == bool(lora_rank),
+    refuse(
+        checkpoint and bool(checkpoint.get("lora")) != bool(lora_rank),
         f"{out_dir} was trained {'without' if lora_rank else 'with'} --lora_rank",
         "resume with the settings of the run, which are in its config.json",
     )
     ckpt_dir = settings["ckpt_dir"] = ckpt_dir or str(checkpoint.get("settings", {}).get("ckpt_dir", ""))
     base = open_model(ckpt_dir)[0] if lora_rank or not checkpoint else checkpoint
-    require(
-        not (lora_rank and "base" in base),
+    refuse(
+        lora_rank and "base" in base,
         f"{ckpt_dir} is an adapter itself",
         "train that one with --merge_lora=True first, or start from its own base",
     )
-    require(
-        base["tokenizer"] == fingerprint(tokenizer),
+    refuse(
+        base["tokenizer"] != fingerprint(tokenizer),
         f"the checkpoint was trained with another tokenizer than data/{dataset}",
         f"prepare the data with the checkpoint's own, --tokenizer_from={locate(ckpt_dir or out_dir)[0]}",
     )
@@ -256,7 +256,7 @@ parameters, adapter = model.num_parameters(), None
 if lora_rank:
     adapter = Adapter(lora_rank, lora_alpha, lora_dropout, tuple(lora_targets.split(",")), digest(base["model"]))
     same = not checkpoint or adapter_in(checkpoint, out_dir).base == adapter.base
-    require(same, f"{out_dir} was trained from another model than {ckpt_dir}", "give that one as --ckpt_dir")
+    refuse(not same, f"{out_dir} was trained from another model than {ckpt_dir}", "give that one as --ckpt_dir")
     attach(model, adapter, quantize)
 base = None  # its memory
 if gradient_checkpointing:
@@ -311,8 +311,8 @@ def restore(checkpoint):
     Settings stay those of now.
     """
     global iter_num, tokens, best_val_loss, rate, skipped
-    require(
-        len(checkpoint["optimizers"]) == len(optimizers),
+    refuse(
+        len(checkpoint["optimizers"]) != len(optimizers),
         f"{out_dir} was not trained with --optimizer={optimizer}",
         "resume with the settings of the run, which are in its config.json",
     )
@@ -453,8 +453,8 @@ def go_back():
     """Return to the last checkpoint with half the rate. Raises UserError where none is, or where that did not help."""
     global rate, upcoming
     lower = rate / 2
-    require(
-        lower >= 1 / 8 and Path(out_dir, CHECKPOINT).exists() and not watching,
+    refuse(
+        lower < 1 / 8 or not Path(out_dir, CHECKPOINT).exists() or watching,
         f"the gradient was not finite for {max_skipped} steps in a row, up to step {iter_num}"
         + (f", even at {rate:g} of the rate" if rate < 1 else ""),
         f"lower --learning_rate, or look at a step's batch with --init_from=resume --replay={skipped[-1]}",
@@ -524,8 +524,8 @@ while True:
     if main_process and replay < 0 and (iter_num % eval_interval == 0 or last or eval_only):
         val_loss = evaluate()
         finite = math.isfinite(val_loss)
-        require(
-            finite or not last, f"the loss is no number at step {iter_num}", "train again with a lower --learning_rate"
+        refuse(
+            not finite and last, f"the loss is no number at step {iter_num}", "train again with a lower --learning_rate"
         )
         due = finite and (always_save_checkpoint or val_loss < best_val_loss or stop)
     if main_process and due and iter_num and not watching and (last or not in_a_row):  # in trouble the good one stays

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configurator import configure
 from miniglm.book.facts import TITLES, absent_facts, book_facts, elsewhere_facts, read_book, read_list
 from miniglm.book.wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
-from miniglm.errors import require
+from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, write_whole
 from miniglm.search import search
 
@@ -101,8 +101,8 @@ def from_book():
     counts = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in counts.most_common()))
     validated = reworded if validation == "reworded" else evaluation["unseen"]
-    require(
-        validated or validation == "reworded",
+    refuse(
+        not validated and validation != "reworded",
         "nothing is left unseen",
         "give --unseen_share more, or --validation=reworded",
     )
@@ -162,7 +162,7 @@ def from_llm():
     """{file: its records} of what a language model answered and the book bears out."""
     from miniglm.book.llm import QUOTED, Server, ask, seed_questions
 
-    require(model, "no model is named", "give --model=NAME or set OPENAI_MODEL")
+    refuse(not model, "no model is named", "give --model=NAME or set OPENAI_MODEL")
     text = "\n".join(text for _, _, text in chapters)
     known = sorted(people, key=lambda name: -text.count(name))[:main_people]
     together = [(fact["x"][0], fact["y"]) for fact in facts if fact["kind"] == "pair"]
@@ -175,7 +175,7 @@ def from_llm():
     )
     for reason, count in left_out.most_common():
         print(f"left out: {count:,} that {reason}")
-    require(answers, "no answer can be used", "see above why; ask another --model, or allow more --max_requests")
+    refuse(not answers, "no answer can be used", "see above why; ask another --model, or allow more --max_requests")
     records = [record(question, answer, "llm") for question, answer in answers.items()]
     held_out = rng.sample(records, round(unseen_share * len(records)))
     training = [each for each in records if each not in held_out]
@@ -197,10 +197,10 @@ configure(
     },
     choices={"backend": ("book", "llm"), "validation": ("reworded", "unseen")},
 )  # fmt: skip
-require(len(names) == 1, "one book at a time", "name one")
+refuse(len(names) != 1, "one book at a time", "name one")
 name = names[0]
 for each in (name, dataset or name):
-    require(is_plain_name(each), f"'{each}' is no name", "give the name of a folder in data/")
+    refuse(not is_plain_name(each), f"'{each}' is no name", "give the name of a folder in data/")
 target = Path("data", dataset or f"{name}_sft")
 claim(target)
 title = title or TITLES.get(name, "")
@@ -213,8 +213,10 @@ facts, people = book_facts(chapters, read_list(entities) if entities else {}, mi
 if not people:
     print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
 if backend == "book":
-    require(
-        facts, f"{name} gives nothing to ask about", "give its chapters titles, or a list of people as --entities=FILE"
+    refuse(
+        not facts,
+        f"{name} gives nothing to ask about",
+        "give its chapters titles, or a list of people as --entities=FILE",
     )
 for file, records in (from_book() if backend == "book" else from_llm()).items():
     with write_whole(target / f"{file}.jsonl") as out:

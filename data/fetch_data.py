@@ -25,7 +25,7 @@ from charset_normalizer import from_bytes
 from tqdm import tqdm
 
 from configurator import configure
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 
 # -----------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def fetch_gutenberg(name):
     number, _ = GUTENBERG[name]
     text = decode(download(f"https://www.gutenberg.org/cache/epub/{number}/pg{number}.txt", Path("data", name)))
     start, end = text.find("*** START OF"), text.find("*** END OF")
-    require(0 <= start < end, f"the download of {name} is no Gutenberg text", "try again later, or use --from")
+    refuse(not 0 <= start < end, f"the download of {name} is no Gutenberg text", "try again later, or use --from")
     write_book(name, text[text.index("\n", start) + 1 : end].strip())
 
 
@@ -104,7 +104,7 @@ def fetch_own(name, source):
         content = download(source, Path("data", name))
     else:
         path = Path(os.path.expanduser(source))
-        require(path.is_file(), f"no file {source}", "check --from; relative paths count from the repository root")
+        refuse(not path.is_file(), f"no file {source}", "check --from; relative paths count from the repository root")
         content = path.read_bytes()
     if sha256_:
         check_sha256(content, sha256_.lower(), source)
@@ -120,21 +120,21 @@ def pip_download(requirement, digest, folder, *options):
     print(f"fetching {requirement} from the package index")
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     problem = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    require(done.returncode == 0, f"pip could not fetch {requirement} ({problem})", "check the network and try again")
+    refuse(done.returncode != 0, f"pip could not fetch {requirement} ({problem})", "check the network and try again")
     return next(target.iterdir())
 
 
 def check_sha256(content, expected, name):
     """Raise UserError unless the bytes have the sha256 that is known for them."""
     found = hashlib.sha256(content).hexdigest()
-    require(found == expected, f"{name} is not the file that is known (sha256 {found})", "fetch it again")
+    refuse(found != expected, f"{name} is not the file that is known (sha256 {found})", "fetch it again")
 
 
 def download(url, folder):
     """The bytes at `url`. Goes on where an earlier try stopped, as long as the server still has the same file."""
     partial, tag = folder / "download.partial", folder / "download.etag"
     for path in (partial, tag):
-        require(not path.is_symlink(), f"{path} is a link to elsewhere", "delete it")
+        refuse(path.is_symlink(), f"{path} is a link to elsewhere", "delete it")
     for attempt in range(retries):
         if attempt:
             time.sleep(min(2.0**attempt / 2, 20))
@@ -165,9 +165,9 @@ def fetch_rest(url, partial, tag):
         if response.status_code == 416:  # the partial file does not fit what is there now
             partial.unlink(missing_ok=True)
         response.raise_for_status()
-        require(
-            not url.startswith("https://")
-            or all(each.url.startswith("https://") for each in (*response.history, response)),
+        refuse(
+            url.startswith("https://")
+            and not all(each.url.startswith("https://") for each in (*response.history, response)),
             f"{url} leads on to an address without https, where anybody on the way could have changed the text",
             "look for an https address of the text",
         )
@@ -191,13 +191,13 @@ def fetch_rest(url, partial, tag):
 def decode(content):
     """The text of `content`, in whichever of ENCODINGS it is; the one found is printed. Line ends become \\n."""
     best = from_bytes(content, cp_isolation=ENCODINGS).best() if content else None
-    require(content.strip(), "the book is empty", "give a file with text in it")
+    refuse(not content.strip(), "the book is empty", "give a file with text in it")
     text = None
     if best:
         text = content.decode("utf-8-sig" if best.encoding == "utf_8" else best.encoding)
     controls = sum(c < " " and c not in "\n\r\t\f" for c in text or "\0")
-    require(
-        text and controls * 1000 < len(text),
+    refuse(
+        not text or controls * 1000 >= len(text),
         "these bytes are no text in UTF-8, UTF-16, GB18030 or Big5",
         "save the book as plain UTF-8 text",
     )
@@ -207,7 +207,7 @@ def decode(content):
 
 def write_book(name, text):
     """Write data/NAME/input.txt."""
-    require(text.strip(), f"the book {name} is empty", "give a file with text in it")
+    refuse(not text.strip(), f"the book {name} is empty", "give a file with text in it")
     path = Path("data", name, "input.txt")
     with write_whole(path) as file:
         file.write(text.rstrip("\n") + "\n")
@@ -220,16 +220,16 @@ if list_:
     print("\n".join(f"{name}  {title} (Project Gutenberg)" for name, (_, title) in GUTENBERG.items()))
     print("\n".join(f"{name}  {title} (your own copy, with --from)" for name, title in OWN_COPY.items()))
     raise SystemExit
-require(not from_ or len(names) == 1, "--from gives one text", "name one book for it")
-require(from_ or not sha256_, "--sha256 is for a text of your own", "give it together with --from")
+refuse(from_ and len(names) != 1, "--from gives one text", "name one book for it")
+refuse(not from_ and sha256_, "--sha256 is for a text of your own", "give it together with --from")
 for name in names:
-    require(
-        is_plain_name(name),
+    refuse(
+        not is_plain_name(name),
         f"'{name}' is no name",
         "use a plain word; the text goes to data/NAME",
     )
-    require(
-        from_ or name in ("sanguo", "reviews", *GUTENBERG),
+    refuse(
+        not from_ and name not in ("sanguo", "reviews", *GUTENBERG),
         f"no address is known for {OWN_COPY.get(name, repr(name))}",
         f"python data/fetch_data.py {name} --from=PATH; --list shows the others",
     )

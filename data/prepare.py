@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import configure
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 from miniglm.tokenizer import FAST_FILE, RANK_FILE, Tokenizer
 
@@ -54,9 +54,9 @@ def normalised(path):
 def split(path, held_out):
     """(characters of the training split, all characters): the split falls on the line end nearest to the fraction."""
     total = sum(map(len, normalised(path)))
-    require(total, f"{path} is empty", "fetch the book again")
+    refuse(not total, f"{path} is empty", "fetch the book again")
     target = total * (1 - held_out)
-    require(1 <= target <= total - 1, f"{path} is too short to hold out {held_out:g} of it", "prepare a longer book")
+    refuse(not 1 <= target <= total - 1, f"{path} is too short to hold out {held_out:g} of it", "prepare a longer book")
     at = min(accumulate(map(len, normalised(path))), key=lambda end: abs(end - target))
     # A book of very few lines is cut inside a line.
     return (at if 0 < at < total and abs(at - target) < 0.05 * total else round(target)), total
@@ -100,14 +100,14 @@ configure(
     limits={"vocab_size": (257, 65536), "val_fraction": (0.0001, 0.9)},
     choices={"tokenizer": ("gpt2", "bpe")},
 )
-require(dataset or not tokenizer_from, "--tokenizer_from is for a data set of its own", "name it with --dataset=NAME")
+refuse(not dataset and tokenizer_from, "--tokenizer_from is for a data set of its own", "name it with --dataset=NAME")
 dataset = dataset or "-".join(names) + "_bpe" * (tokenizer == "bpe")
 target = Path("data", dataset)
 books = [Path("data", name, "input.txt") for name in names]
 for name in (*names, dataset):
-    require(is_plain_name(name), f"'{name}' is no name", "give the name of a folder in data/")
+    refuse(not is_plain_name(name), f"'{name}' is no name", "give the name of a folder in data/")
 for name, book in zip(names, books):
-    require(book.is_file(), f"no book {book}", f"run python data/fetch_data.py {name}")
+    refuse(not book.is_file(), f"no book {book}", f"run python data/fetch_data.py {name}")
 spans = [split(book, val_fraction) for book in books]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import configure
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 from miniglm.tokenizer import MARKERS, Tokenizer
 
@@ -210,7 +210,7 @@ def encoded(record):
 
 def records(path):
     """(where, JSON value or None where it is none) of each line of a file, or of each item of JSON lists."""
-    require(Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
+    refuse(not Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
     where = "its beginning"
     try:
         with open(path, "rb") as file:
@@ -316,7 +316,7 @@ def samples(paths):
                 form, ids, mask = encoded(record)
             except (BadRecord, UserError, RecursionError) as error:
                 reason = "is nested too deep" if isinstance(error, RecursionError) else str(error)
-                require(not strict, f"{path} {where} {reason}", "mend it, or leave --strict away to skip it")
+                refuse(strict, f"{path} {where} {reason}", "mend it, or leave --strict away to skip it")
                 dropped[reason] += 1
                 if dropped[reason] <= 5:
                     tqdm.write(f"{path} {where} {reason}: left out", file=sys.stderr)
@@ -375,8 +375,8 @@ configure(
     limits={"block_size": (8, 65535), "val_fraction": (0, 0.5)},
     choices={"too_long": ("drop", "truncate")},
 )
-require(files, "no records to read", "name one FILE.jsonl or more")
-require(is_plain_name(dataset), f"--dataset={dataset} is no name", "give --dataset=NAME; the rows go to data/NAME")
+refuse(not files, "no records to read", "name one FILE.jsonl or more")
+refuse(not is_plain_name(dataset), f"--dataset={dataset} is no name", "give --dataset=NAME; the rows go to data/NAME")
 encoder = Tokenizer.load(tokenizer_from)
 target = Path("data", dataset)
 claim(target)
@@ -392,7 +392,7 @@ with ExitStack() as stack:
         train.add(*sample)  # the only one there is serves for both
     for rows, paths in ((train, files), (val, [val_file])):
         where = ", ".join(paths if val_file else files)
-        require(rows.samples, f"no good record in {where}", "see the reasons above and mend the records")
+        refuse(not rows.samples, f"no good record in {where}", "see the reasons above and mend the records")
     meta = {
         "tokenizer": encoder.name,
         "vocab_size": encoder.vocab_size,

@@ -5,7 +5,7 @@ import time
 from functools import partial
 from typing import NamedTuple
 
-from miniglm.errors import require
+from miniglm.errors import refuse
 from miniglm.search import search
 from miniglm.tokenizer import LEARNED, MARKERS
 from model import filter_logits
@@ -65,14 +65,14 @@ def prompt_ids(model, tokenizer, prompt, chat, choosing=False):
     Raises UserError for an empty prompt and for a conversation that leaves no room in the block.
     """
     if not chat:
-        require(isinstance(prompt, str) and prompt, "nothing to go on from", "write some text (--start=TEXT)")
+        refuse(not isinstance(prompt, str) or not prompt, "nothing to go on from", "write some text (--start=TEXT)")
         return tokenizer.encode(prompt)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = [{**message, "content": message["content"].strip()} for message in messages]
-    require(messages and messages[-1]["content"], "the question is empty", "ask something (--start=QUESTION)")
+    refuse(not messages or not messages[-1]["content"], "the question is empty", "ask something (--start=QUESTION)")
     ids = tokenizer.encode_conversation(messages)[0] if choosing else tokenizer.encode_prompt(messages)
-    require(
-        len(ids) < model.config.block_size,
+    refuse(
+        len(ids) >= model.config.block_size,
         f"the question and what goes with it are {len(ids)} tokens long, the model reads {model.config.block_size - 1}",
         "ask a shorter one, or show fewer turns or records",
     )

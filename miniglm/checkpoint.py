@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import is_plain_name, link_whole, read_json, write_json, write_whole
 from miniglm.hf import is_hf, read_hf
 from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checked, merged, merged_state, read_adapter, save_adapter
@@ -111,7 +111,7 @@ def load_checkpoint(out_dir, mmap=False):
     Raises UserError.
     """
     _, path = locate(out_dir)
-    require(path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
+    refuse(not path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
     size = path.stat().st_size
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
@@ -209,8 +209,8 @@ def open_stored(place):
         return checkpoint | {"tokenizer": fingerprint(tokenizer)}, tokenizer
     checkpoint = load_checkpoint(place, mmap=True)
     tokenizer = Tokenizer.load(folder)
-    require(
-        fingerprint(tokenizer) == checkpoint["tokenizer"],
+    refuse(
+        fingerprint(tokenizer) != checkpoint["tokenizer"],
         f"the tokenizer in {folder} is not the one the model was trained with",
         "copy the whole directory again",
     )
@@ -228,8 +228,8 @@ def open_model(place, lora=""):
         base = str(checkpoint["settings"].get("ckpt_dir", ""))
         near = base and not base.startswith(("//", "\\\\"))  # on Windows those lead to other machines
         weights = open_stored(base)[0]["model"] if near and locate(base)[0].is_dir() else {}
-        require(
-            weights,
+        refuse(
+            not weights,
             f"{place} holds an adapter alone, and there is no whole model {base} that it was trained on",
             f"give that model as --out_dir, and --lora={place}",
         )
@@ -242,7 +242,7 @@ def open_model(place, lora=""):
         learnt = read_json(told, "copy the directory again") if told.exists() else {}
         if "settings" in learnt:  # train.py has left it: what has the adapter learnt, and from what?
             settings = learnt["settings"]
-            require(is_plain_settings(settings), f"{told} is broken", "copy the directory again")
+            refuse(not is_plain_settings(settings), f"{told} is broken", "copy the directory again")
             checkpoint |= {key: bool(learnt.get(key)) for key in ("chat", "searches")} | {"settings": settings}
     return checkpoint, tokenizer
 
@@ -255,7 +255,7 @@ def is_plain_settings(settings):
 
 def adapter_in(checkpoint, place):
     """The Adapter in a checkpoint that was loaded from `place`."""
-    require(checkpoint.get("lora"), f"{place} holds no adapter", "choose one that was trained with --lora_rank")
+    refuse(not checkpoint.get("lora"), f"{place} holds no adapter", "choose one that was trained with --lora_rank")
     return checked(checkpoint["lora"], place)
 
 

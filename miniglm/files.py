@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def replace_whole(path):
     """A path beside `path`, to be written by the block; it takes `path`'s place only when the block ends well."""
     path = Path(path)
     proper = path.name and (path.is_file() or not os.path.lexists(path))
-    require(proper, f"{path} is no file name", "give the name of a file to write")
+    refuse(not proper, f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
@@ -54,7 +54,7 @@ def new_folder(path):
     """A folder beside `path`, to be filled by the block; it becomes `path`, where nothing is so far, when that ends well."""
     path = Path(path)
     free = not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
-    require(path.name and free, f"{path} is there already", "name a folder that is not, or delete that one first")
+    refuse(not path.name or not free, f"{path} is there already", "name a folder that is not, or delete that one first")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with writing(path):
         try:
@@ -127,18 +127,18 @@ def write_json(path, value):
 
 def read_json(path, todo):
     """The JSON object in `path`, a dict. Raises UserError, which ends with `todo`, where there is none."""
-    require(Path(path).is_file(), f"no file {path}", todo)
+    refuse(not Path(path).is_file(), f"no file {path}", todo)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         value = None
-    require(isinstance(value, dict), f"{path} is broken", todo)
+    refuse(not isinstance(value, dict), f"{path} is broken", todo)
     return value
 
 
 def read_json_lines(path, todo):
     """[(line number, JSON value)] of the lines of `path` that are not empty. Raises UserError where one is no JSON."""
-    require(Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
+    refuse(not Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
     values, number = [], 0
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -147,7 +147,7 @@ def read_json_lines(path, todo):
                     values.append((number, json.loads(line)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON lines in UTF-8, see line {max(1, number)}", todo) from error
-    require(values, f"{path} is empty", todo)
+    refuse(not values, f"{path} is empty", todo)
     return values
 
 

@@ -12,7 +12,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import is_plain_name, new_folder, read_json, write_json, write_whole
 from miniglm.tokenizer import END, FAST_FILE, Tokenizer, WordPiece, chat_template
 from model import GLMConfig, MiniGLM
@@ -48,15 +48,15 @@ def read_hf(folder):
     """
     config = read_json(Path(folder, CONFIG), "give a Hugging Face folder")
     kind = config.get("model_type")
-    require(kind == "gpt2", f"{folder} holds a model of the type {str(kind)[:50]!r}", "choose one of the GPT-2 family")
+    refuse(kind != "gpt2", f"{folder} holds a model of the type {str(kind)[:50]!r}", "choose one of the GPT-2 family")
     n_inner = config.get("n_inner")
     for key, plain in PLAIN.items():
         value = config.get(key, plain[0])
-        require(value in plain, f"{folder} has {key} {str(value)[:50]!r}", f"choose a GPT-2 with {plain[0]!r}")
+        refuse(value not in plain, f"{folder} has {key} {str(value)[:50]!r}", f"choose a GPT-2 with {plain[0]!r}")
     block_size, *sizes = (config.get(name, default) for name, default in SIZES.items())
     proper = all(type(size) is int and 0 < size < 1 << 20 for size in (block_size, *sizes))
     proper = proper and sizes[3] % sizes[2] == 0 and n_inner in (None, 4 * sizes[3])
-    require(proper, f"{folder}/{CONFIG} tells of no GPT-2", "copy the folder again")
+    refuse(not proper, f"{folder}/{CONFIG} tells of no GPT-2", "copy the folder again")
     shape = GLMConfig(block_size, *sizes)
     tensors = {}
     for path in weight_files(folder):
@@ -69,8 +69,8 @@ def read_hf(folder):
             raise UserError(f"{path} is cut off or damaged", "copy the folder again") from error
     weights = ours_of(tensors, shape, folder)
     tokenizer = Tokenizer.load(folder)
-    require(
-        tokenizer.vocab_size <= shape.vocab_size,
+    refuse(
+        tokenizer.vocab_size > shape.vocab_size,
         f"the tokenizer in {folder} has {tokenizer.vocab_size:,} ids, the model {shape.vocab_size:,}",
         "copy the folder again",
     )
@@ -87,14 +87,14 @@ def weight_files(folder):
     if whole.is_file() or not index.is_file():
         others = ", ".join(sorted(path.name for path in Path(folder).glob("*.bin"))[:3])
         there = f"{folder} holds no {WEIGHTS}" + (f", only {others}" if others else "")
-        require(whole.is_file(), there, "copy the folder again, or save the model as safetensors")
+        refuse(not whole.is_file(), there, "copy the folder again, or save the model as safetensors")
         return [whole]
     names = read_json(index, "copy the folder again").get("weight_map")
     proper = isinstance(names, dict) and names and all(isinstance(n, str) and is_plain_name(n) for n in names.values())
-    require(proper, f"{index} is broken", "copy the folder again")
+    refuse(not proper, f"{index} is broken", "copy the folder again")
     paths = [Path(folder, name) for name in sorted(set(names.values()))]
     missing = [path.name for path in paths if not path.is_file()]
-    require(not missing, f"{folder} lacks {', '.join(missing[:3])}", "copy the folder again")
+    refuse(missing, f"{folder} lacks {', '.join(missing[:3])}", "copy the folder again")
     return paths
 
 
@@ -102,8 +102,8 @@ def ours_of(tensors, shape, folder):
     """Our model's state dict from theirs; `shape` is what config.json tells. Raises UserError, which names `folder`."""
     head = tensors.pop("transformer.lm_head.weight", None)
     tied = tensors.get("transformer.wte.weight")
-    require(
-        head is None or (tied is not None and head.shape == tied.shape and head.equal(tied)),
+    refuse(
+        head is not None and (tied is None or head.shape != tied.shape or not head.equal(tied)),
         f"{folder} has an lm_head of its own",
         "choose a GPT-2 whose lm_head is its embedding",
     )
@@ -117,14 +117,14 @@ def ours_of(tensors, shape, folder):
         expected |= {name.replace(".h.0.", f".h.{layer}."): size for name, size in first.items()}
     lacking, strange = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     for names, what in ((lacking, "lacks the weights"), (strange, "has weights that no GPT-2 of its shape has:")):
-        require(not names, f"{folder} {what} {', '.join(names)[:100]} ({len(names)})", "copy the folder again")
+        refuse(names, f"{folder} {what} {', '.join(names)[:100]} ({len(names)})", "copy the folder again")
     weights = {}
     for name, size in expected.items():
         stored = tensors.pop(name)
         weight = stored.t() if TURNED.fullmatch(name) and stored.dim() == 2 else stored
         proper = weight.shape == size and weight.is_floating_point()
         shown = f"{name} of {folder} is {tuple(stored.shape)} in {stored.dtype}"
-        require(proper, f"{shown}, which does not fit {CONFIG}", "copy the folder again")
+        refuse(not proper, f"{shown}, which does not fit {CONFIG}", "copy the folder again")
         weights[name] = weight.float().contiguous()
     return weights | {"lm_head.weight": weights["transformer.wte.weight"]}
 

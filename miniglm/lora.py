@@ -22,7 +22,7 @@ import torch.nn as nn
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import read_json, write_json, write_whole
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -154,7 +154,7 @@ def attach(model, adapter, quantize="none"):
     for target in adapter.targets:
         found = [name for name in linear if name.endswith("." + target)]
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        require(target and found, f"the model has no layer {target!r} for LoRA", f"choose some of {known}")
+        refuse(not target or not found, f"the model has no layer {target!r} for LoRA", f"choose some of {known}")
         chosen.update(found)
     model.requires_grad_(False)
     for name, layer in linear.items():
@@ -166,13 +166,13 @@ def attach(model, adapter, quantize="none"):
 def merged(weights, adapter):
     """The weights of a base model, {name: tensor}, with the adapter folded in. Raises UserError where it does not fit."""
     foreign = "the adapter belongs to another model", "choose the model that it was trained on as --out_dir"
-    require(adapter.base in ("", digest(weights)), *foreign)
+    refuse(adapter.base not in ("", digest(weights)), *foreign)
     result = dict(weights)
     for name, part in adapter.weights.items():
         layer, letter = PART.fullmatch(name).groups()
         if letter == "A":
             A, B, W = part.float(), adapter.weights[f"{layer}.lora_B.weight"].float(), weights.get(f"{layer}.weight")
-            require(W is not None and W.shape == (B.size(0), A.size(1)), *foreign)
+            refuse(W is None or W.shape != (B.size(0), A.size(1)), *foreign)
             result[f"{layer}.weight"] = (W.float() + adapter.alpha / adapter.rank * (B @ A)).to(W.dtype)
     return result
 
@@ -213,14 +213,14 @@ def read_adapter(folder):
         Path(folder, ADAPTER_WEIGHTS),
         read_json(Path(folder, ADAPTER_CONFIG), "give the directory of a LoRA adapter"),
     )
-    require(config.get("peft_type") == "LORA", f"{folder} holds no LoRA adapter", "choose one that is")
+    refuse(config.get("peft_type") != "LORA", f"{folder} holds no LoRA adapter", "choose one that is")
     for key, plain in BEYOND.items():
-        require(
-            config.get(key) in (None, *plain),
+        refuse(
+            config.get(key) not in (None, *plain),
             f"the adapter in {folder} has {key}",
             "choose one that is nothing but LoRA",
         )
-    require(path.is_file(), f"no file {path}", todo)
+    refuse(not path.is_file(), f"no file {path}", todo)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             base = str((file.metadata() or {}).get("base", ""))

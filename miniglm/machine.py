@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.utils.checkpoint
 
-from miniglm.errors import require
+from miniglm.errors import refuse
 
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")  # what cast_weights offers
 
@@ -22,7 +22,7 @@ def pick_device(device):
     if device == "auto":
         return next(name for name, present in there.items() if present)
     proper = re.fullmatch(r"(cpu|mps|cuda(:\d+)?)", device) and there[device.split(":")[0]]
-    require(proper, f"there is no device {device} here", "choose --device=auto")
+    refuse(not proper, f"there is no device {device} here", "choose --device=auto")
     return device
 
 
@@ -50,11 +50,13 @@ def cast_weights(model, dtype):
     if dtype == "float32":
         return model
     on_cpu = next(model.parameters()).device.type == "cpu"
-    require(dtype != "int8" or on_cpu, "int8 weights are for the CPU only", "choose --device=cpu or --dtype=float16")
+    refuse(
+        dtype == "int8" and not on_cpu, "int8 weights are for the CPU only", "choose --device=cpu or --dtype=float16"
+    )
     if dtype == "bfloat16" or not on_cpu:
         return model.to(getattr(torch, dtype))
     engines = torch.backends.quantized.supported_engines
-    require("fbgemm" in engines, f"this CPU has no {dtype} products", "choose --dtype=float32 or --dtype=bfloat16")
+    refuse("fbgemm" not in engines, f"this CPU has no {dtype} products", "choose --dtype=float32 or --dtype=bfloat16")
     from torch.ao.quantization import float16_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
 
     how = per_channel_dynamic_qconfig if dtype == "int8" else float16_dynamic_qconfig

@@ -9,7 +9,7 @@ import pyppmd
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from miniglm.errors import require
+from miniglm.errors import refuse
 from miniglm.files import read_json_lines
 
 LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
@@ -32,7 +32,7 @@ def read_questions(path):
         proper = proper and isinstance(record.get("Group", ""), str)
         proper = proper and all(isinstance(key, str) for key in keys_of(record))
         todo = 'write {"Question": "…", "Answer": "…", "Key": "…"}'
-        require(proper, f"{path} line {number} is no question", todo)
+        refuse(not proper, f"{path} line {number} is no question", todo)
         records.append(record)
     return records
 

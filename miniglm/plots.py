@@ -10,7 +10,7 @@ matplotlib.use("Agg")  # draws into files; needs no screen
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import read_json, write_whole
 
 CJK_FONTS = [
@@ -53,7 +53,7 @@ def choose_font():
 def read_log(directory):
     """{split: its events, dicts} of a run's log.jsonl. A last line that is still being written is left out."""
     path = Path(directory, "log.jsonl")
-    require(path.is_file(), f"no log {path}", "train first, or check --out_dir")
+    refuse(not path.is_file(), f"no log {path}", "train first, or check --out_dir")
     log = {}
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
@@ -66,7 +66,7 @@ def read_log(directory):
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(f"{path} line {number} is no log line", "delete that line, or train again") from error
-    require(log, f"{path} is empty", "train first; it fills as the training goes on")
+    refuse(not log, f"{path} is empty", "train first; it fills as the training goes on")
     return log
 
 
@@ -202,7 +202,7 @@ def read_groups(path):
     proper = all(map(are_metrics, groups.values())) and any(
         {"accuracy", "loss"} & values.keys() for values in groups.values()
     )
-    require(proper, f"{path} holds no metrics", "run evaluations.py again")
+    refuse(not proper, f"{path} holds no metrics", "run evaluations.py again")
     return groups
 
 

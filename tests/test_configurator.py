@@ -3,19 +3,18 @@
 import pytest
 
 SCRIPT = '''"""A script for tests."""
-from configurator import configure
-from miniglm.errors import UserError
+from typing import Annotated, Literal
+from configurator import Bounds, FilePath, configure
 # ---
 rate = 0.5  # how fast, per second
-steps = 10  # how many
-name = "book"  # which
+steps: Annotated[int, Bounds(1, 100)] = 10  # how many
+name: Literal["book", "poem"] = "book"  # which
 fast = False  # hurry
-words = []  # given without --
-from_ = ""  # where from
+words: list[FilePath] = []  # given without --
+from_: FilePath = ""  # where from, 从哪里
 # ---
 LIST = ["not a setting"]
-configure(globals(), positional="words", limits={"steps": (1, 100)}, choices={"name": ("book", "poem")})
-name = name.strip()  # changed further down
+configure(globals(), positional="words")
 print(rate, steps, name, fast, words, from_, sep="|")
 '''
 
@@ -38,8 +37,21 @@ def test_help_prints_each_setting_with_its_comment(project, script):
     """--help shows the very lines of the source."""
     out = project.run(script, "--help").stdout
     assert "A script for tests." in out
-    assert "rate = 0.5  # how fast, per second" in out and 'from_ = ""  # where from' in out
-    assert "LIST" not in out and "further down" not in out
+    assert "rate = 0.5  # how fast, per second" in out and 'from_: FilePath = ""  # where from, 从哪里' in out
+    assert 'name: Literal["book", "poem"] = "book"  # which' in out and "LIST" not in out
+
+
+def test_help_speaks_under_any_locale(project, script):
+    """A terminal of another encoding gets the same text, in UTF-8."""
+    out = project.run(script, "--help", PYTHONUTF8="0", PYTHONIOENCODING="cp1252", LC_ALL="C").stdout
+    assert "从哪里" in out
+
+
+def test_home_is_home_in_every_path(project, script, tmp_path):
+    """~ is expanded in a path, in each of a list, and in nothing else."""
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    out = project.run(script, "--from=~/there", "~/a", "b", **home).stdout
+    assert out.strip() == f"0.5|10|book|False|['{tmp_path}/a', 'b']|{tmp_path}/there"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import itertools
 import re
 from collections import Counter, defaultdict
 
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 from miniglm.files import read_json
 
 TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
@@ -42,7 +42,7 @@ def chinese_number(number, zero="零"):
 
 def read_book(path):
     """[(第N回, its heading's lines, its text)], a chapter each; Raises UserError where there are none."""
-    require(path.is_file(), f"no book {path}", f"run python data/fetch_data.py {path.parent.name}")
+    refuse(not path.is_file(), f"no book {path}", f"run python data/fetch_data.py {path.parent.name}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,15 +50,13 @@ def read_book(path):
             f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings"
         ) from error
     found = list(HEADING.finditer(text))
-    require(
-        found,
+    refuse(
+        not found,
         f"{path} has no chapter headings such as 第一回 or 第12章",
         "add them, a line each, or use prepare_sft.py",
     )
     twice = next((label for label, count in Counter(match[1] for match in found).items() if count > 1), None)
-    require(
-        not twice, f"{path} has several headings {twice}", "number the chapters through, without a table of contents"
-    )
+    refuse(twice, f"{path} has several headings {twice}", "number the chapters through, without a table of contents")
     ends = [match.start() for match in found[1:]] + [len(text)]
     return [(match[1], (match[2] or "").split(), text[match.end() : end]) for match, end in zip(found, ends)]
 
@@ -68,7 +66,7 @@ def read_list(path):
     people = read_json(path, 'give a list of people, {"name": ["name", "other name"]}')
     proper = all(isinstance(x, list) and all(isinstance(a, str) for a in x) for x in people.values())
     proper = proper and not any(re.search("[。！？\n]", a) for name, x in people.items() for a in (name, *x))
-    require(proper, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
+    refuse(not proper, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
     return people
 
 

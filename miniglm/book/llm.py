@@ -21,7 +21,7 @@ import requests
 from tqdm import tqdm
 
 from miniglm.book.facts import sentences, whole_text
-from miniglm.errors import UserError, require
+from miniglm.errors import UserError, refuse
 
 SEEDS = {  # 23 ways to ask, by what they ask about
     "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ {t}写到了哪些兵器和武艺？ "
@@ -61,16 +61,18 @@ class Server:
             proper = where.scheme in ("http", "https") and where.hostname and where.port != 0 and not where.username
         except ValueError:
             proper = False
-        require(proper, "--base_url is no address", "write https://HOST/v1, without a name and password")
+        refuse(not proper, "--base_url is no address", "write https://HOST/v1, without a name and password")
         local = where.hostname in ("localhost", "127.0.0.1", "::1")
-        require(where.scheme == "https" or local or not key, "the key would travel unencrypted", "use an https address")
+        refuse(
+            where.scheme != "https" and not local and key, "the key would travel unencrypted", "use an https address"
+        )
         self.model, self.key = model, key.strip()
-        require(self.key.isascii() and self.key.isprintable(), "the key is none", "check OPENAI_API_KEY")
+        refuse(not self.key.isascii() or not self.key.isprintable(), "the key is none", "check OPENAI_API_KEY")
         self.retries, self.max_requests, self.timeout = retries, max_requests, timeout
         self.sent, self.cached, self.answers = 0, 0, False  # answers: whether any request was answered
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.cache_path, self.cache = Path(cache), {}
-        require(not self.cache_path.is_symlink(), f"{cache} is a link to elsewhere", "delete it")
+        refuse(self.cache_path.is_symlink(), f"{cache} is a link to elsewhere", "delete it")
         kept = self.cache_path.read_text(encoding="utf-8", errors="replace") if self.cache_path.exists() else ""
         self.half_line = bool(kept) and not kept.endswith("\n")  # of a run that was stopped while it wrote
         for line in kept.split("\n"):
