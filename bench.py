@@ -26,32 +26,35 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from torch.nn import functional as F
 
-from configurator import configure
-from miniglm.checkpoint import save_checkpoint
+from configurator import Bounds, FilePath, Positive, configure
+from miniglm.checkpoint import Checkpoint, save_checkpoint
+from miniglm.decoding import Sampling, generate
 from miniglm.errors import UserError, refuse
 from miniglm.lora import Adapter, attach
 from miniglm.machine import cast_weights, checkpoint_gradients, keep_freed_memory, peak_memory, pick_dtype
 from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
 
 # -----------------------------------------------------------------------------
 what = ["train"]  # train, finetune, generate, prepare or page, given without --
-n_layer = 6  # the model's shape; the defaults are the report's
-n_head = 8  # attention heads
-n_embd = 512  # width
-vocab_size = 50304  # GPT-2's, rounded up
-block_size = 256  # tokens of a row in training; generation takes 1,024
-batch_size = 16  # rows of a training step
-dtype = "auto"  # of our matrix products: auto, float32, bfloat16
-new_tokens = 512  # tokens generated in a turn
-megabytes = 64  # of text tokenised in a turn
-out_dir = "out/demo-chat"  # the model of the page
-visitors = 16  # who ask the page at once
-turns = 5  # how often each contestant is measured
+n_layer: Positive = 6  # the model's shape; the defaults are the report's
+n_head: Positive = 8  # attention heads
+n_embd: Positive = 512  # width
+vocab_size: Annotated[int, Bounds(512)] = 50304  # GPT-2's, rounded up
+block_size: Annotated[int, Bounds(2)] = 256  # tokens of a row in training; generation takes 1,024
+batch_size: Positive = 16  # rows of a training step
+dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of our matrix products
+new_tokens: Annotated[int, Bounds(2, 1000)] = 512  # tokens generated in a turn, of 1,024 positions
+megabytes: Positive = 64  # of text tokenised in a turn
+out_dir: FilePath = "out/demo-chat"  # the model of the page
+visitors: Positive = 16  # who ask the page at once
+turns: Positive = 5  # how often each contestant is measured
 # -----------------------------------------------------------------------------
 
 CONTESTANTS = {
@@ -137,7 +140,7 @@ def generate_turn(name, s):
             with torch.inference_mode():
                 model.generate(torch.tensor(prompts), max_new_tokens=n, do_sample=False)
         else:
-            for _ in model.generate(prompts, n, temperature=0, use_cache=name != "nanogpt"):
+            for _ in generate(model, prompts, n, Sampling(temperature=0), use_cache=name != "nanogpt"):
                 pass
         return n * len(prompts), time.perf_counter() - started
 
@@ -167,7 +170,9 @@ def export_model(s):
     """Write a model of the shape as llama.cpp's files, for llama_turn."""
     # One merge of two bytes stands for the tokenizer: the prompt is given as ids.
     letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
-    save_checkpoint(s["scratch"], miniglm(s, 1024), letters, {}, False, {"optimizers": [], "iter_num": 0})
+    model = miniglm(s, 1024)
+    checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(letters))
+    save_checkpoint(s["scratch"], checkpoint, letters)
     for kind in ("f16", "q8_0"):
         words = [f"--out_dir={s['scratch']}", f"--save_path={s['scratch']}/{kind}.gguf", f"--dtype={kind}"]
         subprocess.run([sys.executable, "export.py", *words], check=True, stdout=subprocess.DEVNULL)
@@ -393,23 +398,7 @@ def report(results, limit):
 
 def main():
     """Measure and print."""
-    settings = configure(
-        globals(),
-        positional="what",
-        limits={
-            "turns": (1, None),
-            "visitors": (1, None),
-            "n_layer": (1, None),
-            "n_head": (1, None),
-            "n_embd": (1, None),
-            "vocab_size": (512, None),
-            "batch_size": (1, None),
-            "block_size": (2, None),
-            "new_tokens": (2, 1000),  # of 1,024 positions
-            "megabytes": (1, None),
-        },
-        choices={"dtype": ("auto", "float32", "bfloat16")},
-    )
+    settings = configure(globals(), positional="what")
     kinds = (*CONTESTANTS, "page")
     refuse(
         len(what) != 1 or what[0] not in kinds, "no such benchmark", "write train, finetune, generate, prepare or page"

@@ -1,111 +1,148 @@
 """Batches for training, straight from the memory-mapped token files.
 
+    data = open_data("sanguo_bpe")
+    batch = data.batch("train", 16, 256, index=0, seed=1337)    # a Batch, see miniglm/batch.py
+
+With `index` a batch is a function of its number and `seed` alone, so that a run can be resumed exactly and many
+processes can share one order; without it, it is drawn from torch's random state. The same as plain functions:
+
     init_data_pretrain("sanguo_bpe")
     x, y, loss_mask = get_batch_pretrain("train", 16, 256, "cpu")
-
-x, y: (batch_size, block_size) int64, y one position ahead of x. loss_mask: the same shape, float32, 1 where y
-counts in the loss. With `index` a batch is a function of its number and `seed` alone, so that a run can be resumed exactly
-and many processes can share one order; without it, it is drawn from torch's random state.
 
 Table("sanguo_sft", "train") gives conversations to transformers' Trainer.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from miniglm.batch import Batch
 from miniglm.errors import refuse
-from miniglm.tokenizer import read_meta
+from miniglm.files import is_plain_name
+from miniglm.vocabulary import load_tokenizer, read_meta
 
-train_data = val_data = None  # uint16: (tokens,) for pretraining, (rows, block_size + 1) for fine-tuning
-train_mask = val_mask = None  # uint8 like the rows
-train_sample = val_sample = None  # uint16 like the rows where they are packed, else None
+SPLITS = ("train", "val")
 
 
-def is_sft(dataset):
+def open_data(dataset: str) -> "Books | Talks":
+    """The data set data/DATASET, as prepare.py or prepare_sft.py wrote it. Raises UserError."""
+    folder = Path("data", dataset)
+    refuse(not is_plain_name(dataset), f"--dataset={dataset} is no name", "give the name of a folder in data/")
+    refuse(not folder.is_dir(), f"no data set {folder}", "run python data/prepare.py, or check --dataset")
+    return Talks(dataset) if is_sft(dataset) else Books(dataset)
+
+
+def is_sft(dataset: str) -> bool:
     """Whether data/DATASET holds conversations with a loss mask, as prepare_sft.py writes them."""
     return Path("data", dataset, "train_mask.bin").exists()
 
 
-def init_data_pretrain(dataset):
-    """Map data/DATASET/train.bin and val.bin. Raises UserError where one is missing or damaged."""
-    global train_data, val_data
-    train_data, val_data = (_map_tokens(dataset, split) for split in ("train", "val"))
+class DataSet:
+    """What books and conversations have in common: a folder, its tokenizer, its meta.json."""
+
+    def __init__(self, dataset: str):
+        self.name, self.folder = dataset, Path("data", dataset)
+        self.meta = read_meta(self.folder)
+        self.searches = bool(self.meta.get("searches"))  # whether the assistant calls the search tool in it
+
+    @property
+    def tokenizer(self):
+        """The tokenizer that the data were prepared with."""
+        return load_tokenizer(self.folder)
 
 
-def get_batch_pretrain(split, batch_size, block_size, device, index=None, seed=0):
-    """(x, y, loss_mask) at random places of the split; every position counts."""
-    shortest = min(len(train_data), len(val_data))  # so that a run does not fail at its first evaluation
-    refuse(
-        shortest <= block_size,
-        f"a split has {shortest} tokens, too few for a block of {block_size}",
-        "choose a smaller --block_size or prepare a longer book",
-    )
-    data = train_data if split == "train" else val_data
-    starts = torch.randint(len(data) - block_size, (batch_size,), generator=_rng(seed, index)).tolist()
-    rows = torch.from_numpy(np.stack([data[i : i + block_size + 1] for i in starts]).astype(np.int64))
-    return to_device(device, rows[:, :-1], rows[:, 1:], torch.ones(batch_size, block_size))
+class Books(DataSet):
+    """Token ids of texts, one after the other, to be read at random places."""
+
+    chat = False
+
+    def __init__(self, dataset: str):
+        """Maps train.bin and val.bin. Raises UserError where one is missing or damaged."""
+        super().__init__(dataset)
+        self.ids = {split: _map_tokens(dataset, split) for split in SPLITS}  # (tokens,) uint16
+
+    def check(self, block_size: int):
+        """Raise UserError where a split is too short for rows of block_size."""
+        shortest = min(map(len, self.ids.values()))  # of both, so that a run does not fail at its first evaluation
+        refuse(
+            shortest <= block_size,
+            f"a split has {shortest} tokens, too few for a block of {block_size}",
+            "choose a smaller --block_size or prepare a longer book",
+        )
+
+    def batch(self, split: str, batch_size: int, block_size: int, index: int | None = None, seed: int = 0) -> Batch:
+        """A batch on the CPU, at random places of the split; every position counts."""
+        self.check(block_size)
+        ids = self.ids[split]
+        starts = torch.randint(len(ids) - block_size, (batch_size,), generator=_rng(seed, index)).tolist()
+        rows = torch.from_numpy(np.stack([ids[i : i + block_size + 1] for i in starts]).astype(np.int64))
+        return _batch(rows, torch.ones(batch_size, block_size), None, seed, index)
 
 
-def init_data_sft(dataset):
-    """Map the rows, loss masks and sample numbers of data/DATASET. Raises UserError where one is damaged."""
-    global train_data, val_data, train_mask, val_mask, train_sample, val_sample
-    (train_data, train_mask, train_sample), (val_data, val_mask, val_sample) = (
-        _map_sft(dataset, split) for split in ("train", "val")
-    )
+class Talks(DataSet):
+    """Rows of conversations with their loss masks and, where several are packed into a row, their numbers in it."""
+
+    chat = True
+
+    def __init__(self, dataset: str):
+        """Maps the rows, masks and sample numbers. Raises UserError where one is missing or damaged."""
+        super().__init__(dataset)
+        mapped = {split: _map_sft(dataset, split) for split in SPLITS}
+        self.rows = {split: rows for split, (rows, _, _) in mapped.items()}  # (rows, block_size + 1) uint16
+        self.masks = {split: mask for split, (_, mask, _) in mapped.items()}  # uint8 like the rows
+        self.samples = {split: sample for split, (_, _, sample) in mapped.items()}  # uint16 like the rows, or None
+
+    @property
+    def row_length(self) -> int:
+        """How many tokens a row gives the model."""
+        return self.rows["train"].shape[1] - 1
+
+    def check(self, block_size: int):
+        """Raise UserError where block_size is not the rows' own."""
+        refuse(
+            self.row_length != block_size,
+            f"the rows hold {self.row_length} tokens, the block {block_size}",
+            f"prepare the data with --block_size={block_size}",
+        )
+
+    def batch(self, split: str, batch_size: int, block_size: int, index: int | None = None, seed: int = 0) -> Batch:
+        """A batch on the CPU, of whole rows: none begins in the middle of a sample.
+
+        block_size must be the rows' own. With `index` every row comes once an epoch, each epoch in another order.
+        """
+        self.check(block_size)
+        rows, mask, sample = self.rows[split], self.masks[split], self.samples[split]
+        if index is None:
+            chosen = torch.randint(len(rows), (batch_size,)).numpy()
+        else:
+            places = np.arange(index * batch_size, (index + 1) * batch_size)
+            orders = {
+                epoch: torch.randperm(len(rows), generator=_rng(seed, int(epoch))).numpy()
+                for epoch in set(places // len(rows))
+            }
+            chosen = np.array([orders[place // len(rows)][place % len(rows)] for place in places])
+        loss_mask = torch.from_numpy(mask[chosen].astype(np.float32))[:, 1:]
+        numbers = None if sample is None else torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1]
+        return _batch(torch.from_numpy(rows[chosen].astype(np.int64)), loss_mask, numbers, seed, index)
 
 
-def _map_sft(dataset, split):
-    """(rows, loss masks, sample numbers or None) of a split of data/DATASET, arrays of one shape."""
-    length = read_meta(Path("data", dataset)).get("row_length")
-    proper = isinstance(length, int) and length > 1
-    refuse(not proper, f"data/{dataset}/meta.json tells no row length", "prepare it again")
-    data = _map_tokens(dataset, split, length)
-    mask = _map(dataset, f"{split}_mask", np.uint8, data.shape)
-    proper = mask.max() == 1
-    refuse(not proper, f"data/{dataset}/{split}_mask.bin holds other than 0 and 1, or no 1", "prepare the data again")
-    packed = Path("data", dataset, "train_sample.bin").exists()
-    return data, mask, _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
+class Ahead:
+    """Makes the next step's batches ready in a thread while the present ones are learnt."""
 
+    def __init__(self, batches_of):
+        """batches_of: a function that gives the batches of a step, on the CPU."""
+        self._batches_of, self._thread = batches_of, ThreadPoolExecutor(1)
+        self._step = self._made = None
 
-def row_length():
-    """How many tokens a row of the mapped conversations gives the model."""
-    return train_data.shape[1] - 1
-
-
-def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0, with_sample=False):
-    """(x, y, loss_mask) of whole rows: none begins in the middle of a sample.
-
-    block_size must be the rows' own. with_sample: also give which sample of its row each token of x belongs to,
-    (batch_size, block_size) int64, or None where rows are not packed. With `index` every row comes once an epoch,
-    each epoch in another order.
-    """
-    data, mask, sample = (
-        (train_data, train_mask, train_sample) if split == "train" else (val_data, val_mask, val_sample)
-    )
-    refuse(
-        data.shape[1] != block_size + 1,
-        f"the rows hold {data.shape[1] - 1} tokens, the block {block_size}",
-        f"prepare the data with --block_size={block_size}",
-    )
-    if index is None:
-        chosen = torch.randint(len(data), (batch_size,)).numpy()
-    else:
-        places = np.arange(index * batch_size, (index + 1) * batch_size)
-        orders = {
-            epoch: torch.randperm(len(data), generator=_rng(seed, int(epoch))).numpy()
-            for epoch in set(places // len(data))
-        }
-        chosen = np.array([orders[place // len(data)][place % len(data)] for place in places])
-    rows = torch.from_numpy(data[chosen].astype(np.int64))
-    loss_mask = torch.from_numpy(mask[chosen].astype(np.float32))
-    batch = to_device(device, rows[:, :-1], rows[:, 1:], loss_mask[:, 1:])
-    if not with_sample:
-        return batch
-    if sample is None:
-        return *batch, None
-    return *batch, *to_device(device, torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1])
+    def take(self, step: int) -> list[Batch]:
+        """The batches of a step, on the CPU."""
+        if self._made is None or self._step != step:  # the first, or the run has gone back
+            self._made = self._thread.submit(self._batches_of, step)
+        batches = self._made.result()
+        self._step, self._made = step + 1, self._thread.submit(self._batches_of, step + 1)
+        return batches
 
 
 class Table(torch.utils.data.Dataset):
@@ -118,7 +155,7 @@ class Table(torch.utils.data.Dataset):
 
     column_names = ("input_ids", "attention_mask", "labels")
 
-    def __init__(self, dataset, split):
+    def __init__(self, dataset: str, split: str):
         """Raises UserError where data/DATASET holds no conversations."""
         refuse(not is_sft(dataset), f"data/{dataset} holds no conversations", "prepare some with data/prepare_sft.py")
         self._data, self._mask, samples = _map_sft(dataset, split)
@@ -154,20 +191,59 @@ class Table(torch.utils.data.Dataset):
         }
 
 
+# The four functions of the course's MiniGLM, on top of open_data. The data set that each kind was given last.
+_opened: dict[str, Books | Talks] = {}
+
+
+def init_data_pretrain(dataset: str):
+    """Open data/DATASET for get_batch_pretrain. Raises UserError where a file is missing or damaged."""
+    _opened["pretrain"] = Books(dataset)
+
+
+def get_batch_pretrain(split, batch_size, block_size, device, index=None, seed=0):
+    """(x, y, loss_mask) at random places of the split, on `device`.
+
+    x, y: (batch_size, block_size) int64, y one position ahead. loss_mask: float32 of that shape, all 1.
+    """
+    batch = _opened["pretrain"].batch(split, batch_size, block_size, index, seed).to(device)
+    return batch.ids, batch.targets, batch.loss_mask
+
+
+def init_data_sft(dataset: str):
+    """Open data/DATASET for get_batch_sft. Raises UserError where a file is missing or damaged."""
+    _opened["sft"] = Talks(dataset)
+
+
+def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0):
+    """(x, y, loss_mask) of whole rows, on `device`; shapes as in get_batch_pretrain, block_size the rows' own.
+
+    loss_mask is 1 where y counts in the loss.
+    """
+    batch = _opened["sft"].batch(split, batch_size, block_size, index, seed).to(device)
+    return batch.ids, batch.targets, batch.loss_mask
+
+
 def _rng(seed, index):
     """A generator for batch number `index` of a run, None (torch's own random state) without a number."""
     return None if index is None else torch.Generator().manual_seed((seed << 32) + index)
 
 
-def to_device(device, *tensors):
-    """The tensors (or None) on `device`; from pinned memory and without waiting where that is CUDA."""
-    pinned = "cuda" in str(device)
-    return tuple(
-        None
-        if tensor is None
-        else (tensor.contiguous().pin_memory() if pinned else tensor.contiguous()).to(device, non_blocking=pinned)
-        for tensor in tensors
-    )
+def _batch(rows, loss_mask, numbers, seed, index):
+    """The Batch of rows (B, T + 1) int64, on the CPU."""
+    return Batch(rows[:, :-1], rows[:, 1:], loss_mask, numbers, (seed << 32) + (index or 0)).to("cpu")
+
+
+def _map_sft(dataset, split):
+    """(rows, loss masks, sample numbers or None) of a split of data/DATASET, arrays of one shape."""
+    length = read_meta(Path("data", dataset)).get("row_length")
+    unknown = not isinstance(length, int) or length <= 1
+    refuse(unknown, f"data/{dataset}/meta.json tells no row length", "prepare it again")
+    data = _map_tokens(dataset, split, length)
+    mask = _map(dataset, f"{split}_mask", np.uint8, data.shape)
+    name = f"data/{dataset}/{split}_mask.bin"
+    refuse(mask.max() != 1, f"{name} holds other than 0 and 1, or no 1", "prepare the data again")
+    packed = Path("data", dataset, "train_sample.bin").exists()
+    return data, mask, _map(dataset, f"{split}_sample", np.uint16, data.shape) if packed else None
 
 
 def _map_tokens(dataset, split, row_length=None):
@@ -189,11 +265,10 @@ def _map(dataset, name, dtype, shape=None):
     refuse(not path.is_file(), f"no file {path}", "prepare the data with data/prepare.py or data/prepare_sft.py")
     size, row = path.stat().st_size, np.dtype(dtype).itemsize * (shape[1] if shape else 1)
     refuse(size % row != 0, f"{path} has {size} bytes, no multiple of {row}", "it is cut off; prepare the data again")
-    refuse(not size, f"{path} is empty", "prepare the data again, from a longer text")
+    refuse(size == 0, f"{path} is empty", "prepare the data again, from a longer text")
     data = np.memmap(path, dtype=dtype, mode="r")
     if shape:
         data = data.reshape(-1, shape[1])
-        refuse(
-            shape[0] not in (-1, len(data)), f"{path} has {len(data)} rows, not {shape[0]}", "prepare the data again"
-        )
+        differs = shape[0] not in (-1, len(data))
+        refuse(differs, f"{path} has {len(data)} rows, not {shape[0]}", "prepare the data again")
     return data

@@ -15,14 +15,14 @@ import sys
 import time
 from pathlib import Path
 
-from configurator import configure
+from configurator import FilePath, configure
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, read_json, write_json, write_whole
 from miniglm.machine import peak_memory
 
 # -----------------------------------------------------------------------------
 what = ["chat"]  # which experiment, given without --: chat, report, reviews or lora
-out_dir = "out"  # the trained models are written below it; a path without spaces
+out_dir: FilePath = "out"  # the trained models are written below it; a path without spaces
 # -----------------------------------------------------------------------------
 
 QUESTIONS = [

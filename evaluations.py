@@ -9,17 +9,21 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
-import data_utils
-from configurator import configure
+from configurator import FilePath, Positive, configure
+from data_utils import Books, open_data
+from miniglm import origin
+from miniglm.batch import Batch
 from miniglm.chat import CHAT_TOKENS, Completion, complete, prompt_ids
-from miniglm.checkpoint import fingerprint, load_model, locate
+from miniglm.checkpoint import locate
+from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
-from miniglm.files import write_json, write_whole
-from miniglm.machine import WEIGHT_DTYPES
+from miniglm.files import read_text, write_json, write_whole
+from miniglm.machine import WeightDtype
 from miniglm.metrics import (
     LARGEST_TEXT,
     answer_scores,
@@ -32,23 +36,24 @@ from miniglm.metrics import (
     text_scores,
     witten_bell_trigram,
 )
+from miniglm.objectives import likelihood
 from miniglm.report import Run, cost, cost_rows, logs_of, write_report
-from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import fingerprint
 
 # -----------------------------------------------------------------------------
-out_dir = ["out/demo-chat"]  # the trained model (or a Hugging Face folder of the GPT-2 family), or several to compare
-lora = ""  # the directory of an adapter to fold in first
+out_dir: list[FilePath] = ["out/demo-chat"]  # the trained model (or a Hugging Face folder), or several to compare
+lora: FilePath = ""  # the directory of an adapter to fold in first
 dataset = ""  # the data set whose held-out split is measured; the default is the one the model was trained on
-eval_file = ""  # FILE.jsonl of {"Question", "Answer"} and, where known, "Key" and "Group": measure answers instead
-book = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
-yardstick = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it too and is measured beside
-too_long = "stop"  # a question that the model cannot read whole: stop, or count it as wrong
-save_path = ""  # write the metrics to this file as JSON; those of several models by their out_dir
-answers_path = ""  # write question, right answer and the model's own to this .jsonl
-report = ""  # write a page that compares the models to this FILE.html
-batch_size = 64  # windows of the held-out split that are measured at once
+eval_file: FilePath = ""  # FILE.jsonl of {"Question", "Answer"[, "Key"][, "Group"]}: measure answers instead
+book: FilePath = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
+yardstick: FilePath = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it and is measured beside
+too_long: Literal["stop", "wrong"] = "stop"  # a question that the model cannot read whole: stop, or count it as wrong
+save_path: FilePath = ""  # write the metrics to this file as JSON; those of several models by their out_dir
+answers_path: FilePath = ""  # write question, right answer and the model's own to this .jsonl
+report: FilePath = ""  # write a page that compares the models to this FILE.html
+batch_size: Positive = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
-dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
+dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 SAMPLES = 16  # texts that a model writes for measure_split
@@ -56,89 +61,81 @@ BEGINNING = 16  # tokens of the held-out split that each of them goes on from
 
 
 @torch.inference_mode()
-def split_loss(model, rows):
-    """Summed loss in nats over rows of (x, y, loss_mask[, sample]) batches."""
+def split_loss(model, batches):
+    """Summed loss in nats over the targets of Batches that count."""
     total = 0.0
-    for x, y, loss_mask, *sample in tqdm(rows, desc="measuring", leave=False):
-        counted = loss_mask.sum().item()
-        total += model(x, y, loss_mask, *sample)[1].item() * counted
+    for batch in tqdm(batches, desc="measuring", leave=False):
+        batch = batch.to(model.device)
+        total += likelihood(model, batch).item() * batch.weight.item()
     return total
 
 
-def windows(ids, block_size):
-    """(x, y, loss_mask) batches over ids (tokens,): every token but the first is predicted once.
+def windows(ids, block_size, batch_size):
+    """Batches over ids (tokens,): every token but the first is predicted once.
 
     A window reads block_size tokens and counts its second half, so that each has at least half a block before it.
     """
-    batch, done = [], 0  # done: tokens predicted so far
+    rows, masks, done = [], [], 0  # done: tokens predicted so far
     while done < len(ids) - 1:
         start = max(0, min(done - block_size // 2, len(ids) - 1 - block_size))
         row = torch.from_numpy(ids[start : start + block_size + 1].astype("int64"))
         mask = torch.zeros(len(row) - 1)
         mask[done - start :] = 1.0
         done = start + len(mask)
-        batch.append((row[:-1], row[1:], mask))
-        if len(batch) == batch_size:
-            yield tuple(map(torch.stack, zip(*batch)))
-            batch = []
-    if batch:
-        yield tuple(map(torch.stack, zip(*batch)))
+        rows.append(row)
+        masks.append(mask)
+        if len(rows) == batch_size or done >= len(ids) - 1:
+            stacked = torch.stack(rows)
+            yield Batch(stacked[:, :-1], stacked[:, 1:], torch.stack(masks))
+            rows, masks = [], []
 
 
-def measure_split(model, tokenizer, dataset):
+def measure_split(loaded, dataset, batch_size):
     """{"loss", "perplexity", "bits_per_char", "bits_per_byte"} of the held-out split, and yardsticks beside it.
 
     Of a book also "samples", see metrics.summary: what the model writes after some beginnings.
     """
-    block_size = model.config.block_size
-    device = model.transformer.wpe.weight.device
-    sft = data_utils.is_sft(dataset)
-    if sft:
-        data_utils.init_data_sft(dataset)
-        learned = [
-            int(i) for row, mask in zip(data_utils.val_data, data_utils.val_mask) for i in row[1:][mask[1:] != 0]
-        ]
-        text, count = tokenizer.decode(learned), len(learned)
-        length = min(data_utils.row_length(), block_size)  # longer rows are told
-        rows = (
-            data_utils.get_batch_sft("val", 1, length, device, i, with_sample=True)
-            for i in range(len(data_utils.val_data))
-        )
-    else:
-        data_utils.init_data_pretrain(dataset)
-        ids = data_utils.val_data
+    data, tokenizer, block_size = open_data(dataset), loaded.tokenizer, loaded.model.config.block_size
+    if isinstance(data, Books):
+        ids = data.ids["val"]
         text, count = tokenizer.decode(ids.tolist()), len(ids) - 1
-        rows = (tuple(part.to(device) for part in batch) for batch in windows(ids, block_size))
+        batches = windows(ids, block_size, batch_size)
+    else:
+        rows, masks = data.rows["val"], data.masks["val"]
+        learned = [int(i) for row, mask in zip(rows, masks) for i in row[1:][mask[1:] != 0]]
+        text, count = tokenizer.decode(learned), len(learned)
+        length = min(data.row_length, block_size)  # longer rows are refused
+        batches = (data.batch("val", 1, length, index) for index in range(len(rows)))
     refuse(count <= 0, f"the held-out split of data/{dataset} is too short", "prepare a longer book")
-    nats = split_loss(model, rows)
+    nats = split_loss(loaded.model, batches)
     metrics = {
         "loss": nats / count,
         "perplexity": math.exp(min(nats / count, 700)),
         "bits_per_char": nats / math.log(2) / max(1, len(text)),
         "bits_per_byte": nats / math.log(2) / max(1, len(text.encode("utf-8"))),
     }
-    if not sft:
-        if text and (train_text := text_of(data_utils.train_data, tokenizer)):
-            metrics["trigram_bits_per_char"] = witten_bell_trigram(train_text, text)
-            metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
-        starts = range(0, max(1, len(ids) - BEGINNING), max(1, len(ids) // SAMPLES))
-        beginnings = [ids[start : start + BEGINNING].tolist() for start in starts]
-        made = complete(model, tokenizer, beginnings[:SAMPLES], CHAT_TOKENS, temperature=0.8, seed=1337)
-        made = [each._replace(ended=True) for each in made]  # a book goes on: no end was to be expected
-        metrics["samples"] = summary(made, [text_scores(each, train_text) for each in made])
-    return metrics
+    if not isinstance(data, Books):
+        return metrics
+    train_text = text_of(data.ids["train"], tokenizer)
+    if text and train_text:
+        metrics["trigram_bits_per_char"] = witten_bell_trigram(train_text, text)
+        metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
+    starts = range(0, max(1, len(ids) - BEGINNING), max(1, len(ids) // SAMPLES))
+    beginnings = [ids[start : start + BEGINNING].tolist() for start in starts]
+    made = complete(loaded, beginnings[:SAMPLES], CHAT_TOKENS, Sampling(temperature=0.8, seed=1337))
+    made = [each._replace(ended=True) for each in made]  # a book goes on: no end was to be expected
+    return metrics | {"samples": summary(made, [text_scores(each, train_text) for each in made])}
 
 
 def training_text(tokenizer, dataset):
-    """What the model was trained on, as text; None where it is not at hand or too long to be looked through."""
+    """What a model was trained on, as text; None where it is not at hand or too long to be looked through."""
     try:
-        if fingerprint(Tokenizer.load(Path("data", dataset))) != fingerprint(tokenizer):
+        data = open_data(dataset)
+        if fingerprint(data.tokenizer) != fingerprint(tokenizer):
             return None
-        init = data_utils.init_data_sft if data_utils.is_sft(dataset) else data_utils.init_data_pretrain
-        init(dataset)
     except UserError:
         return None
-    return text_of(data_utils.train_data, tokenizer)
+    return text_of(data.ids["train"] if isinstance(data, Books) else data.rows["train"], tokenizer)
 
 
 def text_of(ids, tokenizer):
@@ -147,23 +144,23 @@ def text_of(ids, tokenizer):
     return text if 0 < len(text) <= LARGEST_TEXT else None
 
 
-def answer_all(model, tokenizer, config, records):
-    """The model's greedy answer to each record's question, a list of Completions."""
+def answer_all(loaded, records, too_long):
+    """The model's greedy answer to each record's question, a list of Completions. Raises UserError, see too_long."""
     inputs, unread = {}, Completion("", 0, True, 0.0)
     for number, record in enumerate(records):
         try:
-            inputs[number] = prompt_ids(model, tokenizer, record["Question"], config["chat"])
+            inputs[number] = prompt_ids(loaded, record["Question"])
         except UserError as error:
             refuse(too_long != "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
     if len(inputs) < len(records):
         print(f"{len(records) - len(inputs):,} questions are too long for the model and count as wrong")
     order = sorted(inputs, key=lambda number: len(records[number]["Answer"]))  # so that a batch ends together
-    completions = complete(model, tokenizer, [inputs[number] for number in order], CHAT_TOKENS, temperature=0)
+    completions = complete(loaded, [inputs[number] for number in order], CHAT_TOKENS, Sampling(temperature=0))
     answers = dict(zip(order, completions))
     return [answers.get(number, unread) for number in range(len(records))]
 
 
-def measure_answers(records, answers, train_text):
+def measure_answers(records, answers, train_text, book_text):
     """({"all": summary of all answers, "groups": {group: of its own}}, the answers' scores, a list of dicts)."""
     absent = [record.get("Key") for record in records if record.get("Group") == "absent"]
     refusals = {key for key in absent if isinstance(key, str)}
@@ -175,11 +172,11 @@ def measure_answers(records, answers, train_text):
     for group, rows in groups.items():
         members, made, scored = zip(*rows)
         metrics["groups"][group] = summary(made, scored, members)
-    return metrics | bag_metrics, scores
+    return metrics, scores
 
 
-def measure_bag_of_words(records):
-    """The metrics of a bag of words that learnt from the records of `yardstick`."""
+def measure_bag_of_words(yardstick, records):
+    """The metrics of a bag of words that learnt from the records of the file `yardstick`."""
     train = read_questions(yardstick)
     labels = len({record["Answer"] for record in train})
     refuse(not 2 <= labels <= 100, f"{yardstick} has {labels} different answers, no classes", "give a classification")
@@ -214,46 +211,46 @@ def comparison(runs):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-configure(globals(), limits={"batch_size": (1, None)}, choices={"dtype": WEIGHT_DTYPES, "too_long": ("stop", "wrong")})
-try:
-    book_text = Path(book).read_text(encoding="utf-8-sig") if book else ""
-except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one") from error
-records = read_questions(eval_file) if eval_file else None
+configure(globals())
+if book:
+    refuse(not Path(book).is_file(), f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one")
+book_text = read_text(book, "check --book; data/fetch_data.py writes one") if book else ""
+records = read_questions(eval_file) if eval_file else []
 refuse(len(set(out_dir)) != len(out_dir), "the same --out_dir twice", "name each model once")
-refuse(not records and yardstick, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
-refuse(not records and answers_path, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
+refuse(yardstick and not records, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
+refuse(answers_path and not records, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
 for path in filter(None, (save_path, answers_path, report)):
     refuse(not Path(path).name or Path(path).is_dir(), f"{path} is no file name", "give the name of a file to write")
 logs_of(out_dir)  # what is wrong with them is told before anything is measured
-bag_metrics = {"bag_of_words": measure_bag_of_words(records)} if yardstick else {}
+bag_metrics = {"bag_of_words": measure_bag_of_words(yardstick, records)} if yardstick else {}
 runs = {}  # {out_dir: Run}
 for directory in out_dir:
-    model, tokenizer, config = load_model(directory, device, dtype, lora)
-    trained_on = str(config["settings"].get("dataset"))
-    run = runs[directory] = Run(config["settings"])
-    if records is None:
+    loaded = origin.load(directory, device, dtype, lora)
+    trained_on = str(loaded.settings.get("dataset"))
+    run = runs[directory] = Run(loaded.settings)
+    if records:
+        run.answers = answer_all(loaded, records, too_long)
+        train_text = training_text(loaded.tokenizer, trained_on)
+        run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text)
+        run.metrics |= bag_metrics
+        shown = {"all": run.metrics["all"], **run.metrics["groups"], **bag_metrics}
+    else:
+        untold = not dataset and "dataset" not in loaded.settings
+        refuse(untold, f"{directory} tells no data set", "name one as --dataset=NAME")
         measured = dataset or trained_on
         refuse(
-            not dataset and "dataset" not in config["settings"],
-            f"{directory} tells no data set",
-            "name one as --dataset=NAME",
-        )
-        refuse(
-            fingerprint(Tokenizer.load(Path("data", measured))) != fingerprint(tokenizer),
+            fingerprint(open_data(measured).tokenizer) != fingerprint(loaded.tokenizer),
             f"data/{measured} was prepared with another tokenizer than the model's",
             "choose the --dataset that it was trained on",
         )
-        run.metrics = measure_split(model, tokenizer, measured)
+        run.metrics = measure_split(loaded, measured, batch_size)
         shown = {"held-out": {name: value for name, value in run.metrics.items() if name != "samples"}}
-        shown |= {"samples": run.metrics["samples"]} if "samples" in run.metrics else {}
-    else:
-        run.answers = answer_all(model, tokenizer, config, records)
-        run.metrics, run.scores = measure_answers(records, run.answers, training_text(tokenizer, trained_on))
-        shown = {"all": run.metrics["all"], **run.metrics["groups"]}
-        shown |= bag_metrics
-    run.training = cost(locate(lora or directory)[0], config["settings"], model.num_parameters())
-    print((f"{directory}\n" if len(out_dir) > 1 else "") + table(shown))
+        if "samples" in run.metrics:
+            shown["samples"] = run.metrics["samples"]
+    run.training = cost(locate(lora or directory)[0], loaded.settings, loaded.model.num_parameters())
+    if len(out_dir) > 1:
+        print(directory)
+    print(table(shown))
 if len(runs) > 1:
     print("\n" + comparison(runs))
 if save_path:

@@ -10,73 +10,52 @@ import logging
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
-import numpy as np
 import torch
 
-from configurator import configure
-from miniglm.checkpoint import load_model
+from configurator import FilePath, configure
+from miniglm import origin
+from miniglm.conversation import chat_template
 from miniglm.errors import UserError, refuse
+from miniglm.families import OURS, gguf_tensors
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
-from miniglm.tokenizer import END, WordPiece, chat_template, visible
+from miniglm.tokenizer import Tokenizer, visible
 
 # -----------------------------------------------------------------------------
-out_dir = "out/demo-chat"  # the trained model
-lora = ""  # the directory of an adapter to fold in first
-to = "gguf"  # the form to write: gguf, hf or onnx
-save_path = ""  # the file to write; for hf a new folder
-dtype = "f32"  # of the matrices: f32 (exact), f16; not for onnx bf16; for gguf q8_0, q4_0 (8, 4 bits in blocks of 32)
+out_dir: FilePath = "out/demo-chat"  # the trained model
+lora: FilePath = ""  # the directory of an adapter to fold in first
+to: Literal["gguf", "hf", "onnx"] = "gguf"  # the form to write
+save_path: FilePath = ""  # the file to write; for hf a new folder
+# of the matrices: f32 (exact), f16; not for onnx bf16; for gguf q8_0, q4_0 (8, 4 bits in blocks of 32)
+dtype: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = "f32"
 # -----------------------------------------------------------------------------
 
 DTYPES = {"gguf": ("f32", "f16", "bf16", "q8_0", "q4_0"), "hf": tuple(HF_DTYPES), "onnx": ("f32", "f16")}
 LARGEST_ONNX = 2 << 30  # bytes: a file of protocol buffers
-BLOCK_NAMES = {  # our modules' names within a block, and llama.cpp's
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
-
-
-def gguf_tensors(model):
-    """(llama.cpp's name, float32 array) of each tensor. A layer trained without biases gets zeros, which it expects."""
-    weights = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
-    yield "token_embd.weight", weights["transformer.wte.weight"]
-    yield "position_embd.weight", weights["transformer.wpe.weight"]
-    modules = {"transformer.ln_f": "output_norm"} | {
-        f"transformer.h.{layer}.{ours}": f"blk.{layer}.{theirs}"
-        for layer in range(model.config.n_layer)
-        for ours, theirs in BLOCK_NAMES.items()
-    }
-    for ours, theirs in modules.items():
-        weight = weights[f"{ours}.weight"]
-        yield f"{theirs}.weight", weight
-        yield f"{theirs}.bias", weights.get(f"{ours}.bias", np.zeros(len(weight), dtype=np.float32))
 
 
 def write_gguf(path, model, tokenizer, chat, dtype):
     """Write model and tokenizer as one GGUF file of llama.cpp's architecture `gpt2`."""
     import gguf
 
-    bert = isinstance(tokenizer, WordPiece)
-    refuse(bert, "llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError("llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
     config = model.config
-    writer = gguf.GGUFWriter(path, "gpt2")
+    writer = gguf.GGUFWriter(path, OURS.model_type)
     writer.add_name("MiniGLM")
     writer.add_context_length(config.block_size)
     writer.add_embedding_length(config.n_embd)
     writer.add_feed_forward_length(4 * config.n_embd)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(model.transformer.ln_f.eps)
+    writer.add_layer_norm_eps(OURS.plain["layer_norm_epsilon"][0])
     padding = range(tokenizer.vocab_size, config.vocab_size)  # rows of the embedding that stand for no token
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*map(visible, tokenizer.ranks), END, *(f"[PAD{token}]" for token in padding)])
+    writer.add_token_list([*map(visible, tokenizer.ranks), tokenizer.end, *(f"[PAD{token}]" for token in padding)])
     kinds = gguf.TokenType
     writer.add_token_types([kinds.NORMAL] * len(tokenizer.ranks) + [kinds.CONTROL] + [kinds.UNUSED] * len(padding))
     writer.add_token_merges([f"{visible(left)} {visible(right)}" for left, right in tokenizer.merges()])
@@ -87,12 +66,11 @@ def write_gguf(path, model, tokenizer, chat, dtype):
         writer.add_chat_template(chat_template())
     kind = gguf.GGMLQuantizationType[dtype.upper()]
     block = gguf.GGML_QUANT_SIZES[kind][0]
-    for name, tensor in gguf_tensors(model):
+    for name, tensor, exact in gguf_tensors(model):
         # As llama.cpp's own converter does: vectors and positions stay exact, what no block divides becomes f16.
-        exact = tensor.ndim == 1 or name.startswith("position")
         fitting = kind if tensor.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
         used = gguf.GGMLQuantizationType.F32 if exact else fitting
-        writer.add_tensor(name, gguf.quants.quantize(tensor, used), raw_dtype=used)
+        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), used), raw_dtype=used)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -100,7 +78,10 @@ def write_gguf(path, model, tokenizer, chat, dtype):
 
 
 class Onnx(torch.nn.Module):
-    """A MiniGLM as a graph with the names that optimum gives: tokens and the keys and values before them in, logits out."""
+    """A MiniGLM as a graph with the names that optimum gives.
+
+    In: tokens, and the keys and values before them. Out: logits, and the keys and values with theirs.
+    """
 
     class Growing:
         """A LayerCache (see model.py) that begins with given keys and values and grows by joining."""
@@ -117,12 +98,14 @@ class Onnx(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids, attention_mask, past):
-        """input_ids (B, T) int64; attention_mask (B, P + T) int64, 0 on the padding before a row; past: a layer's keys
-        and values (B, nh, P, hs) after the other's. Gives logits (B, T, V) and keys and values (B, nh, P + T, hs).
+        """Logits (B, T, V), and each layer's keys and values (B, nh, P + T, hs).
+
+        input_ids (B, T) int64; attention_mask (B, P + T) int64, 0 on the padding before a row; past: each layer's keys
+        and values (B, nh, P, hs), one layer's after the other's.
         """
         cache = SimpleNamespace(starts=(attention_mask == 0).sum(1, keepdim=True))
         cache.layers = [self.Growing(keys, values) for keys, values in zip(past[::2], past[1::2])]
-        logits = self.model.lm_head(self.model.hidden(input_ids, cache=cache))
+        logits = self.model.logits(self.model.hidden(input_ids, cache=cache))
         return logits, *(part for layer in cache.layers for part in (layer.keys, layer.values))
 
 
@@ -167,21 +150,20 @@ def write_onnx(path, model, dtype):
         raise UserError("the model is too large for an ONNX file", "choose --dtype=f16 or --to=hf") from error
 
 
-configure(globals(), choices={"to": tuple(DTYPES), "dtype": DTYPES["gguf"]})
+configure(globals())
 refuse(dtype not in DTYPES[to], f"--to={to} knows no {dtype}", f"choose --dtype={'|'.join(DTYPES[to])}")
-refuse(
-    not save_path, "no place to write to is named", f"give one as --save_path={'DIR' if to == 'hf' else f'FILE.{to}'}"
-)
-model, tokenizer, config = load_model(out_dir, device="cpu", lora=lora)
+example = "DIR" if to == "hf" else f"FILE.{to}"
+refuse(not save_path, "no place to write to is named", f"give one as --save_path={example}")
+loaded = origin.load(out_dir, device="cpu", lora=lora)
 if to == "hf":
-    write_hf(save_path, model, tokenizer, config["chat"], dtype)
+    write_hf(save_path, loaded.model, loaded.tokenizer, loaded.chat, dtype)
 else:
     try:
         with replace_whole(save_path) as partial:
             if to == "gguf":
-                write_gguf(partial, model, tokenizer, config["chat"], dtype)
+                write_gguf(partial, loaded.model, loaded.tokenizer, loaded.chat, dtype)
             else:
-                write_onnx(partial, model, dtype)
+                write_onnx(partial, loaded.model, dtype)
     except ImportError as error:
         raise UserError(f"the package {error.name} is not installed", "run pip install -r requirements.txt") from error
 size = sum(path.stat().st_size for path in [Path(save_path), *Path(save_path).glob("*")])

@@ -11,72 +11,61 @@ python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=
 import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Annotated
 
-from configurator import configure
-from miniglm.chat import answer_with_search, complete, grow, prompt_ids, recent_turns, stream
-from miniglm.checkpoint import load_model
+from configurator import Bounds, FilePath, Natural, NotNegative, Positive, configure
+from miniglm import origin
+from miniglm.chat import answer_with_search, beams, complete, grow, prompt_ids, recent_turns, stream
+from miniglm.conversation import MARKERS
+from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
-from miniglm.files import write_whole
-from miniglm.machine import WEIGHT_DTYPES
+from miniglm.files import read_text, write_whole
+from miniglm.machine import WeightDtype
 from miniglm.search import read_table
-from miniglm.tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
-out_dir = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family
-lora = ""  # the directory of an adapter to fold in
+out_dir: FilePath = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family
+lora: FilePath = ""  # the directory of an adapter to fold in
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
 chat = False  # talk: ask one question after the other
-table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
-turns = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
-save_path = ""  # write to this file, .jsonl or plain text, instead of the terminal
-num_samples = 1  # how many for each prompt; with beams the so many best
-max_new_tokens = 200  # the longest completion, in tokens
-temperature = 0.8  # below 1 keeps to the likely, above 1 is bolder, 0 takes the likeliest token each time
-top_k = 0  # draw from the so many likeliest tokens, 0 from all
-top_p = 1.0  # draw from the fewest likeliest tokens that hold this share of probability
-min_p = 0.0  # leave out tokens with less than this share of the likeliest one's probability
-repetition_penalty = 1.0  # above 1 makes what stands there already less likely
-no_repeat_ngram_size = 0  # never repeat so many tokens in a row, 0 for no limit
-num_beams = 1  # above 1: search for the likeliest text with so many beams, instead of drawing one
-length_penalty = 1.0  # of beams: above 0 favours long texts, below 0 short ones
-seed = 1337  # the same seed gives the same samples
+table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
+turns: Natural = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
+save_path: FilePath = ""  # write to this file, .jsonl or plain text, instead of the terminal
+num_samples: Positive = 1  # how many for each prompt; with beams the so many best
+max_new_tokens: Positive = 200  # the longest completion, in tokens
+temperature: NotNegative = 0.8  # below 1 keeps to the likely, above 1 is bolder, 0 takes the likeliest token each time
+top_k: Natural = 0  # draw from the so many likeliest tokens, 0 from all
+top_p: Annotated[float, Bounds(1e-9, 1)] = 1.0  # draw from the fewest likeliest tokens with this share of probability
+min_p: Annotated[float, Bounds(0, 1)] = 0.0  # leave out tokens with less than this share of the likeliest's probability
+repetition_penalty: Annotated[float, Bounds(1e-9)] = 1.0  # above 1 makes what stands there already less likely
+no_repeat_ngram_size: Natural = 0  # never repeat so many tokens in a row, 0 for no limit
+num_beams: Annotated[int, Bounds(1, 64)] = 1  # above 1: search for the likeliest text with so many beams
+length_penalty: Annotated[float, Bounds(-10, 10)] = 1.0  # of beams: above 0 favours long texts, below 0 short ones
+seed: Annotated[int, Bounds(0, 2**63 - 1)] = 1337  # the same seed gives the same samples
 device = "auto"  # auto, cpu, cuda, mps
-dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
+dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
-configure(
-    globals(),
-    limits={
-        "num_samples": (1, None), "max_new_tokens": (1, None), "temperature": (0, None), "top_k": (0, None), "top_p": (1e-9, 1),
-        "min_p": (0, 1), "repetition_penalty": (1e-9, None), "no_repeat_ngram_size": (0, None),
-        "num_beams": (1, 64), "length_penalty": (-10, 10), "seed": (0, 2**63 - 1), "turns": (0, None),
-    },
-    choices={"dtype": WEIGHT_DTYPES},
-)  # fmt: skip
-model, tokenizer, config = load_model(out_dir, device, dtype, lora)
-sampling = {
-    "temperature": temperature,
-    "top_k": top_k,
-    "top_p": top_p,
-    "min_p": min_p,
-    "repetition_penalty": repetition_penalty,
-    "no_repeat_ngram_size": no_repeat_ngram_size,
-    "seed": seed,
-}
-search = {"num_beams": num_beams, "length_penalty": length_penalty}
+configure(globals())
 refuse(
-    num_beams != 1 and num_samples > num_beams,
+    num_beams > 1 and num_samples > num_beams,
     f"{num_beams} beams find no {num_samples} texts",
     "choose --num_beams as large as --num_samples",
 )
+refuse(table and not chat, "--table is searched in a talk", "add --chat")
+refuse(table and num_beams > 1, "beams cannot search a table", "leave --num_beams away")
+refuse(chat and (start or save_path), "--chat asks for its questions itself", "leave --start and --save_path away")
+loaded = origin.load(out_dir, device, dtype, lora)
+sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, seed)
 
 
 def say(ids):
     """Print what follows `ids` as it comes, or when it is found by beam search; the text."""
     if num_beams > 1:
-        pieces = [complete(model, tokenizer, [ids], max_new_tokens, **search, **sampling)[0].text]
+        *_, found = beams(loaded, ids, max_new_tokens, sampling, num_beams, length_penalty)
+        pieces = [loaded.tokenizer.decode(found[0])]
     else:
-        pieces = (piece for (piece,) in stream(model, tokenizer, [ids], max_new_tokens, **sampling))
+        pieces = (piece for (piece,) in stream(loaded, [ids], max_new_tokens, sampling))
     text = ""
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -88,9 +77,11 @@ def say(ids):
 def say_with_search(messages, records):
     """Print what the model looks for, what is found, and the answer; the messages that this adds."""
     added = []
-    for role, piece in answer_with_search(model, tokenizer, messages, records, max_new_tokens, **sampling):
+    for role, piece in answer_with_search(loaded, messages, records, max_new_tokens, sampling):
         if grow(added, role, piece):
-            print("\n" * (len(added) > 1) + MARKERS[role], end="")
+            if len(added) > 1:
+                print()
+            print(MARKERS[role], end="")
         print(piece, end="", flush=True)
     print()
     return added
@@ -98,21 +89,21 @@ def say_with_search(messages, records):
 
 def talk():
     """Ask and answer until an empty line or the end of the input."""
-    refuse(not config["chat"], f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
-    records, messages = read_table(table) if table else None, []
+    refuse(not loaded.chat, f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
     refuse(
-        not config["searches"] and table,
+        table and not loaded.searches,
         f"{out_dir} has not learnt to search",
         "leave --table away, or train it on talks with searches",
     )
+    records, messages = read_table(table) if table else None, []
     while question := input(MARKERS["user"]).strip():
         asked = [*messages, {"role": "user", "content": question}]
-        shown = recent_turns(model, tokenizer, asked, turns)
+        shown = recent_turns(loaded, asked, turns)
         try:
             if records:
                 messages = asked + say_with_search(shown, records)
                 continue
-            ids = prompt_ids(model, tokenizer, shown, True)
+            ids = prompt_ids(loaded, shown)
         except UserError as error:
             print(error)
             continue
@@ -120,44 +111,33 @@ def talk():
         messages = [*asked, {"role": "assistant", "content": say(ids)}]
 
 
-refuse(table and not chat, "--table is searched in a talk", "add --chat")
-refuse(table and num_beams != 1, "beams cannot search a table", "leave --num_beams away")
 if chat:
-    refuse(start or save_path, "--chat asks for its questions itself", "leave --start and --save_path away")
     with suppress(EOFError):  # Ctrl-D
         talk()
     raise SystemExit
 if start.startswith("FILE:"):
-    path = Path(start.removeprefix("FILE:"))
+    path = Path(start.removeprefix("FILE:")).expanduser()
     refuse(
         not path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root"
     )
-    try:
-        prompts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
+    prompts = [line for line in read_text(path, "save it as UTF-8").splitlines() if line.strip()]
     refuse(not prompts, f"{path} is empty", "write one prompt a line")
 else:
-    prompts = [start or ("张飞是谁？" if config["chat"] else "却说")]
-inputs = [prompt_ids(model, tokenizer, prompt, config["chat"]) for prompt in prompts]
+    prompts = [start or ("张飞是谁？" if loaded.chat else "却说")]
+inputs = [prompt_ids(loaded, prompt) for prompt in prompts]
+between = "\n" if loaded.chat else ""  # a question and its answer; a beginning and how it goes on
 if len(prompts) == num_samples == 1 and not save_path:
-    print(prompts[0], end="\n" if config["chat"] else "", flush=True)
+    print(prompts[0], end=between, flush=True)
     say(inputs[0])
-else:
-    between = "\n" if config["chat"] else ""
-    prompts = [prompt for prompt in prompts for _ in range(num_samples)]
-    with write_whole(save_path) if save_path else nullcontext() as file:
-        completions = complete(model, tokenizer, inputs, max_new_tokens, num_samples, **search, **sampling)
-        if save_path.endswith(".jsonl"):
-            for prompt, made in zip(prompts, completions):
-                row = {
-                    "prompt": prompt,
-                    "completion": made.text,
-                    "tokens": made.tokens,
-                    "seconds": round(made.seconds, 4),
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            print("\n\n".join(prompt + between + made.text for prompt, made in zip(prompts, completions)), file=file)
-    if save_path:
-        print(f"{save_path}: {len(completions)} samples in {sum(made.seconds for made in completions):.1f} s")
+    raise SystemExit
+prompts = [prompt for prompt in prompts for _ in range(num_samples)]
+with write_whole(save_path) if save_path else nullcontext() as file:
+    made = complete(loaded, inputs, max_new_tokens, sampling, num_samples, num_beams, length_penalty)
+    if save_path.endswith(".jsonl"):
+        for prompt, each in zip(prompts, made):
+            row = {"prompt": prompt, "completion": each.text, "tokens": each.tokens, "seconds": round(each.seconds, 4)}
+            print(json.dumps(row, ensure_ascii=False), file=file)
+    else:
+        print("\n\n".join(prompt + between + each.text for prompt, each in zip(prompts, made)), file=file)
+if save_path:
+    print(f"{save_path}: {len(made)} samples in {sum(each.seconds for each in made):.1f} s")

@@ -12,30 +12,33 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing is reported to anybody
 
 import gradio as gr
 
-from configurator import configure
-from miniglm.chat import answer_with_search, answered, grow, look_inside, prompt_ids, recent_turns, stream
-from miniglm.checkpoint import CHECKPOINT, load_model, locate
+from configurator import Bounds, FilePath, configure
+from miniglm import origin
+from miniglm.chat import answer_with_search, answered, beams, grow, look_inside, prompt_ids, recent_turns, stream
+from miniglm.checkpoint import CHECKPOINT, locate
+from miniglm.conversation import MARKERS
+from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
 from miniglm.files import read_json
-from miniglm.machine import WEIGHT_DTYPES
+from miniglm.machine import WeightDtype
 from miniglm.search import read_table
-from miniglm.tokenizer import MARKERS
 
 # -----------------------------------------------------------------------------
-out_dir = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
-lora = []  # directories of adapters for it, which can be chosen too; the page opens with the first
-table = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
-port = 7860  # of the page
+out_dir: FilePath = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
+lora: list[FilePath] = []  # directories of adapters for it, which can be chosen too; the page opens with the first
+table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
+port: Annotated[int, Bounds(1, 65535)] = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = os.environ.get("MINIGLM_AUTH", "")  # NAME:PASSWORD that a visitor must give; from there nobody can read it off
 share = False  # a public address through gradio's servers, with --auth only
 device = "auto"  # auto, cpu, cuda, mps
-dtype = "float32"  # of the weights: float32, bfloat16, float16 or int8; the narrower, the faster on large models
+dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 TEXTS = {  # what the page says, by the browser's language
@@ -91,7 +94,7 @@ CHAT_EXAMPLES = [
 NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：“"]
 UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
 
-configure(globals(), limits={"port": (1, 65535)}, choices={"dtype": WEIGHT_DTYPES})
+configure(globals())
 refuse(
     not auth and (host not in ("127.0.0.1", "localhost") or share),
     "the page would be open to everybody",
@@ -107,14 +110,16 @@ worker = ThreadPoolExecutor(1)
 
 @functools.lru_cache(maxsize=4)
 def opened(name):
-    """load_model of a directory, or of one of the adapters, kept for the next time."""
-    return load_model(out_dir, device, dtype, name) if name in lora else load_model(name, device, dtype)
+    """The model in a directory, or out_dir's with one of the adapters, a Loaded that is kept for the next time."""
+    if name in lora:
+        return origin.load(out_dir, device, dtype, name)
+    return origin.load(name, device, dtype)
 
 
 def is_chat(name):
     """Whether the model in a directory was fine-tuned on conversations; None where config.json cannot be read."""
     if name in given:
-        return worker.submit(opened, name).result()[2]["chat"]
+        return worker.submit(opened, name).result().chat
     try:
         return bool(read_json(locate(name)[0] / "config.json", "train it again").get("chat"))
     except UserError:
@@ -123,15 +128,16 @@ def is_chat(name):
 
 records = read_table(table) if table else None
 given = [*lora, out_dir]
-for name in reversed(given):  # what is wrong with a model is told before the page opens
-    config = worker.submit(opened, name).result()[2]
+for name in given:  # what is wrong with a model is told before the page opens
+    worker.submit(opened, name).result()
+first = worker.submit(opened, given[0]).result()  # the model that the page opens with
 folder, _ = locate(out_dir)
 beside = sorted(str(path.parent) for path in folder.parent.glob(f"*/{CHECKPOINT}"))
-beside.sort(key=lambda name: name != config["settings"].get("ckpt_dir"))  # what it was fine-tuned from comes first
+beside.sort(key=lambda name: name != first.settings.get("ckpt_dir"))  # what it was fine-tuned from comes first
 named = set(map(Path, given))
 models = [*given, *(name for name in beside if Path(name) not in named and is_chat(name) is not None)]
 novel_model = next((name for name in models if not is_chat(name)), out_dir)
-visitors = 0  # being answered at the moment
+visitors = set()  # the generators whose items are being shown at the moment
 
 
 async def compute(function, *arguments):
@@ -144,55 +150,44 @@ async def compute(function, *arguments):
 
 async def gathered(generator):
     """The items of a generator, each computed in its turn, in lists, not oftener than pages are updated."""
-    global visitors
-    visitors += 1
+    visitors.add(generator)
     items, updated, end = [], 0.0, object()
     try:
         while (item := await compute(next, generator, end)) is not end:
             items.append(item)
-            if time.perf_counter() - updated > visitors / UPDATES:
+            if time.perf_counter() - updated > len(visitors) / UPDATES:
                 yield items
                 items, updated = [], time.perf_counter()
         if items:
             yield items
     finally:  # also where the visitor has pressed stop or closed the page
-        visitors -= 1
+        visitors.discard(generator)
 
 
 def sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, seed):
-    """The sliders as MiniGLM.generate takes them."""
-    return {
-        "temperature": temperature,
-        "top_k": int(top_k),
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": int(no_repeat_ngram_size),
-        "seed": int(seed or 0) or None,
-    }
+    """The sliders' values as a Sampling."""
+    seed = int(seed or 0) or None
+    return Sampling(temperature, int(top_k), top_p, min_p, repetition_penalty, int(no_repeat_ngram_size), seed)
 
 
 async def written(name, prompt, turns, num_beams, length_penalty, max_new_tokens, *sampling):
     """What the model in a directory says to a prompt, longer and longer: (text, its speed)."""
-    model, tokenizer, config = await compute(opened, name)
-    if not config["chat"]:
+    loaded = await compute(opened, name)
+    if not loaded.chat:
         prompt = prompt[-1]["content"] if isinstance(prompt, list) else prompt
     elif isinstance(prompt, list):
-        prompt = recent_turns(model, tokenizer, prompt, int(turns))
-    ids = await compute(prompt_ids, model, tokenizer, prompt, config["chat"])
-    text, tokens, started = "" if config["chat"] else prompt, 0, time.perf_counter()
-    settings = sampling_of(*sampling)
+        prompt = recent_turns(loaded, prompt, int(turns))
+    ids = await compute(prompt_ids, loaded, prompt)
+    text, tokens, started = "" if loaded.chat else prompt, 0, time.perf_counter()
     if num_beams > 1:
-        penalties = {name: settings[name] for name in ("repetition_penalty", "no_repeat_ngram_size")}
-        how = {"end_id": tokenizer.end_id, "length_penalty": length_penalty, **penalties}
-        search = model.beam_search(ids, int(max_new_tokens), int(num_beams), **how)
-        async for steps in gathered(search):
+        found = beams(loaded, ids, int(max_new_tokens), sampling_of(*sampling), int(num_beams), length_penalty)
+        async for steps in gathered(found):
             if steps[-1]:
-                text += tokenizer.decode(steps[-1][0][0])
+                text += loaded.tokenizer.decode(steps[-1][0])
             tokens += len(steps)
             yield text, speed_of(tokens, started)
         return
-    async for steps in gathered(stream(model, tokenizer, [ids], int(max_new_tokens), **settings)):
+    async for steps in gathered(stream(loaded, [ids], int(max_new_tokens), sampling_of(*sampling))):
         text += "".join(piece for (piece,) in steps)
         tokens += len(steps)
         yield text, speed_of(tokens, started)
@@ -205,17 +200,17 @@ def speed_of(tokens, started):
 
 async def reply(text, history, name, *settings):
     """The chat tab: the answer to `text`, longer and longer, and the speed."""
-    said = searched if records and (await compute(opened, name))[2]["searches"] else written
+    said = searched if records and (await compute(opened, name)).searches else written
     async for answer, told in said(name, [*messages_of(history), {"role": "user", "content": text}], *settings):
         yield answer, told
 
 
 async def searched(name, messages, turns, num_beams, length_penalty, max_new_tokens, *sampling):
-    """The same where the model may search the table: a list of turns for the chatbot, each search one, and the speed."""
-    model, tokenizer, _ = await compute(opened, name)
-    shown, added, tokens, started = recent_turns(model, tokenizer, messages, int(turns)), [], 0, time.perf_counter()
-    settings = sampling_of(*sampling)
-    async for steps in gathered(answer_with_search(model, tokenizer, shown, records, int(max_new_tokens), **settings)):
+    """What a model that may search the table answers: a list of turns for the chatbot, each search one, and the speed."""
+    loaded = await compute(opened, name)
+    shown, added, tokens, started = recent_turns(loaded, messages, int(turns)), [], 0, time.perf_counter()
+    answer = answer_with_search(loaded, shown, records, int(max_new_tokens), sampling_of(*sampling))
+    async for steps in gathered(answer):
         for role, piece in steps:
             grow(added, role, piece)
             tokens += role != "return"
@@ -238,7 +233,7 @@ def turns_of(messages):
 
 
 def messages_of(history):
-    """The conversation in the chatbot's turns, the other way round."""
+    """The conversation, a list of messages, that the chatbot's turns show."""
     messages = []
     for turn in history:
         title, content = (turn.get("metadata") or {}).get("title") or "", plain(turn["content"])
@@ -266,10 +261,10 @@ async def compare(text, left, right, *settings):
 
 async def inside(text, name, kept_k, kept_p, turns, num_beams, length_penalty, max_new_tokens, *sampling):
     """The tab that looks inside: a growing table of what was chosen and what else could have been."""
-    model, tokenizer, config = await compute(opened, name)
-    ids = await compute(prompt_ids, model, tokenizer, text, config["chat"])
+    loaded = await compute(opened, name)
+    ids = await compute(prompt_ids, loaded, text)
     rows, longest = "", min(int(max_new_tokens), 100)
-    seen = look_inside(model, tokenizer, ids, longest, int(kept_k), kept_p, **sampling_of(*sampling))
+    seen = look_inside(loaded, ids, longest, int(kept_k), kept_p, sampling_of(*sampling))
     async for steps in gathered(seen):
         rows += "".join(map(inside_row, steps))
         yield f"<table class='inside'>{rows}</table>"
@@ -309,8 +304,8 @@ def as_jsonl(history):
 
 def example_questions():
     """Questions from the data set that the model was trained on where it is at hand, else well-known ones."""
-    path = Path("data", str(config["settings"].get("dataset")), "questions.jsonl")
-    if not config["chat"]:
+    path = Path("data", str(first.settings.get("dataset")), "questions.jsonl")
+    if not first.chat:
         return NOVEL_EXAMPLES
     try:
         with open(path, encoding="utf-8") as file:
@@ -377,8 +372,8 @@ def buttons(function, inputs, outputs, box, prefix):
     stop.click(None, cancels=[running], api_visibility="private")
 
 
-warmth = 0 if config["chat"] else 0.8
-title = "MiniGLM · 与书对话" if config["chat"] else "MiniGLM · 续写"
+warmth = 0 if first.chat else 0.8
+title = "MiniGLM · 与书对话" if first.chat else "MiniGLM · 续写"
 with gr.Blocks(title=title, analytics_enabled=False) as page:
     gr.Markdown(f"# {title}")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():

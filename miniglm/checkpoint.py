@@ -1,88 +1,152 @@
-"""A trained model on disk: out_dir/ckpt.pt, config.json and the tokenizer, enough to move and use out_dir alone.
+"""A checkpoint's form, on disk and in memory: out_dir/ckpt.pt, config.json and the tokenizer.
 
-Beside the newest, ckpt.pt, lie best.pt, the one with the lowest validation loss, and where they are wanted the last
-few, ckpt-00000250.pt and so on. Whoever reads a model can name one of them in place of out_dir. No code in them is
-ever run: torch.load reads them with weights_only=True.
+They are enough to move and use out_dir alone. Beside the newest, ckpt.pt, lie best.pt, the one with the lowest
+validation loss, and where they are wanted the last few, ckpt-00000250.pt and so on. No code in them is ever run:
+torch.load reads them with weights_only=True.
 """
 
-import dataclasses
+from __future__ import annotations
+
 import errno
-import hashlib
 import itertools
+import math
 import os
 import pickletools
 import re
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from miniglm.errors import UserError, refuse
-from miniglm.files import is_plain_name, link_whole, read_json, write_json, write_whole
-from miniglm.hf import is_hf, read_hf
-from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checked, merged, merged_state, read_adapter, save_adapter
-from miniglm.machine import cast_weights, pick_device
-from miniglm.tokenizer import Tokenizer
+from miniglm.families import Weights
+from miniglm.files import is_plain_name, link_whole, write_json, write_whole
+from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, checked, save_adapter
+from miniglm.vocabulary import AnyTokenizer
 from model import GLMConfig, MiniGLM
 
 CHECKPOINT, BEST, NUMBERED = "ckpt.pt", "best.pt", "ckpt-{:08d}.pt"
 # All that the pickle in a checkpoint of ours calls. weights_only=True allows more: bytearray(3 << 30), for one.
 CALLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
+NO_RUN = "the checkpoint in {} is none that a run can go on from"
 
 
-def fingerprint(tokenizer):
-    """A digest of a tokenizer's ranks, to tell whether data and checkpoint speak of the same ids."""
-    lines = b"\n".join(token + b" %d" % rank for token, rank in tokenizer.ranks.items())
-    return hashlib.sha256(lines + tokenizer.options.encode()).hexdigest()
+@dataclass
+class State:
+    """Where a run stands. The random states and the place in the data follow from the step and the seed."""
+
+    step: int = 0  # steps taken
+    tokens: int = 0  # read in them, over all devices
+    seconds: float = 0.0  # that they took
+    best_val_loss: float = math.inf
+    rate: float = 1.0  # the part of the scheduled learning rate that is used
+    skipped: list[int] = field(default_factory=list)  # steps whose gradient was not finite
 
 
-def save_checkpoint(
-    out_dir, model, tokenizer, settings, chat, state, best=False, keep_last=1, adapter=None, merge=False
-):
-    """Write the checkpoint whole: the weights, the model's shape, `state` (what resuming needs) and the settings.
+@dataclass
+class Checkpoint:
+    """A model, and all that resuming its training needs."""
 
-    state: a dict of tensors, numbers, texts, lists and dicts, so that it opens with weights_only=True.
+    weights: Weights  # of the whole model; empty where an adapter alone is kept
+    shape: dict  # the fields of GLMConfig
+    settings: dict  # of the training; empty for a model from elsewhere
+    chat: bool  # whether it was trained on conversations
+    fingerprint: str  # of its tokenizer
+    searches: bool = False  # whether it has learnt to call the search tool
+    state: State = field(default_factory=State)
+    optimizers: list[dict] = field(default_factory=list)
+    scaler: dict = field(default_factory=dict)
+    adapter: Adapter | None = None
+    base: str = ""  # where the model is that the adapter was folded into, once it was
+
+    def to_file(self) -> dict:
+        """What is written: nested dicts and lists of tensors, numbers and texts, which weights_only=True opens."""
+        content = {
+            "model": self.weights,
+            "model_args": self.shape,
+            "settings": self.settings,
+            "chat": self.chat,
+            "searches": self.searches,
+            "tokenizer": self.fingerprint,
+            "optimizers": self.optimizers,
+            "scaler": self.scaler,
+            "iter_num": self.state.step,
+            **{key: value for key, value in vars(self.state).items() if key != "step"},
+        }
+        return content if self.adapter is None else content | {"lora": vars(self.adapter)}
+
+    @classmethod
+    def from_file(cls, content: dict) -> Checkpoint:
+        """The checkpoint that was written so. Raises ValueError, TypeError or KeyError where it is none.
+
+        Older ones have neither rate nor skipped steps. The adapter is looked at where it is used, see adapter_of.
+        """
+        kinds = {"model": dict, "model_args": dict, "settings": dict, "chat": bool, "tokenizer": str}
+        kinds |= {"optimizers": list, "iter_num": int}
+        wrong = [key for key, kind in kinds.items() if not isinstance(content[key], kind)]
+        if wrong or not is_plain_settings(content["settings"]) or not 0 <= content["iter_num"] < 1 << 62:
+            raise ValueError(f"{wrong} of the wrong type")
+        state = State(
+            step=content["iter_num"],
+            tokens=int(content.get("tokens", 0)),
+            seconds=float(content.get("seconds", 0.0)),
+            best_val_loss=float(content.get("best_val_loss", math.inf)),
+            rate=min(1.0, float(content.get("rate", 1.0))),
+            skipped=list(content.get("skipped", ())),
+        )
+        return cls(
+            weights=content["model"],
+            shape=content["model_args"],
+            settings=content["settings"],
+            chat=content["chat"],
+            fingerprint=content["tokenizer"],
+            searches=bool(content.get("searches")),
+            state=state,
+            optimizers=content["optimizers"],
+            scaler=content.get("scaler") or {},
+            adapter=Adapter(**content["lora"]) if content.get("lora") else None,
+        )
+
+
+def save_checkpoint(out_dir, checkpoint: Checkpoint, tokenizer: AnyTokenizer, best: bool = False, keep_last: int = 1):
+    """Write the checkpoint whole, and beside it config.json, the tokenizer and the adapter, if there is one.
+
     best: it becomes best.pt, too. keep_last: how many of the newest stay; more than one also have a number.
-    adapter: the one that the model has, see lora.py: it alone is written, and the model's weights with it folded in
-    where `merge` says so.
     """
-    folder, step = Path(out_dir), state["iter_num"]
-    shape = dataclasses.asdict(model.config)
-    weights = model.state_dict() if adapter is None else merged_state(model, adapter) if merge else {}
-    checkpoint = {"model": weights, "model_args": shape, "settings": settings, "chat": chat}
-    if adapter:
-        adapter = adapter.of(model)
-        checkpoint["lora"] = vars(adapter)
-        save_adapter(folder, adapter)
-    # ckpt.pt last: a run that is killed in between takes these steps again, and writes the others again.
-    first, *others = [BEST] * best + [NUMBERED.format(step)] * (keep_last > 1) + [CHECKPOINT]
-    with write_whole(folder / first, "wb") as file:
+    folder, step = Path(out_dir), checkpoint.state.step
+    if checkpoint.adapter:
+        save_adapter(folder, checkpoint.adapter)
+    names = [CHECKPOINT]  # last: a run that is killed in between takes these steps again, and writes the others again
+    if keep_last > 1:
+        names.insert(0, NUMBERED.format(step))
+    if best:
+        names.insert(0, BEST)
+    with write_whole(folder / names[0], "wb") as file:
         try:
-            torch.save(checkpoint | state | {"tokenizer": fingerprint(tokenizer)}, file)
+            torch.save(checkpoint.to_file(), file)
         except RuntimeError as error:  # torch's word for a write that failed; the system's own is better
             raise (error.__context__ or error) from None
-    for name in others:
-        link_whole(folder / first, folder / name)
+    for name in names[1:]:
+        link_whole(folder / names[0], folder / name)
     if keep_last > 1:
         kept = [path for path in numbered(folder) if path.name <= NUMBERED.format(step)][-keep_last:]
         for path in set(numbered(folder)) - set(kept):
             path.unlink()
     tokenizer.save(out_dir)
-    write_json(
-        Path(out_dir, "config.json"),
-        {
-            "model": shape,
-            "chat": chat,
-            "searches": state.get("searches", False),
-            "tokenizer": tokenizer.name,
-            "iter_num": state["iter_num"],
-            "settings": settings,
-        },
-    )
+    about = {
+        "model": checkpoint.shape,
+        "chat": checkpoint.chat,
+        "searches": checkpoint.searches,
+        "tokenizer": tokenizer.name,
+        "iter_num": step,
+        "settings": checkpoint.settings,
+    }
+    write_json(folder / "config.json", about)
 
 
-def numbered(folder):
-    """The checkpoints of a directory that have their step in their name, a sorted list of paths."""
+def numbered(folder) -> list[Path]:
+    """The checkpoints of a directory that have their step in their name, in order."""
     return sorted(Path(folder).glob(f"ckpt-{'[0-9]' * 8}.pt"))
 
 
@@ -98,56 +162,26 @@ def set_aside(out_dir):
     print(f"the checkpoint that was in {out_dir} is {aside.name} now")
 
 
-def locate(out_dir):
-    """(directory, checkpoint) that `out_dir` names: a trained model's directory, or one of the .pt files in it."""
-    path = Path(out_dir)
+def locate(place) -> tuple[Path, Path]:
+    """(directory, checkpoint) of a trained model's directory, or of one of the .pt files in it."""
+    path = Path(place)
     return (path.parent, path) if path.suffix == ".pt" else (path, path / CHECKPOINT)
 
 
-def load_checkpoint(out_dir, mmap=False):
-    """The checkpoint in `out_dir`, a dict of tensors on the CPU and plain values. Runs no code from the file.
+def load_checkpoint(place, mmap: bool = False) -> Checkpoint:
+    """The checkpoint in a directory, or the .pt file that is named, on the CPU. Runs no code from the file.
 
     mmap: keep in memory only what is used, for a checkpoint that is not to be written again meanwhile.
     Raises UserError.
     """
-    _, path = locate(out_dir)
+    _, path = locate(place)
     refuse(not path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
-    size = path.stat().st_size
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            if file.seek(0) or file.read(4) != b"PK\x03\x04":
-                raise ValueError("a zip behind something else")
-            names = [name.lower() for name in archive.namelist()]  # torch finds DATA.PKL, too
-            if (
-                len(names) != len(set(names))
-                or sum(entry.file_size for entry in archive.infolist()) > size
-                or archive.testzip()
-            ):
-                raise ValueError("a bomb, or bytes that have changed")
-            for name in archive.namelist():
-                pickled = archive.read(name) if name.lower().endswith(".pkl") else b"."
-                for opcode, argument, _ in pickletools.genops(pickled):
-                    if "GLOBAL" in opcode.name and not CALLED.fullmatch(str(argument)):
-                        raise ValueError(f"a pickle that calls {argument}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        if not isinstance(checkpoint, dict):
-            raise ValueError("no dict")
-        needed = {
-            "model": dict,
-            "model_args": dict,
-            "settings": dict,
-            "chat": bool,
-            "iter_num": int,
-            "tokenizer": str,
-            "optimizers": list,
-        }
-        wrong = [key for key, kind in needed.items() if not isinstance(checkpoint[key], kind)]
-        wrong += ["settings"] * (not is_plain_settings(checkpoint["settings"]))
-        if wrong or not 0 <= checkpoint["iter_num"] < 1 << 62:
-            raise ValueError(f"{wrong} of the wrong type")
-        adapter = checkpoint.get("lora", {"weights": {}})["weights"]
-        weights = [*checkpoint["model"].values(), *adapter.values()]
-        if sum(weight.nbytes for weight in weights) > 2 * size:  # the tied embedding stands twice
+        refuse_bombs(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        checkpoint = Checkpoint.from_file(content)
+        weights = [*checkpoint.weights.values(), *(checkpoint.adapter.weights.values() if checkpoint.adapter else ())]
+        if sum(weight.nbytes for weight in weights) > 2 * path.stat().st_size:  # the tied embedding stands twice
             raise ValueError("weights that claim more than the file holds")
     except Exception as error:  # torch raises many kinds for a damaged file
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.EACCES, errno.EIO):
@@ -158,13 +192,45 @@ def load_checkpoint(out_dir, mmap=False):
     return checkpoint
 
 
-def build_model(checkpoint, **changes):
-    """The MiniGLM of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout)."""
+def refuse_bombs(path):
+    """Raise ValueError for a file that is no zip of torch's, is damaged, unpacks to more than it is, or calls code."""
+    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        if file.seek(0) or file.read(4) != b"PK\x03\x04":
+            raise ValueError("a zip behind something else")
+        names = [name.lower() for name in archive.namelist()]  # torch finds DATA.PKL, too
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if len(names) != len(set(names)) or unpacked > path.stat().st_size or archive.testzip():
+            raise ValueError("a bomb, or bytes that have changed")
+        for name in archive.namelist():
+            if name.lower().endswith(".pkl"):
+                for opcode, argument, _ in pickletools.genops(archive.read(name)):
+                    if "GLOBAL" in opcode.name and not CALLED.fullmatch(str(argument)):
+                        raise ValueError(f"a pickle that calls {argument}")
+
+
+def is_plain_settings(settings) -> bool:
+    """Whether settings that were read from a file are what train.py writes: plain values, a data set within data/."""
+    plain = isinstance(settings, dict) and all(type(value) in (bool, int, float, str) for value in settings.values())
+    return plain and is_plain_name(str(settings.get("dataset", "none")))
+
+
+def adapter_of(checkpoint: Checkpoint, place) -> Adapter:
+    """The adapter in a checkpoint that was loaded from `place`. Raises UserError where it has none, or a damaged one."""
+    refuse(not checkpoint.adapter, f"{place} holds no adapter", "choose one that was trained with --lora_rank")
+    return checked(vars(checkpoint.adapter), place)
+
+
+def build_model(checkpoint: Checkpoint, **changes) -> MiniGLM:
+    """The model of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout).
+
+    Raises UserError where the weights do not fit the shape.
+    """
     try:
-        config, weights = GLMConfig(**{**checkpoint["model_args"], **changes}), checkpoint["model"]
+        config, weights = GLMConfig(**{**checkpoint.shape, **changes}), checkpoint.weights
         sizes = config.block_size, config.vocab_size, config.n_layer, config.n_head, config.n_embd
-        proper = all(type(size) is int and size > 0 for size in sizes) and 0 <= config.dropout < 1
-        if not proper or config.n_layer > len(weights) or config.n_embd % config.n_head:
+        if not all(type(size) is int and size > 0 for size in sizes) or not 0 <= config.dropout < 1:
+            raise ValueError("sizes of no model")
+        if config.n_layer > len(weights) or config.n_embd % config.n_head:
             raise ValueError("no such shape")
         with torch.device("meta"):  # takes no memory, whatever shape a file claims
             shapes = {name: weight.shape for name, weight in MiniGLM(config).state_dict().items()}
@@ -179,93 +245,3 @@ def build_model(checkpoint, **changes):
             "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
         ) from error
     return model
-
-
-def restore_optimizer(optimizer, state):
-    """Give an optimizer the state that it had in a checkpoint, but the settings of now. Raises where it does not fit.
-
-    load_state_dict looks at no shapes, and a fused step would write beyond a tensor that is too small.
-    """
-    kept = ("params", "lr")  # the rate is set anew at each step
-    present = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, values in zip(optimizer.param_groups, present, strict=True):
-        group.update(values)
-    needed = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Muon": {"momentum_buffer"}}[type(optimizer).__name__]
-    for parameter, values in optimizer.state.items():
-        if values.keys() != needed:
-            raise ValueError("a state of another optimizer")
-        for key, value in values.items():
-            shape = () if key == "step" else parameter.shape
-            if value.shape != shape or not value.is_contiguous() or not value.isfinite().all():
-                raise ValueError(f"{key} does not fit")
-
-
-def open_stored(place):
-    """(checkpoint, tokenizer) as they stand at `place`: a trained model of ours, or a Hugging Face folder."""
-    folder, path = locate(place)
-    if not path.exists() and is_hf(folder):
-        checkpoint, tokenizer = read_hf(folder)
-        return checkpoint | {"tokenizer": fingerprint(tokenizer)}, tokenizer
-    checkpoint = load_checkpoint(place, mmap=True)
-    tokenizer = Tokenizer.load(folder)
-    refuse(
-        fingerprint(tokenizer) != checkpoint["tokenizer"],
-        f"the tokenizer in {folder} is not the one the model was trained with",
-        "copy the whole directory again",
-    )
-    return checkpoint, tokenizer
-
-
-def open_model(place, lora=""):
-    """(checkpoint, tokenizer) of a model with all its weights; an adapter that a training run has left stands on its base.
-
-    The checkpoint tells that base as "base" where it is needed.
-    lora: the directory (or the .pt file) of an adapter to fold in. Raises UserError.
-    """
-    checkpoint, tokenizer = open_stored(place)
-    if not checkpoint["model"]:
-        base = str(checkpoint["settings"].get("ckpt_dir", ""))
-        near = base and not base.startswith(("//", "\\\\"))  # on Windows those lead to other machines
-        weights = open_stored(base)[0]["model"] if near and locate(base)[0].is_dir() else {}
-        refuse(
-            not weights,
-            f"{place} holds an adapter alone, and there is no whole model {base} that it was trained on",
-            f"give that model as --out_dir, and --lora={place}",
-        )
-        checkpoint |= {"model": merged(weights, adapter_in(checkpoint, place)), "base": base}
-    if lora:
-        of_ours = Path(lora).suffix == ".pt"
-        adapter = adapter_in(load_checkpoint(lora), lora) if of_ours else read_adapter(lora)
-        checkpoint["model"] = merged(checkpoint["model"], adapter)
-        told = locate(lora)[0] / "config.json"
-        learnt = read_json(told, "copy the directory again") if told.exists() else {}
-        if "settings" in learnt:  # train.py has left it: what has the adapter learnt, and from what?
-            settings = learnt["settings"]
-            refuse(not is_plain_settings(settings), f"{told} is broken", "copy the directory again")
-            checkpoint |= {key: bool(learnt.get(key)) for key in ("chat", "searches")} | {"settings": settings}
-    return checkpoint, tokenizer
-
-
-def is_plain_settings(settings):
-    """Whether settings that were read from a file are what train.py writes: plain values, a data set within data/."""
-    plain = isinstance(settings, dict) and all(type(value) in (bool, int, float, str) for value in settings.values())
-    return plain and is_plain_name(str(settings.get("dataset", "none")))
-
-
-def adapter_in(checkpoint, place):
-    """The Adapter in a checkpoint that was loaded from `place`."""
-    refuse(not checkpoint.get("lora"), f"{place} holds no adapter", "choose one that was trained with --lora_rank")
-    return checked(checkpoint["lora"], place)
-
-
-def load_model(out_dir, device="auto", dtype="float32", lora=""):
-    """(model in evaluation mode on the device, tokenizer, checkpoint's plain values) of `out_dir`, see open_model.
-
-    dtype: of the weights, see machine.cast_weights.
-    """
-    checkpoint, tokenizer = open_model(out_dir, lora)
-    plain = {key: checkpoint[key] for key in ("settings", "chat", "iter_num")}
-    plain["searches"] = bool(checkpoint.get("searches"))  # whether it has learnt to search a table
-    model = build_model(checkpoint).eval().to(pick_device(device))
-    return cast_weights(model, dtype), tokenizer, plain

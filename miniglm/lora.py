@@ -9,6 +9,8 @@ random, B (out_features, rank) zero at first. With `quantize` W itself is kept i
 arXiv:2305.14314). The model knows nothing of this: its linear layers are replaced from here.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import logging
@@ -23,11 +25,12 @@ from safetensors.torch import save
 from torch.nn import functional as F
 
 from miniglm.errors import UserError, refuse
+from miniglm.families import HEAD, OURS, Weights, is_linear
 from miniglm.files import read_json, write_json, write_whole
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 PREFIX = "base_model.model."  # before each name in them
-PART = re.compile(r"(transformer\.h\.\d+\.\w+\.\w+)\.lora_([AB])\.weight")
+PART = re.compile(r"(.+)\.lora_([AB])\.weight")  # of a layer's name
 # What peft's adapters can have beside the two matrices, and what that is where they have not.
 BEYOND = {
     "bias": ("none",),
@@ -37,31 +40,34 @@ BEYOND = {
     **dict.fromkeys(("modules_to_save", "trainable_token_indices", "layer_replication"), ([],)),
     "alora_invocation_tokens": ([],),
 }
-TARGETS = ("c_attn", "c_proj", "c_fc")
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """What belongs to a base model, and to which one."""
+    """A change of low rank, and which base model it belongs to."""
 
     rank: int
     alpha: float
     dropout: float = 0.0  # in training, of what A reads
-    targets: tuple[str, ...] = TARGETS  # names, or ends of names, of the layers
+    targets: tuple[str, ...] = OURS.linear  # names of a block's layers, or their last parts
     base: str = ""  # digest of the base model's weights, where it is known
-    weights: dict = dataclasses.field(default_factory=dict)  # {"transformer.h.0.attn.c_attn.lora_A.weight": tensor, …}
+    weights: Weights = dataclasses.field(default_factory=dict)  # {"LAYER.lora_A.weight": (rank, in_features), …}
 
-    def of(self, model):
-        """The adapter with its weights as they are in `model` now, copies on the CPU."""
-        now = {name: part.detach().cpu().clone() for name, part in model.state_dict().items() if PART.fullmatch(name)}
-        return dataclasses.replace(self, weights=now)
+    def of(self, model: nn.Module) -> Adapter:
+        """This adapter with its weights as they are in `model` now, copies on the CPU."""
+        return dataclasses.replace(self, weights={name: part.cpu().clone() for name, part in parts_of(model).items()})
 
-    def into(self, model):
+    def into(self, model: nn.Module):
         """Give the adapters in `model` these weights. Raises ValueError where they do not fit."""
-        places = {name: part.shape for name, part in model.state_dict().items() if PART.fullmatch(name)}
+        places = {name: part.shape for name, part in parts_of(model).items()}
         if places != {name: part.shape for name, part in self.weights.items()}:
             raise ValueError("other adapters")
         model.load_state_dict(self.weights, strict=False)
+
+
+def parts_of(model: nn.Module) -> Weights:
+    """The matrices of the adapters in a model."""
+    return {name: part.detach() for name, part in model.state_dict().items() if PART.fullmatch(name)}
 
 
 class LoRALinear(nn.Module):
@@ -77,8 +83,9 @@ class LoRALinear(nn.Module):
         self.scale = alpha / rank
 
     def forward(self, x):
-        """x (…, in_features) to (…, out_features)."""
-        return self.base(x) + self.lora_B(self.scale * self.lora_A(self.dropout(x)))  # scaled where it is small
+        """x (..., in_features) -> (..., out_features)."""
+        change = self.scale * self.lora_A(self.dropout(x))  # (..., rank): scaled where it is small
+        return self.base(x) + self.lora_B(change)
 
 
 class NF4Linear(nn.Module):
@@ -104,14 +111,14 @@ class NF4Linear(nn.Module):
         self.state.to(self.packed.device)
         return self
 
-    def whole(self):
+    def dequantized(self):
         """The weight (out_features, in_features), float32."""
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(self.packed, self.state)
 
     def forward(self, x):
-        """x (…, in_features) to (…, out_features)."""
+        """x (..., in_features) -> (..., out_features)."""
         return FourBitProduct.apply(x, self)
 
 
@@ -120,74 +127,70 @@ class FourBitProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, layer):
-        """x (…, in_features) -> (…, out_features), in autocast's dtype."""
+        """x (..., in_features) -> (..., out_features), in autocast's dtype."""
         ctx.layer, ctx.dtype = layer, x.dtype
-        return F.linear(x, layer.whole(), layer.bias)
+        return F.linear(x, layer.dequantized(), layer.bias)
 
     @staticmethod
     def backward(ctx, grad):
         """The gradient of x."""
-        return (grad @ ctx.layer.whole().to(grad.dtype)).to(ctx.dtype), None
+        return (grad @ ctx.layer.dequantized().to(grad.dtype)).to(ctx.dtype), None
 
 
-def digest(weights):
-    """A digest of a model's weights, {name: tensor}, to tell which base an adapter belongs to.
+def digest(weights: Weights) -> str:
+    """A digest of a model's weights, to know which base an adapter belongs to.
 
     Biases of zero count as none, as export.py writes them for transformers.
     """
     seen = hashlib.sha256()
     for name in sorted(weights):
-        if name == "lm_head.weight" or (name.endswith(".bias") and not weights[name].any()):
-            continue  # the first is the embedding once more
+        if name == HEAD or (name.endswith(".bias") and not weights[name].any()):
+            continue  # the head is the embedding once more
         seen.update(name.encode())
         seen.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 
-def attach(model, adapter, quantize="none"):
-    """Freeze `model` and put an adapter, new ones, beside each of its target layers, in place.
+def attach(model: nn.Module, adapter: Adapter, quantize: str = "none"):
+    """Freeze `model` and put new adapters beside each of its target layers, in place.
 
-    quantize: "nf4" keeps the frozen layers in 4 bits. Raises UserError for targets that the model has not.
+    quantize: "nf4" keeps the frozen layers in 4 bits.
     """
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and ".h." in name}
-    chosen = set()
-    for target in adapter.targets:
-        found = [name for name in linear if name.endswith("." + target)]
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        refuse(not target or not found, f"the model has no layer {target!r} for LoRA", f"choose some of {known}")
-        chosen.update(found)
+    linear = {name: layer for name, layer in model.named_modules() if is_linear(name)}
     model.requires_grad_(False)
     for name, layer in linear.items():
         frozen = layer if quantize == "none" else NF4Linear(layer)
-        adapted = LoRALinear(frozen, adapter.rank, adapter.alpha, adapter.dropout) if name in chosen else frozen
+        chosen = any(name.endswith("." + target) for target in adapter.targets)
+        adapted = LoRALinear(frozen, adapter.rank, adapter.alpha, adapter.dropout) if chosen else frozen
         model.set_submodule(name, adapted)
 
 
-def merged(weights, adapter):
-    """The weights of a base model, {name: tensor}, with the adapter folded in. Raises UserError where it does not fit."""
+def merged(weights: Weights, adapter: Adapter) -> Weights:
+    """The weights of a base model with the adapter folded in. Raises UserError where it does not fit."""
     foreign = "the adapter belongs to another model", "choose the model that it was trained on as --out_dir"
     refuse(adapter.base not in ("", digest(weights)), *foreign)
     result = dict(weights)
     for name, part in adapter.weights.items():
-        layer, letter = PART.fullmatch(name).groups()
+        layer, letter = _layer_and_letter(name)
         if letter == "A":
             A, B, W = part.float(), adapter.weights[f"{layer}.lora_B.weight"].float(), weights.get(f"{layer}.weight")
-            refuse(W is None or W.shape != (B.size(0), A.size(1)), *foreign)
+            if W is None or W.shape != (B.size(0), A.size(1)):
+                raise UserError(*foreign)
             result[f"{layer}.weight"] = (W.float() + adapter.alpha / adapter.rank * (B @ A)).to(W.dtype)
     return result
 
 
-def merged_state(model, adapter):
-    """The state dict of `model`, which has adapters, as a model without has it, on the CPU: folded in, 4 bits made whole."""
+def merged_state(model: nn.Module, adapter: Adapter) -> Weights:
+    """The state dict, on the CPU, that `model` would have without its adapters: folded in, 4 bits dequantized."""
     weights = {name: part for name, part in model.state_dict().items() if not PART.fullmatch(name)}
     weights |= {
-        f"{name}.weight": layer.whole() for name, layer in model.named_modules() if isinstance(layer, NF4Linear)
+        f"{name}.weight": layer.dequantized() for name, layer in model.named_modules() if isinstance(layer, NF4Linear)
     }
     weights = {name.replace(".base.", "."): part.cpu() for name, part in weights.items()}
     return merged(weights, dataclasses.replace(adapter.of(model), base=""))
 
 
-def save_adapter(folder, adapter):
+def save_adapter(folder, adapter: Adapter):
     """Write the adapter into `folder` as peft does."""
     config = {
         "peft_type": "LORA",
@@ -197,7 +200,7 @@ def save_adapter(folder, adapter):
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
         "target_modules": list(adapter.targets),
-        "fan_in_fan_out": True,  # in transformers' GPT-2 weights are stored the other way round
+        "fan_in_fan_out": OURS.transposed,  # in transformers' GPT-2 weights are stored the other way round
         "inference_mode": True,
     }
     named = {PREFIX + name: part.contiguous() for name, part in adapter.weights.items()}
@@ -206,60 +209,53 @@ def save_adapter(folder, adapter):
     write_json(Path(folder, ADAPTER_CONFIG), config)
 
 
-def read_adapter(folder):
+def read_adapter(folder) -> Adapter:
     """The Adapter that peft or save_adapter has written into `folder`. Raises UserError."""
     todo = "copy the whole directory again, or train it again"
-    path, config = (
-        Path(folder, ADAPTER_WEIGHTS),
-        read_json(Path(folder, ADAPTER_CONFIG), "give the directory of a LoRA adapter"),
-    )
+    path = Path(folder, ADAPTER_WEIGHTS)
+    config = read_json(Path(folder, ADAPTER_CONFIG), "give the directory of a LoRA adapter")
     refuse(config.get("peft_type") != "LORA", f"{folder} holds no LoRA adapter", "choose one that is")
     for key, plain in BEYOND.items():
-        refuse(
-            config.get(key) not in (None, *plain),
-            f"the adapter in {folder} has {key}",
-            "choose one that is nothing but LoRA",
-        )
+        beyond = config.get(key) not in (None, *plain)
+        refuse(beyond, f"the adapter in {folder} has {key}", "choose one that is nothing but LoRA")
     refuse(not path.is_file(), f"no file {path}", todo)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             base = str((file.metadata() or {}).get("base", ""))
-            names = file.keys()
-            weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
+            weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' own kind, and torch's
         raise UserError(f"{path} is cut off or damaged", todo) from error
-    plain = {"dropout": 0.0, "targets": (), "base": base, "weights": weights}
-    return checked({"rank": config.get("r"), "alpha": config.get("lora_alpha"), **plain}, folder)
+    fields = {"rank": config.get("r"), "alpha": config.get("lora_alpha"), "dropout": 0.0, "targets": ()}
+    return checked(fields | {"base": base, "weights": weights}, folder)
 
 
-def checked(fields, place):
+def checked(fields: dict, place) -> Adapter:
     """The Adapter with `fields`, of which nothing is known yet. Raises UserError, which names `place`."""
     try:
         adapter = Adapter(**fields)
         rank, alpha, weights = adapter.rank, adapter.alpha, adapter.weights
-        if (
-            type(rank) is not int
-            or rank < 1
-            or type(alpha) not in (int, float)
-            or not math.isfinite(alpha)
-            or not weights
-        ):
-            raise ValueError("no rank, no alpha or no weights")
+        if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+            raise ValueError("no rank or no alpha")
+        if not weights:
+            raise ValueError("no weights")
         for name, part in weights.items():
-            layer, letter = PART.fullmatch(name).groups()
-            there = f"{layer}.lora_{'B' if letter == 'A' else 'A'}.weight" in weights
-            side = part.shape[0 if letter == "A" else 1]
-            if (
-                not there
-                or part.dim() != 2
-                or side != rank
-                or not part.is_floating_point()
-                or not part.is_contiguous()  # a damaged one may claim more than there is
-                or not part.isfinite().all()
-            ):
+            layer, letter = _layer_and_letter(name)
+            other, side = ("B", 0) if letter == "A" else ("A", 1)
+            if f"{layer}.lora_{other}.weight" not in weights or part.dim() != 2 or part.shape[side] != rank:
                 raise ValueError(f"{name} is no part of it")
+            # A part that is not contiguous may claim more than there is.
+            if not part.is_floating_point() or not part.is_contiguous() or not part.isfinite().all():
+                raise ValueError(f"{name} is damaged")
     except Exception as error:  # values of odd types fail in as many ways
         raise UserError(
             f"the adapter in {place} is damaged or of layers that MiniGLM has not", "choose one made for GPT-2's layers"
         ) from error
     return adapter
+
+
+def _layer_and_letter(name):
+    """(a linear layer's name, A or B) of a part's name. Raises ValueError where it is none of our layers."""
+    found = PART.fullmatch(name)
+    if not found or not is_linear(found[1]):
+        raise ValueError(f"{name} is no part of an adapter")
+    return found.groups()

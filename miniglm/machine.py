@@ -1,32 +1,33 @@
 """What the machine has, and how to use it: the device, the number format, the memory allocator."""
 
+import contextlib
 import ctypes
 import functools
 import os
 import re
 import sys
 import warnings
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.utils.checkpoint
 
 from miniglm.errors import refuse
 
-WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")  # what cast_weights offers
+WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]  # what cast_weights offers
 
 
-def pick_device(device):
+def pick_device(device: str) -> str:
     """The torch device that `auto` means here: cuda, else mps, else cpu. Raises UserError for one that is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, present in there.items() if present)
-    proper = re.fullmatch(r"(cpu|mps|cuda(:\d+)?)", device) and there[device.split(":")[0]]
-    refuse(not proper, f"there is no device {device} here", "choose --device=auto")
+    known = re.fullmatch(r"(cpu|mps|cuda(:\d+)?)", device)
+    refuse(not known or not there[device.split(":")[0]], f"there is no device {device} here", "choose --device=auto")
     return device
 
 
-def pick_dtype(dtype, device):
+def pick_dtype(dtype: str, device: str) -> str:
     """The name of the number format that `auto` means for matrix products on `device`.
 
     A CPU without a matrix unit (AMX) multiplies float32 faster than bfloat16.
@@ -38,7 +39,14 @@ def pick_dtype(dtype, device):
     return "bfloat16" if device == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "float32"
 
 
-def cast_weights(model, dtype):
+def autocast_to(dtype: str, device_type: str):
+    """A context, to be entered any number of times, in which matrix products run in `dtype`."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, dtype=getattr(torch, dtype))
+
+
+def cast_weights(model, dtype: str):
     """The model with its weights in `dtype`, for generation: float32 (as they are), bfloat16, float16 or int8.
 
     On a CPU float16 and int8 are FBGEMM's, and `model` itself is changed: the linear layers' weights are stored
@@ -49,7 +57,7 @@ def cast_weights(model, dtype):
     """
     if dtype == "float32":
         return model
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = model.device.type == "cpu"
     refuse(
         dtype == "int8" and not on_cpu, "int8 weights are for the CPU only", "choose --device=cpu or --dtype=float16"
     )
@@ -59,27 +67,20 @@ def cast_weights(model, dtype):
     refuse("fbgemm" not in engines, f"this CPU has no {dtype} products", "choose --dtype=float32 or --dtype=bfloat16")
     from torch.ao.quantization import float16_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
 
-    how = per_channel_dynamic_qconfig if dtype == "int8" else float16_dynamic_qconfig
+    qconfig = per_channel_dynamic_qconfig if dtype == "int8" else float16_dynamic_qconfig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return quantize_dynamic(model, {torch.nn.Linear: how}, inplace=True)
+        return quantize_dynamic(model, {torch.nn.Linear: qconfig}, inplace=True)
 
 
-def join_processes(backend):
-    """Meet the other processes that torchrun has started, as torch.distributed.init_process_group does.
-
-    torchrun keeps its store through its restarts, and what the dead have left there leads to nobody (pytorch issue
-    135712). On one machine, where all count the restarts alike, each has a part of the store to itself.
-    """
-    env, where = os.environ, {}
-    if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and env.get("GROUP_WORLD_SIZE") == "1":
-        store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
-        store = dist.PrefixStore(f"restart-{env['TORCHELASTIC_RESTART_COUNT']}", store)
-        where = {"store": store, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
-    dist.init_process_group(backend, **where)
+def prepare_cpu(keep_freed: bool):
+    """Have PyTorch use this CPU well for training. keep_freed: trade memory for speed, see keep_freed_memory."""
+    if keep_freed:
+        keep_freed_memory()
+    share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def share_cores(processes):
+def share_cores(processes: int):
     """Divide the CPU's cores among `processes` on this machine; torchrun would give each of them one thread.
 
     A number of threads above 1 that OMP_NUM_THREADS sets is kept.
@@ -93,11 +94,10 @@ def share_cores(processes):
 def compile_if_possible(model):
     """torch.compile's form of the model, or the model itself, with a line that says so, where nothing can be compiled."""
     try:
-        torch.compile(torch.cos)(torch.zeros(8, device=next(model.parameters()).device))
+        torch.compile(torch.cos)(torch.zeros(8, device=model.device))
     except Exception as error:  # a missing compiler shows in many ways
-        print(
-            f"torch.compile does not work here ({type(error).__name__}): going on without it; a C++ compiler may be missing"
-        )
+        problem = f"torch.compile does not work here ({type(error).__name__})"
+        print(f"{problem}: going on without it; a C++ compiler may be missing")
         return model
     return torch.compile(model)
 
@@ -108,11 +108,11 @@ def checkpoint_gradients(model):
     In training memory falls to what stands between the blocks, for a third more work (Chen et al. 2016,
     arXiv:1604.06174). Dropout is drawn the same both times, so that no loss changes.
     """
-    for block in model.transformer.h:
+    for block in model.blocks:
         block.forward = functools.partial(torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
 
 
-def peak_memory(device="cpu", of_children=False):
+def peak_memory(device: str = "cpu", of_children: bool = False) -> int | None:
     """The most memory in bytes that was taken so far: of a CUDA device by this process, else by the process itself.
 
     of_children: by the largest of its children that have ended. None where the system does not tell (Windows).

@@ -1,0 +1,241 @@
+"""Where a model comes from: a directory of ours, one of Hugging Face's, an adapter on its base, or nothing.
+
+    loaded = load("out/demo-chat")                # to use it: model, tokenizer, what it has learnt
+    start = begin(settings, data, group)          # to train it: scratch, resume, finetune, hf or auto
+
+All that cannot be is refused here.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from miniglm.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    adapter_of,
+    build_model,
+    is_plain_settings,
+    load_checkpoint,
+    locate,
+)
+from miniglm.errors import refuse
+from miniglm.families import lora_layers
+from miniglm.files import claim, read_json
+from miniglm.hf import is_hf, read_hf
+from miniglm.lora import Adapter, attach, digest, merged, read_adapter
+from miniglm.machine import cast_weights, pick_device
+from miniglm.parallel import Group
+from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer
+from model import GLMConfig, MiniGLM
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model to be used."""
+
+    model: MiniGLM  # in evaluation mode
+    tokenizer: AnyTokenizer
+    chat: bool  # whether it was trained on conversations
+    searches: bool  # whether it has learnt to call the search tool
+    settings: dict  # of its training; empty for a model from elsewhere
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with."""
+
+    init_from: str  # scratch, resume, finetune or hf: auto is decided
+    model: MiniGLM  # on the CPU
+    parameters: int  # how many the model has without an adapter
+    block_size: int  # tokens of a row
+    ckpt_dir: str  # where the model comes from, or the base of its adapter
+    adapter: Adapter | None  # that is put on the model
+    checkpoint: Checkpoint | None  # of the run that is resumed
+    replaces: bool  # whether out_dir holds a checkpoint that this run will replace
+
+
+def load(place, device: str = "auto", dtype: str = "float32", lora: str = "") -> Loaded:
+    """The model at `place`, see open_model, on a device.
+
+    dtype: of the weights, see machine.cast_weights. Raises UserError.
+    """
+    checkpoint, tokenizer = open_model(place, lora)
+    model = cast_weights(build_model(checkpoint).eval().to(pick_device(device)), dtype)
+    return Loaded(model, tokenizer, checkpoint.chat, checkpoint.searches, checkpoint.settings)
+
+
+def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
+    """A model with all its weights; an adapter that a training run has left stands on its base.
+
+    lora: the directory (or the .pt file) of an adapter to fold in. Raises UserError.
+    """
+    checkpoint, tokenizer = open_stored(place)
+    if not checkpoint.weights:
+        base = str(checkpoint.settings.get("ckpt_dir", ""))
+        near = base and not base.startswith(("//", "\\\\"))  # on Windows those lead to other machines
+        weights = open_stored(base)[0].weights if near and locate(base)[0].is_dir() else {}
+        refuse(
+            not weights,
+            f"{place} holds an adapter alone, and there is no whole model {base} that it was trained on",
+            f"give that model as --out_dir, and --lora={place}",
+        )
+        checkpoint.weights, checkpoint.base = merged(weights, adapter_of(checkpoint, place)), base
+    if lora:
+        of_ours = Path(lora).suffix == ".pt"
+        adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora)
+        checkpoint.weights = merged(checkpoint.weights, adapter)
+        path = locate(lora)[0] / "config.json"
+        about = read_json(path, "copy the directory again") if path.exists() else {}
+        if "settings" in about:  # train.py has left it: what has the adapter learnt, and from what?
+            refuse(not is_plain_settings(about["settings"]), f"{path} is broken", "copy the directory again")
+            checkpoint.settings = about["settings"]
+            checkpoint.chat, checkpoint.searches = bool(about.get("chat")), bool(about.get("searches"))
+    return checkpoint, tokenizer
+
+
+def open_stored(place) -> tuple[Checkpoint, AnyTokenizer]:
+    """What stands at `place`: a trained model of ours, or a Hugging Face folder. Raises UserError."""
+    folder, path = locate(place)
+    if not path.exists() and is_hf(folder):
+        return read_hf(folder)
+    checkpoint, tokenizer = load_checkpoint(place, mmap=True), load_tokenizer(folder)
+    refuse(
+        fingerprint(tokenizer) != checkpoint.fingerprint,
+        f"the tokenizer in {folder} is not the one the model was trained with",
+        "copy the whole directory again",
+    )
+    return checkpoint, tokenizer
+
+
+def begin(settings: dict, data, group: Group, writes: bool) -> Start:
+    """The model that a training with train.py's settings begins with.
+
+    data: what open_data gives. writes: whether the run will write to out_dir, which no other process may do then.
+    Raises UserError.
+    """
+    s = SimpleNamespace(**settings)
+    resumable = Path(s.out_dir, CHECKPOINT).exists()
+    init_from = decided(s, resumable)
+    refuse_what_cannot_be(s, init_from, resumable, writes)
+    if group.main and writes and (resumable or init_from != "resume"):
+        claim(s.out_dir)
+    if init_from == "scratch":
+        model, checkpoint = new_model(s, data.tokenizer), None
+        parameters, block_size, ckpt_dir, adapter = model.num_parameters(), s.block_size, s.ckpt_dir, None
+    else:
+        checkpoint = load_checkpoint(s.out_dir) if init_from == "resume" else None
+        ckpt_dir = s.ckpt_dir or (str(checkpoint.settings.get("ckpt_dir", "")) if checkpoint else "")
+        base = starting_point(s, checkpoint, ckpt_dir, data)
+        model = build_model(base, dropout=s.dropout)
+        parameters, block_size = model.num_parameters(), row_length(s, checkpoint, base, data)
+        adapter = put_on(model, s, checkpoint, base, ckpt_dir) if s.lora_rank else None
+    data.check(block_size)  # data that do not fit the model are told before anything is written
+    replaces = resumable and init_from != "resume"
+    return Start(init_from, model, parameters, block_size, ckpt_dir, adapter, checkpoint, replaces)
+
+
+def decided(s, resumable):
+    """init_from without auto. A run that torchrun starts again after a process has died is resumed, too."""
+    again = resumable and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    if again and load_checkpoint(s.out_dir, mmap=True).settings.get("run") == os.environ.get("TORCHELASTIC_RUN_ID", ""):
+        return "resume"
+    if s.init_from != "auto":
+        return s.init_from
+    if resumable:
+        return "resume"
+    return "finetune" if s.ckpt_dir else "scratch"
+
+
+def refuse_what_cannot_be(s, init_from, resumable, writes):
+    """Raise UserError for settings of a beginning that contradict each other, or what is on disk."""
+    refuse(
+        init_from != "resume" and resumable and not s.overwrite,
+        f"{s.out_dir} holds a checkpoint already",
+        "go on with --init_from=resume, choose another --out_dir, or replace it with --overwrite=True",
+    )
+    if init_from in ("finetune", "hf"):
+        refuse(not s.ckpt_dir, f"{init_from} needs a model to start from", "give its directory as --ckpt_dir=DIR")
+        refuse(
+            init_from == "hf" and not is_hf(s.ckpt_dir),
+            f"{s.ckpt_dir} is no Hugging Face folder",
+            "give one with config.json, model.safetensors and the tokenizer's files as --ckpt_dir",
+        )
+        itself = locate(s.ckpt_dir)[0].resolve() == Path(s.out_dir).resolve()
+        refuse(itself, "the model to start from is in --out_dir", "choose another --out_dir")
+    if s.lora_rank:
+        refuse(
+            init_from == "scratch",
+            "LoRA changes a model that is there",
+            "name it with --init_from=finetune --ckpt_dir=DIR",
+        )
+    else:
+        refuse(
+            s.quantize != "none" or s.merge_lora,
+            "--quantize and --merge_lora go with LoRA",
+            "add --lora_rank=8, or leave them away",
+        )
+    on_mps = pick_device(s.device) == "mps"
+    refuse(s.quantize != "none" and on_mps, "--quantize=nf4 is for CUDA and the CPU", "choose --device=cpu")
+    refuse(writes and s.out_dir.endswith(".pt"), f"--out_dir={s.out_dir} is a checkpoint", "give its directory")
+
+
+def new_model(s, tokenizer):
+    """A model with random weights of the shape that the settings say."""
+    refuse(
+        s.n_embd % s.n_head != 0,
+        f"--n_embd={s.n_embd} cannot be shared by {s.n_head} heads",
+        "choose --n_head as a divisor",
+    )
+    vocab_size = math.ceil(tokenizer.vocab_size / 64) * 64
+    return MiniGLM(GLMConfig(s.block_size, vocab_size, s.n_layer, s.n_head, s.n_embd, s.dropout, s.bias))
+
+
+def starting_point(s, checkpoint, ckpt_dir, data):
+    """The Checkpoint whose weights a run begins with: that of the run resumed, or of the model in ckpt_dir."""
+    if checkpoint:
+        trained = "without" if s.lora_rank else "with"
+        refuse(
+            bool(checkpoint.adapter) != bool(s.lora_rank),
+            f"{s.out_dir} was trained {trained} --lora_rank",
+            "resume with the settings of the run, which are in its config.json",
+        )
+    base = checkpoint if checkpoint and not s.lora_rank else open_model(ckpt_dir)[0]
+    refuse(
+        s.lora_rank and base.base,
+        f"{ckpt_dir} is an adapter itself",
+        "train that one with --merge_lora=True first, or start from its own base",
+    )
+    refuse(
+        base.fingerprint != fingerprint(data.tokenizer),
+        f"the checkpoint was trained with another tokenizer than data/{data.name}",
+        f"prepare the data with the checkpoint's own, --tokenizer_from={locate(ckpt_dir or s.out_dir)[0]}",
+    )
+    return base
+
+
+def row_length(s, checkpoint, base, data):
+    """How many tokens a row has: those of conversations, or so many of the model's context as a row of a book takes.
+
+    A row may be shorter than the context: one of conversations, or of a book for a model from elsewhere.
+    """
+    context = base.shape["block_size"]
+    if data.chat:
+        rows = data.row_length
+    elif checkpoint:
+        rows = checkpoint.settings.get("block_size")
+    else:
+        rows = context if base.settings else s.block_size
+    return min(rows, context) if isinstance(rows, int) and rows > 1 else context
+
+
+def put_on(model, s, checkpoint, base, ckpt_dir):
+    """Put a new adapter on the model; it. The weights that it had in a run that is resumed come later."""
+    layers = lora_layers(s.lora_targets)
+    adapter = Adapter(s.lora_rank, s.lora_alpha, s.lora_dropout, layers, digest(base.weights))
+    another = checkpoint and adapter_of(checkpoint, s.out_dir).base != adapter.base
+    refuse(another, f"{s.out_dir} was trained from another model than {ckpt_dir}", "give that one as --ckpt_dir")
+    attach(model, adapter, s.quantize)
+    return adapter

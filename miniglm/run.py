@@ -1,0 +1,313 @@
+"""Where a run stands, and its folder: checkpoints, log.jsonl, what is printed, and what a signal does.
+
+It does not know how a loss is computed.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from miniglm.checkpoint import (
+    CHECKPOINT,
+    NO_RUN,
+    Checkpoint,
+    State,
+    adapter_of,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+)
+from miniglm.errors import UserError, refuse
+from miniglm.families import lora_layers
+from miniglm.files import sha256, write_whole
+from miniglm.lora import merged_state
+from miniglm.machine import peak_memory
+from miniglm.optimizers import Optimizers, Schedule
+from miniglm.origin import Start
+from miniglm.parallel import Group
+from miniglm.vocabulary import fingerprint
+
+# Settings of a call, which may differ when a run is resumed without changing its losses.
+OF_THE_CALL = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
+OF_THE_CALL |= {"keep_last", "log_interval", "merge_lora", "gradient_checkpointing"}
+
+
+class Run:
+    """One training run of one process; `state` is where it stands.
+
+    The first process of the group writes and prints, the others keep step.
+    """
+
+    def __init__(
+        self,
+        settings: dict,
+        start: Start,
+        data,
+        optimizers: Optimizers,
+        schedule: Schedule,
+        scaler: torch.amp.GradScaler,
+        group: Group,
+        dtype: str,
+        writes: bool,
+    ):
+        """settings: train.py's. dtype: of the products. writes: whether anything is written to out_dir.
+
+        Stands where the checkpoint of `start` stands, if there is one. Raises UserError.
+        """
+        self.folder, self.start, self.data, self.group = Path(settings["out_dir"]), start, data, group
+        self.model, self.optimizers, self.schedule, self.scaler = start.model, optimizers, schedule, scaler
+        self.writes = writes and group.main
+        self.settings = settings | settings_found(start, data, group, dtype)
+        self.state = State()
+        if start.checkpoint:
+            self.restore(start.checkpoint)
+            self.tell_changes(start.checkpoint.settings)
+        if settings["replay"] >= 0:
+            self.state.step = min(self.state.step, settings["replay"])
+        if self.writes:
+            if start.replaces:
+                set_aside(self.folder)
+            self.rewind_log()
+        self.skipped_in_a_row = 0
+        self.seconds_saving = []  # how long each checkpoint took
+        self.kept = f"saved at step {self.state.step}" if start.checkpoint else "nothing saved yet"
+        self.began, self.seconds_before, self.tokens_before = time.monotonic(), self.state.seconds, self.state.tokens
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken so far, over all its calls."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the present step."""
+        return self.state.rate * self.schedule.at(self.state.step)
+
+    def restore(self, checkpoint: Checkpoint):
+        """Stand where a checkpoint of this run stands: weights, optimizers, counts. Settings stay those of now."""
+        try:
+            if self.start.adapter:
+                adapter_of(checkpoint, self.folder).into(self.model)
+            else:
+                self.model.load_state_dict(checkpoint.weights)
+            self.optimizers.load(checkpoint.optimizers, self.folder)
+            if checkpoint.scaler and self.scaler.is_enabled():
+                self.scaler.load_state_dict(checkpoint.scaler)
+        except (MemoryError, torch.OutOfMemoryError, UserError):
+            raise
+        except Exception as error:  # a damaged state fails in many ways
+            raise UserError(NO_RUN.format(self.folder), "train again") from error
+        self.state = checkpoint.state
+
+    def tell_changes(self, before: dict):
+        """Print which settings are not what they were, and what part of the rate is used."""
+        changed = [
+            f"{key} {value} (was {before[key]})"
+            for key, value in self.settings.items()
+            if key not in OF_THE_CALL and not same_setting(key, before.get(key, value), value)
+        ]
+        if changed:
+            self.print(f"not what it was: {', '.join(changed)}; the losses will not be those of a run left alone")
+        if self.state.rate < 1:
+            step = self.state.step
+            self.print(
+                f"with {self.state.rate:g} of the learning rate, since the numbers went wrong before step {step}"
+            )
+
+    def tell_beginning(self):
+        """Print what is trained, and from where."""
+        start, settings = self.start, self.settings
+        place = f"{start.parameters:,} parameters on {self.group.device} in {settings['dtype']}"
+        self.print(f"{place}; {start.init_from} at step {self.state.step} of {settings['max_iters']}")
+        if start.adapter:
+            trained = settings["trained_parameters"]
+            self.print(f"LoRA trains {trained:,} beside them; they stay as they are in {start.ckpt_dir}")
+        if self.group.device == "cpu" and start.parameters > 20_000_000:
+            self.print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
+
+    def tell_losses(self, train_loss: float, val_loss: float, last: bool) -> float:
+        """Print both estimates and put them into the log; the validation loss, or nan where one of them is no number.
+
+        last: whether no step follows; a loss that is no number is a UserError then.
+        """
+        self.print(f"step {self.state.step}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}")
+        if not math.isfinite(train_loss + val_loss):
+            refuse(last, f"the loss is no number at step {self.state.step}", "train again with a lower --learning_rate")
+            return math.nan
+        self.write_log("train_eval", train_loss)
+        self.write_log("val", val_loss)
+        return val_loss
+
+    def tell_step(self, loss: float, norm: float) -> str:
+        """Put a step that was taken into the log; what a progress bar shows of it."""
+        skipped = {"skipped": len(self.state.skipped)} if self.state.skipped else {}
+        self.write_log("train", loss, grad_norm=norm, memory=peak_memory(self.group.device), **skipped)
+        speed = (self.state.tokens - self.tokens_before) / (time.monotonic() - self.began)
+        return f"loss {loss:.3f}, {speed:,.0f} tokens/s"
+
+    def write_log(self, split: str, loss: float, **more):
+        """Append one event to log.jsonl."""
+        if not self.writes:
+            return
+        event = {"iter": self.state.step, "split": split, "loss": loss, "lr": self.learning_rate}
+        event |= {"tokens": self.state.tokens, "seconds": round(self.seconds, 3), **more}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def rewind_log(self):
+        """Keep the log's lines on steps before this one: the later ones will be written again."""
+        path, kept = self.folder / "log.jsonl", []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # a killed run's last is half
+                if json.loads(line)["iter"] < self.state.step:
+                    kept.append(line + "\n")
+        with write_whole(path) as file:
+            file.writelines(kept)
+
+    def save(self, val_loss: float):
+        """Write the checkpoint; val_loss is its validation loss, infinite where it was not estimated.
+
+        Not before the first step, and not amid skipped ones, where the last good checkpoint stays.
+        """
+        last = self.state.step >= self.settings["max_iters"]
+        if self.state.step == 0 or (self.skipped_in_a_row and not last):
+            return
+        best = val_loss < self.state.best_val_loss
+        self.state.best_val_loss = min(val_loss, self.state.best_val_loss)
+        if not self.writes:
+            return
+        begun, self.state.seconds = time.monotonic(), self.seconds
+        save_checkpoint(self.folder, self.checkpoint(), self.data.tokenizer, best, self.settings["keep_last"])
+        self.seconds_saving.append(time.monotonic() - begun)
+        self.kept = f"saved at step {self.state.step}"
+
+    def checkpoint(self) -> Checkpoint:
+        """The model and the run as they are now. Of a model with an adapter, the adapter; merged, if it is asked for."""
+        adapter = self.start.adapter and self.start.adapter.of(self.model)
+        if adapter is None:
+            weights = self.model.state_dict()
+        else:
+            weights = merged_state(self.model, adapter) if self.settings["merge_lora"] else {}
+        return Checkpoint(
+            weights=weights,
+            shape=vars(self.model.config),
+            settings=self.settings,
+            chat=self.data.chat,
+            fingerprint=fingerprint(self.data.tokenizer),
+            searches=self.data.searches,
+            state=self.state,
+            optimizers=self.optimizers.state_dicts(),
+            scaler=self.scaler.state_dict(),
+            adapter=adapter,
+        )
+
+    def skip_step(self):
+        """Count and print a step that is not taken, since its gradient is not finite."""
+        self.skipped_in_a_row += 1
+        self.state.skipped.append(self.state.step)
+        step = self.state.step
+        self.print(
+            f"step {step} skipped, its gradient is not finite; --init_from=resume --replay={step} shows its batch"
+        )
+
+    def go_back(self):
+        """Return to the last checkpoint with half the rate. Raises UserError where none is, or where that did not help."""
+        rate, lower, skipped = self.state.rate, self.state.rate / 2, self.state.skipped
+        even = f", even at {rate:g} of the rate" if rate < 1 else ""
+        refuse(
+            lower < 1 / 8 or not Path(self.folder, CHECKPOINT).exists() or not self.is_training,
+            f"the gradient was not finite for {self.settings['max_skipped']} steps in a row, up to step"
+            f" {self.state.step}{even}",
+            f"lower --learning_rate, or look at a step's batch with --init_from=resume --replay={skipped[-1]}",
+        )
+        self.restore(load_checkpoint(self.folder))
+        self.state.rate, self.skipped_in_a_row = lower, 0
+        if self.writes:
+            self.rewind_log()
+        self.print(f"gone back to the checkpoint of step {self.state.step}, with {lower:g} of the learning rate")
+
+    def tell_end(self, stop: "Stop", stopping: bool):
+        """Print what was skipped, what saving took, and how to go on where the run was stopped before its end."""
+        state, skipped = self.state, self.state.skipped
+        if skipped and self.is_training:
+            more = ", …" if len(skipped) > 20 else ""
+            self.print(f"{len(skipped)} steps were skipped: {', '.join(map(str, skipped[:20]))}{more}")
+        if self.seconds_saving:
+            taken = sum(self.seconds_saving)
+            share = taken / (time.monotonic() - self.began)
+            self.print(f"{len(self.seconds_saving)} checkpoints took {taken:.1f} s, {share:.1%} of the time")
+        if stopping and self.is_training and state.step < self.settings["max_iters"]:
+            why = stop.reason or "another process was asked to"
+            how = "go on with --init_from=resume and the same settings"
+            self.print(f"stopped at step {state.step} ({why}), {self.kept}; {how}")
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this run, in whichever process, is to train a model for good."""
+        return not self.settings["eval_only"] and self.settings["replay"] < 0
+
+    def print(self, line: str):
+        """Print a line above the progress bar, in the first process."""
+        if self.group.main:
+            tqdm.write(line)
+
+
+class Stop:
+    """Whether the run is to stop in good order: Ctrl-C, SIGTERM, or the clock. A second Ctrl-C ends it at once."""
+
+    def __init__(self, max_minutes: float, progress: tqdm, group: Group):
+        """Takes the signals from now on. max_minutes: 0 for no limit. progress: the bar to be silenced."""
+        self.max_minutes, self.progress, self.group = max_minutes, progress, group
+        self.reason = ""  # why, "" as long as it is not
+        self.began = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        if self.max_minutes and time.monotonic() - self.began > 60 * self.max_minutes:
+            self.reason = self.reason or f"{self.max_minutes:g} minutes have passed"
+        return bool(self.reason)
+
+    def _on_signal(self, number, frame):
+        if number == signal.SIGINT and self.reason == "SIGINT":
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+        self.progress.disable = True  # what it writes to may have had the same Ctrl-C
+        if self.group.main:
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+
+def settings_found(start: Start, data, group: Group, dtype: str) -> dict:
+    """What the settings kept with a run say of it that was found out: the model's shape, the machine, the data."""
+    shape = start.model.config
+    trained = sum(parameter.numel() for parameter in start.model.parameters() if parameter.requires_grad)
+    return {
+        **{name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd", "bias")},
+        "ckpt_dir": start.ckpt_dir,
+        "block_size": start.block_size,
+        "trained_parameters": trained,
+        "device": group.device_type,
+        "dtype": dtype,
+        "processes": group.size,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "data": sha256(data.folder / "meta.json")[:12],
+        "run": os.environ.get("TORCHELASTIC_RUN_ID", ""),  # torchrun's
+    }
+
+
+def same_setting(key: str, before, now) -> bool:
+    """Whether a setting means what it meant before; LoRA's targets have had other names."""
+    if key == "lora_targets" and before != now:
+        return lora_layers(str(before)) == lora_layers(str(now))
+    return before == now
