@@ -16,7 +16,7 @@ from urllib3.util import Retry
 Result = TypeVar("Result")
 
 
-class TryAgain(Exception):
+class FailedTry(Exception):
     """A try that failed where another one may succeed. Its text is the problem."""
 
     def __init__(self, problem: str, response: requests.Response | None = None):
@@ -42,19 +42,29 @@ def retry_policy(retries: int, statuses: Collection[int], backoff: float, longes
     )
 
 
-def with_retries(attempt: Callable[[], Result], policy: Retry, sleep: Callable[[float], object] = time.sleep) -> Result:
-    """What `attempt()` returns; after each TryAgain that it raises it is called again, while `policy` has retries left.
+def with_retries(
+    attempt: Callable[[], Result],
+    policy: Retry,
+    tell: Callable[[FailedTry], object] = lambda failure: None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Result:
+    """What `attempt()` returns, called again after each FailedTry while `policy` allows it.
 
-    sleep: how to wait, given seconds. Raises the last TryAgain, and whatever else `attempt` raises.
+    tell: is called with each FailedTry but those whose HTTP status the policy gives no other chance. sleep: waits for
+    some seconds. Raises the last FailedTry, and whatever else `attempt` raises.
     """
     while True:
         try:
             return attempt()
-        except TryAgain as failure:
+        except FailedTry as failure:
+            response = failure.response
+            if response is not None and not policy.is_retry("GET", response.status_code):
+                raise
+            tell(failure)
             if not policy.total:
                 raise
             policy = policy.increment(error=failure)
-            sleep(seconds_to_wait(policy, failure.response))
+            sleep(seconds_to_wait(policy, response))
 
 
 def seconds_to_wait(policy: Retry, response: requests.Response | None) -> float:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from miniglm.book.facts import sentences, whole_text
 from miniglm.book.questions import Book, at_most, record
 from miniglm.errors import UserError, refuse
-from miniglm.retry import TryAgain, retry_policy, with_retries
+from miniglm.retry import FailedTry, retry_policy, with_retries
 
 SEEDS = {  # 23 ways to ask, by what they ask about
     "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ "
@@ -118,8 +118,8 @@ class Server:
         Unanswerable. Raises OutOfBudget, too.
         """
         try:
-            return with_retries(lambda: self.post(body), self.policy, self.stopping.wait)
-        except TryAgain as failure:
+            return with_retries(lambda: self.post(body), self.policy, sleep=self.stopping.wait)
+        except FailedTry as failure:
             if self.answers:
                 raise Unanswerable(str(failure)) from failure
             self.stopping.set()
@@ -127,7 +127,7 @@ class Server:
             raise UserError(f"{self.url} does not answer ({failure})", todo) from failure
 
     def post(self, body) -> str:
-        """What the model says to the request `body`, sent once. Raises TryAgain, or what `send` does."""
+        """What the model says to the request `body`, sent once. Raises FailedTry, or what `send` does."""
         with self.lock:
             if self.stopping.is_set() or self.sent >= self.max_requests:
                 raise OutOfBudget
@@ -142,12 +142,12 @@ class Server:
                 self.answers = True
                 return text
         except requests.RequestException as error:
-            raise TryAgain(type(error).__name__) from error
+            raise FailedTry(type(error).__name__) from error
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            raise TryAgain("an answer that is not in the protocol") from error
+            raise FailedTry("an answer that is not in the protocol") from error
         problem = f"HTTP status {response.status_code}"
         if self.policy.is_retry("POST", response.status_code):
-            raise TryAgain(problem, response)
+            raise FailedTry(problem, response)
         if self.answers:
             raise Unanswerable(problem)
         self.stopping.set()
