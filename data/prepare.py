@@ -10,21 +10,22 @@ import re
 import sys
 from itertools import accumulate, islice
 from pathlib import Path
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from configurator import configure
-from miniglm.errors import UserError, refuse
-from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from configurator import Bounds, FilePath, configure
+from miniglm.errors import refuse
+from miniglm.files import claim, is_plain_name, reading_utf8, sha256, write_json, write_whole
 from miniglm.tokenizer import FAST_FILE, RANK_FILE, Tokenizer
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # the books, given without --, each fetched before with data/fetch_data.py
 dataset = ""  # data/DATASET is written; the default is the names joined with -, with _bpe behind for bpe
-tokenizer = "gpt2"  # gpt2: OpenAI's, needs about 2.2 tokens a Chinese character; bpe: learnt from the training split
-vocab_size = 4096  # ids of a bpe tokenizer; more make texts shorter and the model larger
-val_fraction = 0.1  # the last part of each book is held out to measure what the model has not seen
-tokenizer_from = ""  # instead: that of a data set, an out_dir or a Hugging Face folder, whose model is to go on
+tokenizer: Literal["gpt2", "bpe"] = "gpt2"  # OpenAI's, about 2.2 tokens a Chinese character; or learnt from the books
+vocab_size: Annotated[int, Bounds(257, 65536)] = 4096  # ids of bpe; more make texts shorter and the model larger
+val_fraction: Annotated[float, Bounds(0.0001, 0.9)] = 0.1  # the end of each book, held out to measure what is untrained
+tokenizer_from: FilePath = ""  # instead: that of a data set, an out_dir or a Hugging Face folder, whose model goes on
 # -----------------------------------------------------------------------------
 
 NORMALISATION = "white space at both ends of a line is cut; several empty lines become one; line ends are \\n"
@@ -36,36 +37,37 @@ SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)|(?<=[，。！？；：、])(?=[\u4e00-\
 
 
 def normalised(path):
-    """The lines of the text at `path`, as NORMALISATION tells, one after the other."""
+    """The lines of the text at `path`, in order, with their white space as NORMALISATION says. Raises UserError."""
     empty = True  # the line before: empty lines at the beginning go too
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            while line := file.readline(LONGEST_LINE):
-                text = line.strip()
-                if text or not empty:
-                    yield text + "\n" * line.endswith("\n")
-                empty = not text
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no UTF-8 text", "fetch it with data/fetch_data.py, which recognises encodings"
-        ) from error
+    with (
+        reading_utf8(path, "fetch it with data/fetch_data.py, which recognises encodings"),
+        open(path, encoding="utf-8-sig") as file,
+    ):
+        while line := file.readline(LONGEST_LINE):
+            text = line.strip()
+            if text or not empty:
+                yield text + "\n" if line.endswith("\n") else text
+            empty = not text
 
 
 def split(path, held_out):
-    """(characters of the training split, all characters): the split falls on the line end nearest to the fraction."""
+    """(characters of the training split, all characters) of a text whose last part, a share `held_out`, is held out.
+
+    The split falls on the line end nearest to that share, or inside a line in a book of very few. Raises UserError.
+    """
     total = sum(map(len, normalised(path)))
     refuse(not total, f"{path} is empty", "fetch the book again")
     target = total * (1 - held_out)
     refuse(not 1 <= target <= total - 1, f"{path} is too short to hold out {held_out:g} of it", "prepare a longer book")
-    at = min(accumulate(map(len, normalised(path))), key=lambda end: abs(end - target))
-    # A book of very few lines is cut inside a line.
-    return (at if 0 < at < total and abs(at - target) < 0.05 * total else round(target)), total
+    line_end = min(accumulate(map(len, normalised(path))), key=lambda end: abs(end - target))
+    near = 0 < line_end < total and abs(line_end - target) < 0.05 * total
+    return line_end if near else round(target), total
 
 
 def pieces(path, start, stop):
-    """Characters start..stop of the normalised text, in pieces of about PIECE that end where tokens end.
+    """Characters `start` to `stop` of the normalised text at `path`, in pieces that end where tokens end.
 
-    A text without a line end or punctuation for so long is cut anywhere.
+    They have about PIECE characters. A text without line ends or punctuation for so long is cut anywhere.
     """
     position, buffer = 0, ""
     for line in normalised(path):
@@ -82,8 +84,14 @@ def pieces(path, start, stop):
         yield buffer
 
 
+def joined(spans):
+    """The pieces of several texts, one text after the other. spans: [(path, start, stop), …] in characters."""
+    for path, start, stop in spans:
+        yield from pieces(path, start, stop)
+
+
 def write_tokens(path, texts, encoder):
-    """Tokenise `texts` with all cores into the uint16 file `path`; its counts for meta.json."""
+    """Tokenise an iterator of texts with all cores into the file `path` of uint16 ids; its counts for meta.json."""
     counts = {"tokens": 0, "characters": 0, "bytes": 0}
     with write_whole(path, "wb") as file:
         for text, ids in encoder.encode_stream(texts):
@@ -94,53 +102,44 @@ def write_tokens(path, texts, encoder):
     return counts
 
 
-configure(
-    globals(),
-    positional="names",
-    limits={"vocab_size": (257, 65536), "val_fraction": (0.0001, 0.9)},
-    choices={"tokenizer": ("gpt2", "bpe")},
-)
+configure(globals(), positional="names")
 refuse(not dataset and tokenizer_from, "--tokenizer_from is for a data set of its own", "name it with --dataset=NAME")
-dataset = dataset or "-".join(names) + "_bpe" * (tokenizer == "bpe")
-target = Path("data", dataset)
+folder = dataset or "-".join(names) + ("_bpe" if tokenizer == "bpe" else "")
+target = Path("data", folder)
 books = [Path("data", name, "input.txt") for name in names]
-for name in (*names, dataset):
+for name in (*names, folder):
     refuse(not is_plain_name(name), f"'{name}' is no name", "give the name of a folder in data/")
 for name, book in zip(names, books):
     refuse(not book.is_file(), f"no book {book}", f"run python data/fetch_data.py {name}")
-spans = [split(book, val_fraction) for book in books]
 
-
-def train_texts():
-    """The training split of every book, in pieces."""
-    for book, (middle, _) in zip(books, spans):
-        yield from pieces(book, 0, middle)
-
-
-def val_texts():
-    """What is held out of every book, in pieces."""
-    for book, (middle, end) in zip(books, spans):
-        yield from pieces(book, middle, end)
-
+# The splits: the last part of every book is held out.
+train, val = [], []  # spans of the books, see joined
+for book in books:
+    middle, end = split(book, val_fraction)
+    train.append((book, 0, middle))
+    val.append((book, middle, end))
 
 if tokenizer_from:
     encoder = Tokenizer.load(tokenizer_from)
 elif tokenizer == "gpt2":
     encoder = Tokenizer.gpt2()
 else:
-    encoder = Tokenizer.train(islice(train_texts(), TRAINING_CHARACTERS // PIECE), vocab_size)
+    encoder = Tokenizer.train(islice(joined(train), TRAINING_CHARACTERS // PIECE), vocab_size)
     if encoder.vocab_size < vocab_size:
         print(f"the text gives {encoder.vocab_size:,} tokens, not {vocab_size:,}")
+
 claim(target)
-(target / "meta.json").unlink(missing_ok=True)  # until all is whole again there is no data set
+(target / "meta.json").unlink(missing_ok=True)  # until everything is written there is no data set
 for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin"), target / RANK_FILE, target / FAST_FILE):
     stale.unlink(missing_ok=True)
 meta = {
+    "kind": "books",
+    "dtype": "uint16",
     "tokenizer": encoder.name,
     "vocab_size": encoder.vocab_size,
     "splits": {
-        "train": write_tokens(target / "train.bin", train_texts(), encoder),
-        "val": write_tokens(target / "val.bin", val_texts(), encoder),
+        "train": write_tokens(target / "train.bin", joined(train), encoder),
+        "val": write_tokens(target / "val.bin", joined(val), encoder),
     },
     "sources": [{"name": name, "sha256": sha256(book)} for name, book in zip(names, books)],
     "val_fraction": val_fraction,
@@ -150,7 +149,6 @@ if tokenizer_from or tokenizer != "gpt2":
     encoder.save(target)
 write_json(target / "meta.json", meta)
 for name, counts in meta["splits"].items():
-    ratio = counts["tokens"] / max(1, counts["characters"])
-    print(
-        f"{target / name}.bin: {counts['tokens']:,} tokens, {counts['characters']:,} characters, {ratio:.2f} tokens each"
-    )
+    tokens, characters = counts["tokens"], counts["characters"]
+    ratio = tokens / max(1, characters)
+    print(f"{target / name}.bin: {tokens:,} tokens, {characters:,} characters, {ratio:.2f} tokens each")

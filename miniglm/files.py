@@ -1,12 +1,14 @@
-"""Reading and writing files so that nothing whole is ever replaced by something half."""
+"""Reading and writing files: nothing whole is ever replaced by something half, and nobody else writes meanwhile."""
 
 import atexit
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -15,7 +17,7 @@ from miniglm.errors import UserError, refuse
 
 @contextmanager
 def writing(path):
-    """Make the folder of `path` for the block, and tell in one line what keeps the block from writing there."""
+    """Make the folder of `path` for the block. Raises UserError where an OSError keeps the block from writing there."""
     folder_is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,16 +28,19 @@ def writing(path):
         ) from error
     finally:
         if folder_is_new:
-            with suppress(OSError):  # it stays where there is something in it
+            with suppress(OSError):  # a folder with something in it stays
                 path.parent.rmdir()
 
 
 @contextmanager
 def replace_whole(path):
-    """A path beside `path`, to be written by the block; it takes `path`'s place only when the block ends well."""
+    """A path beside `path` for the block to write a file to, which is renamed to `path` once the block ends well.
+
+    Until then, and where the block fails, what `path` held before stays as it was. Raises UserError.
+    """
     path = Path(path)
-    proper = path.name and (path.is_file() or not os.path.lexists(path))
-    refuse(not proper, f"{path} is no file name", "give the name of a file to write")
+    taken = os.path.lexists(path) and not path.is_file()
+    refuse(not path.name or taken, f"{path} is no file name", "give the name of a file to write")
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
@@ -51,17 +56,21 @@ def replace_whole(path):
 
 @contextmanager
 def new_folder(path):
-    """A folder beside `path`, to be filled by the block; it becomes `path`, where nothing is so far, when that ends well."""
+    """A folder beside `path` for the block to fill, which is renamed to `path` once the block ends well.
+
+    Raises UserError where there is something at `path` already, other than an empty folder.
+    """
     path = Path(path)
-    free = not os.path.lexists(path) or (path.is_dir() and not path.is_symlink() and not any(path.iterdir()))
-    refuse(not path.name or not free, f"{path} is there already", "name a folder that is not, or delete that one first")
+    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    taken = os.path.lexists(path) and not empty
+    refuse(not path.name or taken, f"{path} is there already", "name a folder that is not, or delete that one first")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with writing(path):
         try:
             partial.mkdir()
             yield partial
-            for made in partial.iterdir():
-                with open(made, "rb+") as file:
+            for each in partial.iterdir():
+                with open(each, "rb+") as file:
                     os.fsync(file.fileno())
             if path.exists():
                 path.rmdir()
@@ -71,12 +80,18 @@ def new_folder(path):
 
 
 @contextmanager
-def write_whole(path, mode="w"):
-    """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed."""
-    # A lone surrogate, as a broken input may hold, becomes a question mark.
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
-    with replace_whole(path) as partial, open(partial, mode, **text) as file:
-        yield file
+def write_whole(path, mode: Literal["w", "wb"] = "w") -> Generator[IO[Any]]:
+    """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed.
+
+    Text is written as UTF-8 with \\n line ends; a lone surrogate, as a broken input may hold, becomes a question mark.
+    """
+    with replace_whole(path) as partial:
+        if mode == "wb":
+            with open(partial, "wb") as file:
+                yield file
+        else:
+            with open(partial, "w", encoding="utf-8", errors="replace", newline="\n") as file:
+                yield file
 
 
 def link_whole(source, path):
@@ -88,11 +103,14 @@ def link_whole(source, path):
             shutil.copyfile(source, partial)
 
 
-claims = {}  # folder: its lock, which the system takes back when this process ends, however it ends
+claims: dict[Path, FileLock] = {}  # the system takes the locks back when this process ends, however it ends
 
 
 def claim(folder):
-    """Keep every other process that claims `folder` from writing there. Raises UserError where another one has it."""
+    """Keep other processes that claim `folder` from writing there; make it where it is missing.
+
+    The claim is held until this process ends, or until release_claims. Raises UserError where another process holds it.
+    """
     folder = Path(folder)
     if folder in claims:
         return
@@ -108,14 +126,30 @@ def claim(folder):
 
 
 @atexit.register
-def _give_back():
-    """Leave no lock behind, nor a folder in which nothing was written."""
+def release_claims():
+    """Give up all claims of this process: leave no lock file behind, nor a folder in which nothing was written."""
     for folder, lock in claims.items():
         with suppress(OSError):  # Windows removes it only when it is free
             (folder / ".lock").unlink()
         lock.release()
         with suppress(OSError):
             folder.rmdir()
+    claims.clear()
+
+
+@contextmanager
+def reading_utf8(path, todo):
+    """Raise UserError, which ends with `todo`, where the block meets bytes that are no UTF-8 while it reads `path`."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text", todo) from error
+
+
+def read_text(path, todo) -> str:
+    """The text of a UTF-8 file, its byte order mark skipped. Raises UserError, ending in `todo`, for other bytes."""
+    with reading_utf8(path, todo):
+        return Path(path).read_text(encoding="utf-8-sig")
 
 
 def write_json(path, value):
@@ -125,19 +159,23 @@ def write_json(path, value):
         file.write("\n")
 
 
-def read_json(path, todo):
-    """The JSON object in `path`, a dict. Raises UserError, which ends with `todo`, where there is none."""
+def read_json(path, todo) -> dict[str, Any]:
+    """The JSON object in `path`. Raises UserError, which ends with `todo`, where there is none."""
     refuse(not Path(path).is_file(), f"no file {path}", todo)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         value = None
-    refuse(not isinstance(value, dict), f"{path} is broken", todo)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is broken", todo)
     return value
 
 
-def read_json_lines(path, todo):
-    """[(line number, JSON value)] of the lines of `path` that are not empty. Raises UserError where one is no JSON."""
+def read_json_lines(path, todo) -> list[tuple[int, Any]]:
+    """[(line number, JSON value)] of the lines of `path` that are not empty.
+
+    Raises UserError, which ends with `todo`, where one is no JSON or the file is no UTF-8 or empty.
+    """
     refuse(not Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
     values, number = [], 0
     try:
@@ -151,12 +189,12 @@ def read_json_lines(path, todo):
     return values
 
 
-def is_plain_name(name):
-    """Whether `name` is that of a file or folder, and leads nowhere else."""
+def is_plain_name(name) -> bool:
+    """Whether `name` is that of a file or folder, without a path that leads elsewhere, and not hidden."""
     return bool(name) and name == Path(name).name and not name.startswith(".")
 
 
-def sha256(path):
+def sha256(path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,12 +21,16 @@ import requests
 from tqdm import tqdm
 
 from miniglm.book.facts import sentences, whole_text
+from miniglm.book.questions import Book, at_most, record
 from miniglm.errors import UserError, refuse
+from miniglm.retry import FailedTry, retry_policy, with_retries
 
 SEEDS = {  # 23 ways to ask, by what they ask about
-    "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ {t}写到了哪些兵器和武艺？ "
-    "{t}的故事发生在什么年代？ {t}想说的是什么道理？ {t}的情节大致如何展开？ {t}说的是一个什么故事？ {t}最后怎样收场？",
-    "person": "{x}是个怎样的人？ {x}有什么别号？ {x}后来怎么样了？ {x}的妻子或丈夫是谁？ 哪些人和{x}交好？ 谁和{x}为敌？ {x}有什么本领？ {x}出身如何？",
+    "book": "{t}谁是中心人物？ 请说说{t}的中心人物是怎样的人。 {t}哪些情节最出名？ {t}有哪些重要角色？ "
+    "{t}写到了哪些兵器和武艺？ {t}的故事发生在什么年代？ {t}想说的是什么道理？ {t}的情节大致如何展开？ "
+    "{t}说的是一个什么故事？ {t}最后怎样收场？",
+    "person": "{x}是个怎样的人？ {x}有什么别号？ {x}后来怎么样了？ {x}的妻子或丈夫是谁？ 哪些人和{x}交好？ "
+    "谁和{x}为敌？ {x}有什么本领？ {x}出身如何？",
     "pair": "{x}和{y}是怎么认识的？ {x}与{y}之间发生过什么事？ {x}和{y}是什么关系？",
     "episode": "说说“{x}”这一段。 “{x}”的经过是怎样的？",
 }
@@ -39,7 +43,8 @@ INSTRUCTION = (
     '只输出 JSON：{{"answers": ["…", "…"]}}，正好 {n} 个回答，顺序和问题一样。'
 )
 LONGEST_ANSWER = 1 << 22  # bytes
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which it may go better
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which another try may help
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60  # seconds between two tries, see retry_policy
 
 
 class OutOfBudget(Exception):
@@ -53,22 +58,22 @@ class Unanswerable(Exception):
 class Server:
     """A chat completions address in OpenAI's protocol, with a cache, so that nothing is paid for twice."""
 
-    def __init__(self, base_url, model, key, cache, retries, max_requests, timeout):
-        """cache: the file that keeps every answer, a line each. key may be empty. Raises UserError."""
+    def __init__(self, base_url, model, key, cache, retries: int, max_requests: int, timeout: float):
+        """cache: the file that keeps every answer, a line each. key may be empty. timeout: seconds without a byte.
+
+        Raises UserError.
+        """
         self.url = base_url.rstrip("/") + "/chat/completions"
-        try:
-            where = urlsplit(self.url)
-            proper = where.scheme in ("http", "https") and where.hostname and where.port != 0 and not where.username
-        except ValueError:
-            proper = False
-        refuse(not proper, "--base_url is no address", "write https://HOST/v1, without a name and password")
-        local = where.hostname in ("localhost", "127.0.0.1", "::1")
         refuse(
-            where.scheme != "https" and not local and key, "the key would travel unencrypted", "use an https address"
+            not is_address(self.url), "--base_url is no address", "write https://HOST/v1, without a name and password"
         )
+        address = urlsplit(self.url)
+        readable = address.scheme != "https" and address.hostname not in ("localhost", "127.0.0.1", "::1")
+        refuse(readable and key, "the key would travel unencrypted", "use an https address")
         self.model, self.key = model, key.strip()
         refuse(not self.key.isascii() or not self.key.isprintable(), "the key is none", "check OPENAI_API_KEY")
         self.retries, self.max_requests, self.timeout = retries, max_requests, timeout
+        self.policy = retry_policy(retries, AGAIN, FIRST_WAIT, LONGEST_WAIT)
         self.sent, self.cached, self.answers = 0, 0, False  # answers: whether any request was answered
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.cache_path, self.cache = Path(cache), {}
@@ -80,10 +85,11 @@ class Server:
                 entry = json.loads(line)
                 self.cache[str(entry["request"])] = str(entry["answer"])
 
-    def answer(self, messages, attempt):
-        """What the model says to messages [{"role", "content"}]; attempt: which try, each is kept by itself.
+    def answer(self, messages, attempt: int) -> str:
+        """What the model says to messages [{"role", "content"}], from the cache where it was asked before.
 
-        So what keeps to no form in any try is not asked again in the next run either, unless with more retries.
+        attempt: 0 for the first try at a usable answer. Each is cached by itself, so that a request to which no usable
+        answer came is not sent again in the next run either, unless that has more retries.
         Raises OutOfBudget, Unanswerable, and UserError where the server refuses everything or cannot be reached.
         """
         body = {"model": self.model, "messages": messages, "temperature": 0.7 if attempt else 0}
@@ -98,83 +104,97 @@ class Server:
         with self.lock:
             self.cache_path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.cache_path, "a", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.write("\n" * self.half_line + line)
+                if self.half_line:
+                    file.write("\n")
+                file.write(line)
             self.half_line = False
             self.cache[digest] = text
         return text
 
-    def send(self, body):
-        """One request, tried again with back-off (or after as long as the server asks for, up to a minute) where it may help.
+    def send(self, body) -> str:
+        """What the model says to the request `body`, which is sent again where that may help.
 
-        What goes wrong before anything was answered ends the run, later it concerns this request alone.
+        A failure before anything was answered ends the run, a UserError; later it concerns this request alone and is
+        Unanswerable. Raises OutOfBudget, too.
         """
-        problem = ""
-        for attempt in range(self.retries + 1):
-            with self.lock:
-                if self.stopping.is_set() or self.sent >= self.max_requests:
-                    raise OutOfBudget
-                self.sent += 1
-            wait = min(60.0, 2.0**attempt / 2)
-            try:
-                how = {"timeout": self.timeout, "stream": True, "allow_redirects": False}
-                response = requests.post(self.url, json=body, auth=self.sign, **how)
-                said = self.said(response)
-                if response.ok:
-                    text = str(json.loads(said)["choices"][0]["message"]["content"] or "")
-                    self.answers = True
-                    return text
-                problem = f"HTTP status {response.status_code}"
-                if response.status_code not in AGAIN and not self.answers:
-                    said = self.without_key(" ".join(said.decode("utf-8", "replace").split()))[:200]
-                    self.stopping.set()
-                    raise UserError(f"{self.url} refuses: {problem} {said}", "check --base_url, --model and the key")
-                if response.status_code not in AGAIN:
-                    break
-                asked = response.headers.get("Retry-After", "")
-                wait = min(60.0, float(asked)) if asked.replace(".", "", 1).isdigit() else wait
-            except requests.RequestException as error:
-                problem = type(error).__name__
-            except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-                problem = "an answer that is not in the protocol"
-            if attempt < self.retries:
-                self.stopping.wait(wait)
+        try:
+            return with_retries(lambda: self.post(body), self.policy, sleep=self.stopping.wait)
+        except FailedTry as failure:
+            if self.answers:
+                raise Unanswerable(str(failure)) from failure
+            self.stopping.set()
+            todo = "run the same command again, it goes on where it was"
+            raise UserError(f"{self.url} does not answer ({failure})", todo) from failure
+
+    def post(self, body) -> str:
+        """What the model says to the request `body`, sent once. Raises FailedTry, or what `send` does."""
+        with self.lock:
+            if self.stopping.is_set() or self.sent >= self.max_requests:
+                raise OutOfBudget
+            self.sent += 1
+        try:
+            response = requests.post(
+                self.url, json=body, auth=self.sign, timeout=self.timeout, stream=True, allow_redirects=False
+            )
+            content = self.content(response)
+            if response.ok:
+                text = str(json.loads(content)["choices"][0]["message"]["content"] or "")
+                self.answers = True
+                return text
+        except requests.RequestException as error:
+            raise FailedTry(type(error).__name__) from error
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+            raise FailedTry("an answer that is not in the protocol") from error
+        problem = f"HTTP status {response.status_code}"
+        if self.policy.is_retry("POST", response.status_code):
+            raise FailedTry(problem, response)
         if self.answers:
             raise Unanswerable(problem)
         self.stopping.set()
-        raise UserError(
-            f"{self.url} does not answer ({problem})", "run the same command again, it goes on where it was"
-        )
+        reason = self.without_key(" ".join(content.decode("utf-8", "replace").split()))[:200]
+        raise UserError(f"{self.url} refuses: {problem} {reason}", "check --base_url, --model and the key")
 
-    def said(self, response):
-        """The body of a response, bytes. Raises ValueError for one too long, or too slow, to be an answer."""
-        body, until = b"", time.monotonic() + 20 * self.timeout
+    def content(self, response) -> bytes:
+        """The body of a response. Raises ValueError for one too long, or too slow, to be an answer."""
+        content, until = b"", time.monotonic() + 20 * self.timeout
         for part in response.iter_content(1 << 10):
-            body += part
-            if len(body) > LONGEST_ANSWER or time.monotonic() > until:
+            content += part
+            if len(content) > LONGEST_ANSWER or time.monotonic() > until:
                 raise ValueError("no answer")
-        return body
+        return content
 
     def sign(self, request):
-        """Put the key, and nothing that ~/.netrc may hold for the address, into a request."""
+        """The request with the key in it, and with nothing that ~/.netrc may hold for the address."""
         if self.key:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
-    def without_key(self, text):
+    def without_key(self, text) -> str:
         """`text` without the key, should the server have repeated it."""
         return text.replace(self.key, "***") if self.key else text
 
 
-def seed_questions(title, people, together, episodes, rng):
-    """All questions that SEEDS give, in random order, a kind after the other in turn.
+def is_address(url) -> bool:
+    """Whether `url` is that of a server, by http or https, without a name and password in it."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.username
+    except ValueError:
+        return False
 
-    people: names. together: pairs of names. episodes: headings' lines.
+
+def seed_questions(book: Book, main_people: int, rng) -> list[str]:
+    """All questions that SEEDS give about a book, in random order, one of each kind in turn.
+
+    main_people: how many of the people are asked about, the most named. rng: a random.Random that draws.
     """
+    text = "\n".join(chapter.text for chapter in book.chapters)
+    people = sorted(book.people, key=lambda name: -text.count(name))[:main_people]
     filled = {
-        "book": [{"t": title}],
+        "book": [{"t": f"《{book.title}》" if book.title else "这部书"}],
         "person": [{"x": name} for name in people],
-        "pair": [{"x": x, "y": y} for x, y in together],
-        "episode": [{"x": line} for line in episodes],
+        "pair": [{"x": fact["x"][0], "y": fact["y"]} for fact in book.facts if fact["kind"] == "pair"],
+        "episode": [{"x": line} for chapter in book.chapters for line in chapter.heading],
     }
     by_kind = [
         rng.sample(questions, len(questions))
@@ -188,9 +208,10 @@ class Passages:
     """The book in pieces, found by what a question has in common with them: BM25 over pairs of characters."""
 
     def __init__(self, chapters):
+        """chapters: of the book, as facts.read_book gives them."""
         self.pieces = []
         for label, heading, text in chapters:
-            piece = " ".join(heading) + "。" * bool(heading)
+            piece = " ".join(heading) + "。" if heading else ""
             for sentence in sentences(text):
                 if len(piece) + len(sentence) > PASSAGE and piece:
                     self.pieces.append(f"（{label}）{piece}")
@@ -200,12 +221,12 @@ class Passages:
         self.index = bm25s.BM25()
         self.index.index([self.terms(piece) for piece in self.pieces], show_progress=False)
 
-    def terms(self, text):
-        """The pairs of neighbouring characters."""
+    def terms(self, text) -> list[str]:
+        """The pairs of neighbouring characters in a text; a single character as it is."""
         return [text[i : i + 2] for i in range(len(text) - 1)] or [text]
 
-    def found(self, question, count):
-        """The `count` pieces that fit best, a list."""
+    def found(self, question, count: int) -> list[str]:
+        """The `count` pieces that fit a question best."""
         count = min(count, len(self.pieces))
         if not count:
             return []
@@ -213,8 +234,8 @@ class Passages:
         return [self.pieces[number] for number in found[0]]
 
 
-def request_of(questions, passages, count):
-    """The messages that ask for answers to some questions at once, each with the passages that fit."""
+def request_of(questions, passages: Passages, count: int) -> list[dict]:
+    """The messages that ask for answers to some questions at once, each with `count` passages that fit."""
     asked = []
     for number, question in enumerate(questions, 1):
         asked += [f"问题{number}：{question}", *(f"原文：{piece}" for piece in passages.found(question, count))]
@@ -224,18 +245,19 @@ def request_of(questions, passages, count):
     ]
 
 
-def answers_in(text, count):
+def answers_in(text, count: int) -> list[str] | None:
     """The `count` answers in what the model said, a list of texts; None where it said anything else."""
     try:
         value = json.loads(re.sub(r"^\s*```\w*|```\s*$", "", text))
     except (ValueError, RecursionError):
         return None
     answers = value.get("answers") if isinstance(value, dict) else value
-    proper = isinstance(answers, list) and len(answers) == count and all(isinstance(each, str) for each in answers)
-    return [each.strip() for each in answers] if proper else None
+    if not isinstance(answers, list) or len(answers) != count or not all(isinstance(each, str) for each in answers):
+        return None
+    return [each.strip() for each in answers]
 
 
-def fault(answer, book_text):
+def fault(answer, book_text) -> str | None:
     """Why an answer cannot be used, or None."""
     shortest, longest = QUOTE
     quotes = QUOTED.findall(answer)
@@ -244,8 +266,8 @@ def fault(answer, book_text):
     return None if all(quote in book_text for quote in quotes) else "quote what is not in the book"
 
 
-def ask(server, questions, chapters, passages_each, workers):
-    """({question: answer} of those answered well, Counter of why the others are left out).
+def ask(server: Server, questions, chapters, passages_each: int, workers: int) -> tuple[dict[str, str], Counter]:
+    """({question: answer} of those answered well, how many of the others are left out for which reason).
 
     passages_each: how many pieces of the book go with each question. workers: requests under way at once.
     Raises UserError where the server refuses or cannot be reached; what it answered is in its cache.
@@ -281,3 +303,19 @@ def ask(server, questions, chapters, passages_each, workers):
             server.stopping.set()  # nothing more is sent, or what waits would still be
             raise
     return kept, left_out
+
+
+def quoted_records(answers: dict, unseen_share: float, eval_questions: int, rng) -> dict[str, list[dict]]:
+    """{file: its records} of {question: answer}: "questions" to be trained, "val", and "eval" with quotations as Keys.
+
+    unseen_share: of the questions, which are not trained. eval_questions: of each group, at most.
+    """
+    records = [record(question, answer, "llm") for question, answer in answers.items()]
+    held_out = rng.sample(records, round(unseen_share * len(records)))
+    training = [each for each in records if each not in held_out]
+    evaluation = [
+        each | {"Key": QUOTED.findall(each["Answer"]), "Group": group}
+        for group, members in (("seen", training), ("unseen", held_out))
+        for each in at_most(eval_questions, members, rng)
+    ]
+    return {"questions": training, "val": at_most(eval_questions, held_out or training, rng), "eval": evaluation}

@@ -1,41 +1,56 @@
-"""How a fact about a book may be asked for, by kind."""
+"""The words in which a fact about a book is asked for, by kind of fact."""
 
 import itertools
 
-# Ways to ask, by kind. Each fact is trained in a few of the first list; the second is only asked in eval.jsonl.
-# {t} is 《title》里, 书中 or nothing. Questions that end with ？ may get one of LEADS in front.
+# A table of wordings gives for each kind of fact the templates of its questions, separated by spaces: {x} is what the
+# fact is about, {y} the second of a pair, {t} 《title》里, 书中 or nothing. A question that ends with ？ may get one of
+# LEADS in front. TRAINED_WORDINGS are trained, a few for each fact; NEW_WORDINGS are only asked in eval.jsonl.
 LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "你知道", "那么", "再问一下，"]
 TRAINED_WORDINGS = {
-    "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 {x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 "
-    "{x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 给我介绍{x}。 我想了解{x}。 {t}{x}是个什么样的人？ 说说{x}是谁。 {x}？ "
-    "{x}是哪位？ 有个{x}，是谁？ 关于{x}，说几句。 {x}是怎样一个人？ 书里写{x}什么？ 有谁叫{x}？ 叫{x}的是谁？ {t}写{x}写了什么？ {x}的来历？ 问问{x}是谁。 "
-    "{x}是哪个人？ 名叫{x}的是什么人？ 能说说{x}吗？ 帮我介绍{x}这个人物。 {t}有{x}吗？ 听说过{x}吗？ 对{x}知道多少？ {x}算什么人物？",
-    "courtesy": "{x}字什么？ {x}的字是什么？ {x}的表字是什么？ {t}{x}字什么？ {x}表字叫什么？ {x}字叫什么？ 说出{x}的字。 {t}{x}的表字叫什么？ {x}的字叫什么？ {x}表字为何？ "
-    "{x}的字是哪两个字？ {x}取的字是什么？ 说说{x}的字。 写出{x}的表字。 {x}的表字？ {x}有什么字？ 给我{x}的表字。 "
-    "{x}，字什么？ {t}{x}的字？ {x}取字什么？ {x}的字怎么写？ 人称{x}字什么？ {x}用什么字？ {x}表字是哪两字？ 知道{x}字什么吗？ {x}的字，是什么？ "
+    "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 "
+    "{x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 {x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 "
+    "给我介绍{x}。 我想了解{x}。 {t}{x}是个什么样的人？ 说说{x}是谁。 {x}？ {x}是哪位？ 有个{x}，是谁？ "
+    "关于{x}，说几句。 {x}是怎样一个人？ 书里写{x}什么？ 有谁叫{x}？ 叫{x}的是谁？ {t}写{x}写了什么？ {x}的来历？ "
+    "问问{x}是谁。 {x}是哪个人？ 名叫{x}的是什么人？ 能说说{x}吗？ 帮我介绍{x}这个人物。 {t}有{x}吗？ 听说过{x}吗？ "
+    "对{x}知道多少？ {x}算什么人物？",
+    "courtesy": "{x}字什么？ {x}的字是什么？ {x}的表字是什么？ {t}{x}字什么？ {x}表字叫什么？ {x}字叫什么？ "
+    "说出{x}的字。 {t}{x}的表字叫什么？ {x}的字叫什么？ {x}表字为何？ {x}的字是哪两个字？ {x}取的字是什么？ "
+    "说说{x}的字。 写出{x}的表字。 {x}的表字？ {x}有什么字？ 给我{x}的表字。 {x}，字什么？ {t}{x}的字？ {x}取字什么？ "
+    "{x}的字怎么写？ 人称{x}字什么？ {x}用什么字？ {x}表字是哪两字？ 知道{x}字什么吗？ {x}的字，是什么？ "
     "{x}这人字什么？ 帮我查{x}的表字。 {x}字哪两个字？ {x}又字什么？ 拿什么作{x}的字？",
-    "whose": "谁字{x}？ 字{x}的是谁？ {x}是谁的字？ {t}谁字{x}？ 表字{x}的人是谁？ {x}是谁的表字？ 哪个人字{x}？ {t}字{x}的是哪个人？ 谁的表字是{x}？ {x}是谁？ {t}{x}指的是谁？ "
-    "字{x}的那个人叫什么？ 谁的字叫{x}？ 说出字{x}的人。 {x}这个字是谁的？ "
-    "{x}是哪位的字？ 有谁字{x}？ {x}这个表字是谁的？ 什么人字{x}？ 帮我查字{x}的人。 {x}说的是谁？ {t}叫{x}的是谁？",
-    "alias": "{x}又叫什么？ {x}还有什么名字？ {x}的别名有哪些？ {t}{x}又称什么？ {x}还叫什么？ {x}有哪些称呼？ {t}{x}还有哪些名字？ 说出{x}的其他称呼。 {x}也叫什么？ {x}的别称是什么？ "
-    "{t}人们还怎么称呼{x}？ {x}另外叫什么？ {x}的其他名字是什么？ "
-    "{x}有没有别的名字？ {x}又有什么称呼？ 别人叫{x}什么？ {x}还被人叫什么？ {x}的又名？ {x}的别名？ 列出{x}的别名。 {t}{x}又作什么？ 除了{x}，还叫什么？ "
-    "{x}还称什么？ 怎样另称{x}？",
-    "first": "{x}最早在第几回出现？ {x}首次出现在哪一回？ {t}{x}第一次出现在第几回？ {x}在哪一回出场？ {x}最早见于哪一回？ {x}第几回出场？ 哪一回第一次写到{x}？ {t}{x}哪一回登场？ "
-    "{x}初次登场是第几回？ {x}最先出现在哪一回？ 第几回才有{x}？ {x}从第几回起出现？ {t}最早提到{x}是第几回？ 说出{x}首次出现的回数。 {x}第一次登场在哪回？ 首次写到{x}的是哪一回？ {x}哪回开始出现？",
-    "sentence": "哪一句最先写到{x}？ {x}出场的原句是什么？ {t}第一次写{x}的是哪句话？ {x}首次出现的原文是什么？ 引出{x}的是哪一句？ {t}最早提到{x}的原句是什么？ {x}登场时原文怎么写？ "
-    "引用最先写到{x}的句子。 {x}出场的那句话是什么？ 原文里怎么引出{x}？ 写出{x}第一次出现的原句。 {t}{x}出场时是怎么写的？ 首次提{x}的原话是哪句？ 请引用{x}登场的原文。",
-    "pair": "哪一句最先同时提到{x}和{y}？ 最早同时写到{x}和{y}的是哪一句？ {x}和{y}的名字最先在哪一句里一同出现？ {t}哪句话最先提到{x}和{y}两人？ 最早同时写{x}、{y}的原文是什么？ "
-    "{t}{x}和{y}第一次同句出现在第几回？ {x}与{y}首次同在一句是哪一回？ 最先把{x}和{y}写在一句里的是第几回？ {x}跟{y}的名字最早在哪一句一起出现？ 第几回首先把{x}与{y}写在一句？ "
-    "{x}和{y}最早同句的原文怎么写？ 首先同时提到{x}跟{y}的句子是哪句？ {t}{x}同{y}最先写在一句里是哪里？ 引用最先同时写到{x}和{y}的句子。",
-    "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ 第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？ "
-    "第{x}回的题目叫什么？ 写出第{x}回的标题。 第{x}回的名字？ {t}第{x}回标题怎么写？",
-    "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ 回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？ {x}是第几回？ "
-    "{x}是哪一回？ 标题“{x}”在哪一回？ 说出“{x}”的回数。 第几回的题目是“{x}”？",
-    "cast": "第{x}回有哪些人物？ 第{x}回里有谁？ 第{x}回主要写了谁？ {t}第{x}回的人物有谁？ 第{x}回出场的主要人物有哪些？ 哪些人出现在第{x}回？ {t}第{x}回写到了哪些人？ 说说第{x}回的人物。 "
-    "第{x}回都有谁？ 第{x}回讲了哪些人？ 列出第{x}回的主要人物。",
-    "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 {t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？ {t}的{x}大主角是谁？ "
-    "前{x}名人物是谁？ 最常出现的{x}个人物是谁？ {t}谁是最主要的{x}个人？",
+    "whose": "谁字{x}？ 字{x}的是谁？ {x}是谁的字？ {t}谁字{x}？ 表字{x}的人是谁？ {x}是谁的表字？ 哪个人字{x}？ "
+    "{t}字{x}的是哪个人？ 谁的表字是{x}？ {x}是谁？ {t}{x}指的是谁？ 字{x}的那个人叫什么？ 谁的字叫{x}？ "
+    "说出字{x}的人。 {x}这个字是谁的？ {x}是哪位的字？ 有谁字{x}？ {x}这个表字是谁的？ 什么人字{x}？ "
+    "帮我查字{x}的人。 {x}说的是谁？ {t}叫{x}的是谁？",
+    "alias": "{x}又叫什么？ {x}还有什么名字？ {x}的别名有哪些？ {t}{x}又称什么？ {x}还叫什么？ {x}有哪些称呼？ "
+    "{t}{x}还有哪些名字？ 说出{x}的其他称呼。 {x}也叫什么？ {x}的别称是什么？ {t}人们还怎么称呼{x}？ {x}另外叫什么？ "
+    "{x}的其他名字是什么？ {x}有没有别的名字？ {x}又有什么称呼？ 别人叫{x}什么？ {x}还被人叫什么？ {x}的又名？ "
+    "{x}的别名？ 列出{x}的别名。 {t}{x}又作什么？ 除了{x}，还叫什么？ {x}还称什么？ 怎样另称{x}？",
+    "first": "{x}最早在第几回出现？ {x}首次出现在哪一回？ {t}{x}第一次出现在第几回？ {x}在哪一回出场？ "
+    "{x}最早见于哪一回？ {x}第几回出场？ 哪一回第一次写到{x}？ {t}{x}哪一回登场？ {x}初次登场是第几回？ "
+    "{x}最先出现在哪一回？ 第几回才有{x}？ {x}从第几回起出现？ {t}最早提到{x}是第几回？ 说出{x}首次出现的回数。 "
+    "{x}第一次登场在哪回？ 首次写到{x}的是哪一回？ {x}哪回开始出现？",
+    "sentence": "哪一句最先写到{x}？ {x}出场的原句是什么？ {t}第一次写{x}的是哪句话？ {x}首次出现的原文是什么？ "
+    "引出{x}的是哪一句？ {t}最早提到{x}的原句是什么？ {x}登场时原文怎么写？ 引用最先写到{x}的句子。 "
+    "{x}出场的那句话是什么？ 原文里怎么引出{x}？ 写出{x}第一次出现的原句。 {t}{x}出场时是怎么写的？ "
+    "首次提{x}的原话是哪句？ 请引用{x}登场的原文。",
+    "pair": "哪一句最先同时提到{x}和{y}？ 最早同时写到{x}和{y}的是哪一句？ {x}和{y}的名字最先在哪一句里一同出现？ "
+    "{t}哪句话最先提到{x}和{y}两人？ 最早同时写{x}、{y}的原文是什么？ {t}{x}和{y}第一次同句出现在第几回？ "
+    "{x}与{y}首次同在一句是哪一回？ 最先把{x}和{y}写在一句里的是第几回？ {x}跟{y}的名字最早在哪一句一起出现？ "
+    "第几回首先把{x}与{y}写在一句？ {x}和{y}最早同句的原文怎么写？ 首先同时提到{x}跟{y}的句子是哪句？ "
+    "{t}{x}同{y}最先写在一句里是哪里？ 引用最先同时写到{x}和{y}的句子。",
+    "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ "
+    "第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？ 第{x}回的题目叫什么？ "
+    "写出第{x}回的标题。 第{x}回的名字？ {t}第{x}回标题怎么写？",
+    "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ "
+    "回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？ {x}是第几回？ {x}是哪一回？ 标题“{x}”在哪一回？ "
+    "说出“{x}”的回数。 第几回的题目是“{x}”？",
+    "cast": "第{x}回有哪些人物？ 第{x}回里有谁？ 第{x}回主要写了谁？ {t}第{x}回的人物有谁？ "
+    "第{x}回出场的主要人物有哪些？ 哪些人出现在第{x}回？ {t}第{x}回写到了哪些人？ 说说第{x}回的人物。 第{x}回都有谁？ "
+    "第{x}回讲了哪些人？ 列出第{x}回的主要人物。",
+    "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 "
+    "{t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？ {t}的{x}大主角是谁？ 前{x}名人物是谁？ "
+    "最常出现的{x}个人物是谁？ {t}谁是最主要的{x}个人？",
 }
 MORE_WORDINGS = {"title": 2, "cast": 2, "pair": 2, "chief": 4}  # times as many: several numerals, few facts, hard ones
 NEW_WORDINGS = {
@@ -52,7 +67,8 @@ NEW_WORDINGS = {
     "chief": "请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
 }
 
-# The same of talks in which the assistant looks the person up first: kind, what is looked for, what there is to say.
+# Of a talk in which the assistant first looks a person up in a table, for each kind of question: the column in which it
+# searches, and the answer, a template of columns.
 LOOKED_UP = {
     "courtesy": ("姓名", "{姓名}字{字}。"),
     "whose": ("字", "字{字}的是{姓名}。"),
@@ -61,9 +77,10 @@ LOOKED_UP = {
 
 
 def phrasings(fact, templates, leads, places, unit, rng):
-    """All questions about `fact` that the templates give, in random order, its numerals taking turns.
+    """All questions about `fact` that `templates`, a text, give: a list in random order, the forms of its x in turn.
 
     leads: what may stand before a question. places: what {t} may become, nothing first. unit: of chapters, as 回.
+    rng: a random.Random that draws.
     """
     by_form = []
     if unit != "回":
@@ -71,8 +88,13 @@ def phrasings(fact, templates, leads, places, unit, rng):
     for x in fact["x"]:
         asked = {}
         for template in templates.split():
-            place = rng.choice(places if template.startswith("{t}") else places[1:]) if "{t}" in template else ""
-            lead = rng.choice(leads) if template.endswith("？") else ""
+            place = lead = ""
+            if template.startswith("{t}"):
+                place = rng.choice(places)
+            elif "{t}" in template:
+                place = rng.choice(places[1:])
+            if template.endswith("？"):
+                lead = rng.choice(leads)
             question = template.format(x=x, y=fact.get("y"), t=place).removeprefix("的")  # {t}的{x} without a place
             asked[lead + question] = None
         by_form.append(rng.sample(list(asked), len(asked)))
