@@ -148,7 +148,7 @@ def generate_turn(name, s):
 
 
 def llama_turn(kind, s, n):
-    """The same by llama.cpp, on the file that export.py writes of such a model."""
+    """A function that has llama.cpp generate, on the file that export.py writes, and gives (tokens, seconds)."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -160,8 +160,8 @@ def llama_turn(kind, s, n):
 
     def turn():
         started = time.perf_counter()
-        made = server.handle_completions(request)["usage"]["completion_tokens"]
-        return made, time.perf_counter() - started
+        tokens = server.handle_completions(request)["usage"]["completion_tokens"]
+        return tokens, time.perf_counter() - started
 
     return turn
 
@@ -309,8 +309,8 @@ def measure_page(settings):
     words = [f"--out_dir={settings['out_dir']}", f"--port={port}"]
     server = subprocess.Popen([sys.executable, "-u", "sample_gradio.py", *words], stdout=subprocess.PIPE)
     try:
-        told = server.stdout.readline()  # its address, as soon as it answers
-        refuse(not told, "the page does not start", "see the message above")
+        address = server.stdout.readline()  # as soon as it answers
+        refuse(not address, "the page does not start", "see the message above")
         url = f"http://127.0.0.1:{port}"
         alone = asyncio.run(visits(url, 1, settings["turns"]))
         together = asyncio.run(visits(url, settings["visitors"], settings["turns"]))
@@ -335,9 +335,9 @@ def received(name, pipe):
     except EOFError:
         message = EOFError("its process has ended; memory may be short")
     if isinstance(message, Exception):
-        told = f"{type(message).__name__}: {message}"
+        failure = f"{type(message).__name__}: {message}"
         raise UserError(
-            f"{name} could not be measured ({told})", "install requirements-test.txt, or choose another shape"
+            f"{name} could not be measured ({failure})", "install requirements-test.txt, or choose another shape"
         )
     return message
 

@@ -122,9 +122,9 @@ def measure_split(loaded, dataset, batch_size):
         metrics["ppmd_bits_per_char"] = ppmd(train_text, text)
     starts = range(0, max(1, len(ids) - BEGINNING), max(1, len(ids) // SAMPLES))
     beginnings = [ids[start : start + BEGINNING].tolist() for start in starts]
-    made = complete(loaded, beginnings[:SAMPLES], CHAT_TOKENS, Sampling(temperature=0.8, seed=1337))
-    made = [each._replace(ended=True) for each in made]  # a book goes on: no end was to be expected
-    return metrics | {"samples": summary(made, [text_scores(each, train_text) for each in made])}
+    texts = complete(loaded, beginnings[:SAMPLES], CHAT_TOKENS, Sampling(temperature=0.8, seed=1337))
+    texts = [each._replace(ended=True) for each in texts]  # a book goes on: no end was to be expected
+    return metrics | {"samples": summary(texts, [text_scores(each, train_text) for each in texts])}
 
 
 def training_text(tokenizer, dataset):
@@ -164,14 +164,16 @@ def measure_answers(records, answers, train_text, book_text):
     """({"all": summary of all answers, "groups": {group: of its own}}, the answers' scores, a list of dicts)."""
     absent = [record.get("Key") for record in records if record.get("Group") == "absent"]
     refusals = {key for key in absent if isinstance(key, str)}
-    scores = [answer_scores(made, record, train_text, book_text, refusals) for record, made in zip(records, answers)]
+    scores = [
+        answer_scores(answer, record, train_text, book_text, refusals) for record, answer in zip(records, answers)
+    ]
     groups = defaultdict(list)
     for row in zip(records, answers, scores):
         groups[row[0].get("Group", "all questions")].append(row)
     metrics = {"all": summary(answers, scores, records), "groups": {}}
     for group, rows in groups.items():
-        members, made, scored = zip(*rows)
-        metrics["groups"][group] = summary(made, scored, members)
+        members, said, scored = zip(*rows)
+        metrics["groups"][group] = summary(said, scored, members)
     return metrics, scores
 
 

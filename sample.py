@@ -132,12 +132,12 @@ if len(prompts) == num_samples == 1 and not save_path:
     raise SystemExit
 prompts = [prompt for prompt in prompts for _ in range(num_samples)]
 with write_whole(save_path) if save_path else nullcontext() as file:
-    made = complete(loaded, inputs, max_new_tokens, sampling, num_samples, num_beams, length_penalty)
+    samples = complete(loaded, inputs, max_new_tokens, sampling, num_samples, num_beams, length_penalty)
     if save_path.endswith(".jsonl"):
-        for prompt, each in zip(prompts, made):
+        for prompt, each in zip(prompts, samples):
             row = {"prompt": prompt, "completion": each.text, "tokens": each.tokens, "seconds": round(each.seconds, 4)}
             print(json.dumps(row, ensure_ascii=False), file=file)
     else:
-        print("\n\n".join(prompt + between + each.text for prompt, each in zip(prompts, made)), file=file)
+        print("\n\n".join(prompt + between + each.text for prompt, each in zip(prompts, samples)), file=file)
 if save_path:
-    print(f"{save_path}: {len(made)} samples in {sum(each.seconds for each in made):.1f} s")
+    print(f"{save_path}: {len(samples)} samples in {sum(each.seconds for each in samples):.1f} s")

@@ -32,7 +32,9 @@ from miniglm.search import read_table
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
 lora: list[FilePath] = []  # directories of adapters for it, which can be chosen too; the page opens with the first
-table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
+table: FilePath = (
+    ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
+)
 port: Annotated[int, Bounds(1, 65535)] = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = os.environ.get("MINIGLM_AUTH", "")  # NAME:PASSWORD that a visitor must give; from there nobody can read it off
@@ -194,15 +196,15 @@ async def written(name, prompt, turns, num_beams, length_penalty, max_new_tokens
 
 
 def speed_of(tokens, started):
-    """How the speed is told."""
+    """The line that shows how fast an answer came."""
     return f"{tokens} token, {tokens / max(1e-9, time.perf_counter() - started):.0f} token/s"
 
 
 async def reply(text, history, name, *settings):
     """The chat tab: the answer to `text`, longer and longer, and the speed."""
     said = searched if records and (await compute(opened, name)).searches else written
-    async for answer, told in said(name, [*messages_of(history), {"role": "user", "content": text}], *settings):
-        yield answer, told
+    async for answer, speed in said(name, [*messages_of(history), {"role": "user", "content": text}], *settings):
+        yield answer, speed
 
 
 async def searched(name, messages, turns, num_beams, length_penalty, max_new_tokens, *sampling):
@@ -247,8 +249,8 @@ def messages_of(history):
 
 async def go_on(text, name, *settings):
     """The tab that goes on from a text."""
-    async for longer, told in written(name, text, *settings):
-        yield longer, told
+    async for longer, speed in written(name, text, *settings):
+        yield longer, speed
 
 
 async def compare(text, left, right, *settings):
@@ -431,8 +433,8 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         name = model_box(novel_model)
         box = gr.Textbox(NOVEL_EXAMPLES[0], label=say("beginning"), max_length=4000, elem_id="beginning")
         text = gr.Textbox(label=say("text"), lines=10, elem_id="continued", buttons=["copy"])
-        told = gr.Markdown(elem_classes="speed")
-        buttons(go_on, [box, name, *sliders], [text, told], box, "continue")
+        speed = gr.Markdown(elem_classes="speed")
+        buttons(go_on, [box, name, *sliders], [text, speed], box, "continue")
         gr.Examples([[start] for start in NOVEL_EXAMPLES], [box], label=say("examples"))
     with gr.Tab(say("compare"), id="compare"):
         box = gr.Textbox(example_questions()[0], label=say("question"), max_length=4000, elem_id="both-asked")

@@ -245,8 +245,10 @@ class Run:
             self.print(f"{len(self.seconds_saving)} checkpoints took {taken:.1f} s, {share:.1%} of the time")
         if stopping and self.is_training and state.step < self.settings["max_iters"]:
             why = stop.reason or "another process was asked to"
-            how = "go on with --init_from=resume and the same settings"
-            self.print(f"stopped at step {state.step} ({why}), {self.kept}; {how}")
+            self.print(
+                f"stopped at step {state.step} ({why}), {self.kept};"
+                " go on with --init_from=resume and the same settings"
+            )
 
     @property
     def is_training(self) -> bool:
