@@ -18,6 +18,7 @@ from configurator import Bounds, FilePath, configure
 from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, reading_utf8, sha256, write_json, write_whole
 from miniglm.tokenizer import FAST_FILE, RANK_FILE, Tokenizer
+from miniglm.vocabulary import encode_stream, load_tokenizer
 
 # -----------------------------------------------------------------------------
 names = ["sanguo"]  # the books, given without --, each fetched before with data/fetch_data.py
@@ -94,7 +95,7 @@ def write_tokens(path, texts, encoder):
     """Tokenise an iterator of texts with all cores into the file `path` of uint16 ids; its counts for meta.json."""
     counts = {"tokens": 0, "characters": 0, "bytes": 0}
     with write_whole(path, "wb") as file:
-        for text, ids in encoder.encode_stream(texts):
+        for text, ids in encode_stream(encoder, texts):
             file.write(ids)
             counts["tokens"] += len(ids)
             counts["characters"] += len(text)
@@ -120,7 +121,7 @@ for book in books:
     val.append((book, middle, end))
 
 if tokenizer_from:
-    encoder = Tokenizer.load(tokenizer_from)
+    encoder = load_tokenizer(tokenizer_from)
 elif tokenizer == "gpt2":
     encoder = Tokenizer.gpt2()
 else:

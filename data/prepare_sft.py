@@ -6,7 +6,7 @@ Reads, one record a line and recognised by form: {"Question", "Answer"}; Alpaca 
 "output"}; Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]} or {"chat"};
 Safety-Prompts {"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role",
 "content"}]} or the bare list. A file that is one JSON list of records, or an object of such lists, is read too. Files
-are read in a stream: memory stays flat however large they are. See tokenizer.py for how a turn is written.
+are read in a stream: memory stays flat however large they are. See miniglm/conversation.py for how a turn is written.
 """
 
 import random
@@ -24,10 +24,11 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import Bounds, FilePath, configure
+from miniglm.conversation import encode_conversation
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 from miniglm.records import BadRecord, read_records, turns_of
-from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import load_tokenizer
 
 # -----------------------------------------------------------------------------
 files: list[FilePath] = []  # the records, one or more FILE.jsonl given without --
@@ -57,7 +58,7 @@ class Sample(NamedTuple):
 def sample_of(record, encoder, row_length, too_long) -> Sample:
     """The Sample of a record, at most row_length ids. Raises BadRecord, and UserError as the tokenizer does."""
     form, turns = turns_of(record)
-    ids, mask = encoder.encode_conversation(turns)
+    ids, mask = encode_conversation(encoder, turns)
     if len(ids) > row_length:
         if too_long == "drop":
             raise BadRecord("is longer than the block")
@@ -139,7 +140,7 @@ class Rows:
 configure(globals(), positional="files")
 refuse(not files, "no records to read", "name one FILE.jsonl or more")
 refuse(not is_plain_name(dataset), f"--dataset={dataset} is no name", "give --dataset=NAME; the rows go to data/NAME")
-encoder = Tokenizer.load(tokenizer_from)
+encoder = load_tokenizer(tokenizer_from)
 target = Path("data", dataset)
 claim(target)
 row_length = block_size + 1  # the first id of a row is only read, the last one only predicted

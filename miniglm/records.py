@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 
 import ijson
 
+from miniglm.conversation import MARKERS
 from miniglm.errors import UserError, refuse
 from miniglm.files import reading_utf8
-from miniglm.tokenizer import MARKERS
 
 Turn = dict[str, str]  # {"role", "content"}: the role is one of MARKERS
 
