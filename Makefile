@@ -34,6 +34,7 @@ bench: $(VENV)/test.stamp
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m ty check --quiet
 
 # A torch that $(PYTHON) or .venv has already (a CUDA build, say) is used as it is; all else is pinned by its sha256.
 $(VENV)/run.stamp: requirements.lock

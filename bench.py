@@ -80,8 +80,9 @@ def gpt2(s, positions):
 
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=s["vocab_size"], n_positions=positions, n_embd=s["n_embd"], n_layer=s["n_layer"], n_head=s["n_head"],
-            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=0, eos_token_id=None, pad_token_id=0,
+            vocab_size=s["vocab_size"], n_positions=positions,
+            n_embd=s["n_embd"], n_layer=s["n_layer"], n_head=s["n_head"], resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+            bos_token_id=0, eos_token_id=None, pad_token_id=0,
         )
     )  # fmt: skip
 
@@ -151,11 +152,11 @@ def llama_turn(kind, s, n):
     """A function that has llama.cpp generate, on the file that export.py writes, and gives (tokens, seconds)."""
     import xllamacpp
 
-    params = xllamacpp.CommonParams()
+    params = xllamacpp.CommonParams()  # ty: ignore[missing-attribute], it comes without types
     params.model.path = f"{s['scratch']}/{kind}.gguf"
     params.n_ctx, params.n_parallel, params.verbosity = 1024, 1, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
-    server = xllamacpp.Server(params)
+    server = xllamacpp.Server(params)  # ty: ignore[missing-attribute]
     request = {"prompt": PROMPT, "max_tokens": n, "temperature": 0, "ignore_eos": True}
 
     def turn():
@@ -221,7 +222,7 @@ def contestant(name, settings, pipe):
 
 
 def training_roofline(s):
-    """Tokens a second if a step were nothing but its matrix products, each in the dtype and layout that is fastest here."""
+    """Tokens a second if a step were nothing but its matrix products, each in the fastest dtype and layout."""
     rows, C, V = s["batch_size"] * s["block_size"], s["n_embd"], s["vocab_size"]
     seconds = 0.0
     for count, inner, outer in (
@@ -247,7 +248,7 @@ def product_seconds(a, b, c, kind):
 
 
 def generation_roofline(s):
-    """Tokens a second if a token cost nothing but reading the float32 matrices once, as fast as so much is read here."""
+    """Tokens a second if a token cost nothing but reading the float32 matrices once, at the speed measured here."""
     weights, best = torch.zeros(sum(p.numel() for p in miniglm(s, 1).parameters())), float("inf")
     for _ in range(20):
         started = time.perf_counter()
@@ -309,7 +310,7 @@ def measure_page(settings):
     words = [f"--out_dir={settings['out_dir']}", f"--port={port}"]
     server = subprocess.Popen([sys.executable, "-u", "sample_gradio.py", *words], stdout=subprocess.PIPE)
     try:
-        address = server.stdout.readline()  # as soon as it answers
+        address = server.stdout.readline() if server.stdout else b""  # as soon as it answers
         refuse(not address, "the page does not start", "see the message above")
         url = f"http://127.0.0.1:{port}"
         alone = asyncio.run(visits(url, 1, settings["turns"]))

@@ -12,6 +12,7 @@ A config file is plain Python that assigns settings. It is executed: run only th
 
 import ast
 import difflib
+import io
 import math
 import os
 import sys
@@ -65,8 +66,8 @@ def configure(script: dict[str, Any], positional: str = "") -> dict[str, Any]:
     """
     tell_mistakes_in_one_line()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # Chinese in a pipe on Windows, and under any locale
-            stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore
+        if isinstance(stream, io.TextIOWrapper):  # Chinese in a pipe on Windows, and under any locale
+            stream.reconfigure(encoding="utf-8", errors="replace")
     defaults = {k: v for k, v in script.items() if k.islower() and k[0] != "_" and type(v) in SETTING_TYPES}
     settings = dict(defaults)
     words = sys.argv[1:]
@@ -138,11 +139,11 @@ def _of_type(what, value, kind):
     if kind is float and type(value) is int and abs(value) < 1e300:
         value = float(value)
     fits = type(value) is kind
-    if kind is float:
+    if isinstance(value, float):
         fits = fits and math.isfinite(value)
-    if kind is int:
+    elif isinstance(value, int):
         fits = fits and abs(value) < 1 << 62
-    if kind is list:
+    elif isinstance(value, list):
         fits = fits and all(isinstance(item, str) for item in value)
     refuse(not fits, f"{what[:200]} has the wrong type", f"give {TYPE_NAMES[kind]}")
     return value
@@ -167,7 +168,7 @@ def _read_config(path, settings):
 def _help(script, settings):
     """The script's docstring and its settings, the very lines of its source."""
     source = Path(script["__file__"]).read_text(encoding="utf-8")
-    lines = {}  # name: its first assignment
+    lines: dict[str, Any] = {}  # name: its first assignment
     for node in ast.parse(source).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         for target in targets:

@@ -175,13 +175,13 @@ class Table(torch.utils.data.Dataset):
     def __iter__(self):
         return (self[number] for number in range(len(self)))
 
-    def __getitem__(self, number):
-        if isinstance(number, str):
-            return [row[number] for row in self]
-        if isinstance(number, slice):
-            rows = [self[each] for each in range(*number.indices(len(self)))]
+    def __getitem__(self, index):
+        if isinstance(index, str):
+            return [row[index] for row in self]
+        if isinstance(index, slice):
+            rows = [self[each] for each in range(*index.indices(len(self)))]
             return {name: [row[name] for row in rows] for name in self.column_names}
-        row, start, stop = self._spans[number]
+        row, start, stop = self._spans[index]
         ids, mask = self._data[row, start:stop].astype(np.int64), self._mask[row, start:stop]
         filling = [0] * (self._length - len(ids))
         return {

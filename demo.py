@@ -65,8 +65,8 @@ CHAT = {
 }
 REPORT = {
     "data/sanguo_report": [
-        "data/build_sft.py sanguo --dataset=sanguo_report --wordings=1 --min_mentions=25 --max_pairs=60 --absent_share=0"
-        " --unseen_share=0.35 --validation=unseen --eval_questions=100",
+        "data/build_sft.py sanguo --dataset=sanguo_report --wordings=1 --min_mentions=25 --max_pairs=60"
+        " --absent_share=0 --unseen_share=0.35 --validation=unseen --eval_questions=100",
         "data/prepare_sft.py data/sanguo_report/questions.jsonl --val_file=data/sanguo_report/val.jsonl"
         " --dataset=sanguo_report --tokenizer_from=data/sanguo_bpe",
     ],
@@ -119,7 +119,7 @@ EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEW
 
 
 def recipe(commands):
-    """A digest of a stage's commands and the config files they name, to notice that a finished stage was another one."""
+    """A digest of a stage's commands and of the config files they name: whether a finished stage was this one."""
     configs = [
         Path(word).read_bytes() for command in commands for word in command.split() if word.startswith("config/")
     ]
@@ -184,16 +184,15 @@ for directory, commands in stages.items():
 
 taken = {directory: seconds_of(directory) for directory in stages}
 print("\n" + "\n".join(f"{directory:20} {seconds:7.1f} s" for directory, seconds in taken.items()))
-print(
-    f"this run {(time.monotonic() - started) / 60:.1f} min"
-    + (f", peak memory {peak_memory(of_children=True) / 2**30:.2f} GiB" if peak_memory(of_children=True) else "")
-)
-print(
-    {
-        "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
-        f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
-        "report": f"open {out_dir}/report/report.html in a browser",
-        "lora": f"the table is above; open {out_dir}/lora-report/report.html in a browser",
-        "reviews": f"pictures: {out_dir}/reviews/loss.png; try it: python sample.py --out_dir={out_dir}/reviews --start=REVIEW",
-    }[what[0]]
-)
+memory = peak_memory(of_children=True)
+shown = f", peak memory {memory / 2**30:.2f} GiB" if memory else ""
+print(f"this run {(time.monotonic() - started) / 60:.1f} min{shown}")
+LAST_WORDS = {
+    "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
+    f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
+    "report": f"open {out_dir}/report/report.html in a browser",
+    "lora": f"the table is above; open {out_dir}/lora-report/report.html in a browser",
+    "reviews": f"pictures: {out_dir}/reviews/loss.png;"
+    f" try it: python sample.py --out_dir={out_dir}/reviews --start=REVIEW",
+}
+print(LAST_WORDS[what[0]])

@@ -1,9 +1,9 @@
 """Write a trained model in a form that other programs run.
 
-python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo.gguf                 # llama.cpp, ollama, LM Studio
+python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo.gguf      # llama.cpp, ollama, LM Studio
 python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo-q8.gguf --dtype=q8_0
-python export.py --out_dir=out/demo-chat --to=hf --save_path=sanguo                        # transformers, peft
-python export.py --out_dir=out/demo-chat --to=onnx --save_path=sanguo.onnx                 # onnxruntime: phones, browsers
+python export.py --out_dir=out/demo-chat --to=hf --save_path=sanguo             # transformers, peft
+python export.py --out_dir=out/demo-chat --to=onnx --save_path=sanguo.onnx      # onnxruntime: phones, browsers
 """
 
 import logging
@@ -90,6 +90,7 @@ class Onnx(torch.nn.Module):
             self.keys, self.values, self.length = keys, values, keys.size(2)
 
         def append(self, k, v):
+            """Join k, v (B, nh, T, hs) to the others; give all."""
             self.keys, self.values = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
             return self.keys, self.values
 
@@ -144,6 +145,7 @@ def write_onnx(path, model, dtype):
             output_names=["logits", *(f"present.{name}" for name in each)],
             verbose=False,
         )
+    assert program is not None  # as dynamo=True gives it
     try:
         onnx.save(program.model_proto, path)
     except ValueError as error:  # the graph's own constants can make it larger than its weights

@@ -121,8 +121,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
         """The gradients that forward has computed, times the loss's own."""
+        (grad,) = grads
         grad_x, grad_weight = ctx.saved_tensors
         return grad_x * grad.to(grad_x.dtype), None if grad_weight is None else grad_weight * grad, None
 

@@ -3,8 +3,8 @@
 python sample.py --out_dir=out/demo-pretrain --start=却说曹操
 python sample.py --out_dir=out/demo-chat --start=张飞字什么？ --temperature=0
 python sample.py --out_dir=out/demo-chat --chat              # a talk; an empty line ends it
-python sample.py --out_dir=out/hotel --chat --turns=4 --table=hotels.jsonl    # a talk in which the model may search
-python sample.py --out_dir=out/demo-pretrain --lora=out/lora --start=张飞字什么？    # the pretrained model with an adapter
+python sample.py --out_dir=out/hotel --chat --turns=4 --table=hotels.jsonl    # the model may search in the talk
+python sample.py --out_dir=out/demo-pretrain --lora=out/lora --start=张飞字什么？    # with an adapter
 python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=answers.jsonl
 """
 
@@ -65,7 +65,7 @@ def say(ids):
         *_, found = beams(loaded, ids, max_new_tokens, sampling, num_beams, length_penalty)
         pieces = [loaded.tokenizer.decode(found[0])]
     else:
-        pieces = (piece for (piece,) in stream(loaded, [ids], max_new_tokens, sampling))
+        pieces = (piece or "" for (piece,) in stream(loaded, [ids], max_new_tokens, sampling))
     text = ""
     for piece in pieces:
         print(piece, end="", flush=True)

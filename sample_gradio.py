@@ -53,14 +53,14 @@ TEXTS = {  # what the page says, by the browser's language
     "temperature": ("温度 temperature", "Temperature"),
     "temperature_info": ("0 每次取最可能的词；越高越大胆", "0 takes the likeliest token each time; higher is bolder"),
     "top_k_info": ("只在最可能的 k 个词里抽；0 不限", "draw from the k likeliest tokens; 0 is no limit"),
-    "top_p_info": ("只在概率之和达到 p 的词里抽；1 不限", "draw from the fewest tokens that hold a share p; 1 is no limit"),
+    "top_p_info": ("只在概率之和达到 p 的词里抽；1 不限", "draw from the fewest tokens with a share p; 1 is no limit"),
     "min_p_info": ("不抽概率低于最可能的词的 p 倍的；0 不限", "drop tokens below p times the likeliest; 0 is no limit"),
     "penalty": ("重复惩罚 repetition penalty", "Repetition penalty"),
     "penalty_info": ("大于 1 时少说已说过的词；1 不罚", "above 1 says less of what was said; 1 is off"),
     "ngram": ("不许重复 no-repeat n-gram", "No-repeat n-gram"),
     "ngram_info": ("这么多个词连着不许再出现；0 不限", "never so many tokens in a row twice; 0 is no limit"),
     "beams": ("束搜索 beams", "Beams"),
-    "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: searches the likeliest whole, shown at its end"),
+    "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: searches the likeliest text, shown in one"),
     "length": ("长短 length penalty", "Length penalty"),
     "length_info": ("束搜索时大于 0 偏长，小于 0 偏短", "of beams: above 0 favours long texts, below 0 short ones"),
     "longest": ("最长 max new tokens", "Max new tokens"),
@@ -68,7 +68,7 @@ TEXTS = {  # what the page says, by the browser's language
     "seed": ("种子 seed", "Seed"),
     "seed_info": ("同样的种子和设置，同样的话；0 每次不同", "the same seed gives the same text; 0 another each time"),
     "turns": ("带上前几轮 turns", "Earlier turns"),
-    "turns_info": ("把前几轮问答也给模型看；演示的模型只学过单轮", "shown to the model too; the demo's has learnt single turns"),
+    "turns_info": ("把前几轮问答也给模型看；演示的模型只学过单轮", "shown to the model; the demo's knows single turns"),
     "question": ("问一句，或写一句开头", "A question, or the beginning of a text"),
     "beginning": ("开头", "Beginning"),
     "text": ("写出来的", "What it says"),
@@ -208,10 +208,10 @@ async def reply(text, history, name, *settings):
 
 
 async def searched(name, messages, turns, num_beams, length_penalty, max_new_tokens, *sampling):
-    """What a model that may search the table answers: a list of turns for the chatbot, each search one, and the speed."""
+    """What a model that may search the table answers: turns for the chatbot, each search one, and the speed."""
     loaded = await compute(opened, name)
     shown, added, tokens, started = recent_turns(loaded, messages, int(turns)), [], 0, time.perf_counter()
-    answer = answer_with_search(loaded, shown, records, int(max_new_tokens), sampling_of(*sampling))
+    answer = answer_with_search(loaded, shown, records or [], int(max_new_tokens), sampling_of(*sampling))
     async for steps in gathered(answer):
         for role, piece in steps:
             grow(added, role, piece)
@@ -220,7 +220,7 @@ async def searched(name, messages, turns, num_beams, length_penalty, max_new_tok
 
 
 def turns_of(messages):
-    """What the assistant did, as turns of the chatbot: a search and what it found are one, with the call as its title."""
+    """What the assistant did, as turns of the chatbot: a search with what it found is one, its title the call."""
     turns = []
     for message in messages:
         if message["role"] == "search":
@@ -350,7 +350,8 @@ STYLE = """
 .inside td { border: 1px solid #8884; padding: 2px 6px; min-width: 76px; line-height: 1.3;
              background: linear-gradient(to right, #7c6cf040 var(--share), transparent var(--share)) }
 .inside td.taken { outline: 2px solid #7c6cf0; outline-offset: -2px }
-.inside i { font-style: normal; font-size: 11px; margin-right: 4px; padding: 0 3px; border-radius: 3px; background: #8883 }
+.inside i { font-style: normal; font-size: 11px; margin-right: 4px; padding: 0 3px; border-radius: 3px;
+            background: #8883 }
 .table { overflow-x: auto }
 #speed, .speed { min-height: 1.6em }
 """

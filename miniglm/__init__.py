@@ -1,10 +1,12 @@
 """What the commands share, in the order in which a model comes about and is used.
 
-The ground:            errors  files  machine  parallel
-Text and token ids:    tokenizer  wordpiece  vocabulary  conversation
-Models on disk:        families  hf  lora  checkpoint  origin
-Training:              batch  objectives  optimizers  run  replay
-Generating:            decoding  chat  search
-Judging:               metrics  plots  report
-Questions about books: book/  facts  wordings  llm
+The ground             errors  files  retry  machine  parallel
+Text and token ids     tokenizer  wordpiece  vocabulary  conversation  records
+Models on disk         families  lora  checkpoint  hf  origin
+Training               batch  objectives  optimizers  run  replay
+Generating             decoding  chat  search
+Judging                metrics  plots  report
+Questions on a book    book/  facts  wordings  questions  llm
+
+Arrows run one way: model.py, then this package, then configurator.py and data_utils.py, then the scripts.
 """

@@ -82,8 +82,8 @@ class Checkpoint:
 
         Older ones have neither rate nor skipped steps. The adapter is looked at where it is used, see adapter_of.
         """
-        kinds = {"model": dict, "model_args": dict, "settings": dict, "chat": bool, "tokenizer": str}
-        kinds |= {"optimizers": list, "iter_num": int}
+        kinds: dict[str, type] = dict.fromkeys(("model", "model_args", "settings"), dict)
+        kinds |= {"chat": bool, "tokenizer": str, "optimizers": list, "iter_num": int}
         wrong = [key for key, kind in kinds.items() if not isinstance(content[key], kind)]
         if wrong or not is_plain_settings(content["settings"]) or not 0 <= content["iter_num"] < 1 << 62:
             raise ValueError(f"{wrong} of the wrong type")
@@ -215,7 +215,7 @@ def is_plain_settings(settings) -> bool:
 
 
 def adapter_of(checkpoint: Checkpoint, place) -> Adapter:
-    """The adapter in a checkpoint that was loaded from `place`. Raises UserError where it has none, or a damaged one."""
+    """The adapter in a checkpoint that was loaded from `place`. Raises UserError for none and for a damaged one."""
     refuse(not checkpoint.adapter, f"{place} holds no adapter", "choose one that was trained with --lora_rank")
     return checked(vars(checkpoint.adapter), place)
 

@@ -1,8 +1,8 @@
-"""Conversations to ids and loss mask, in one place for training, talking and other programs.
+r"""Conversations to ids and loss mask, in one place for training, talking and other programs.
 
 A conversation is a list of {"role", "content"}. How it is written for a model of ours:
 
-    问：张飞字什么？\\n答：张飞字翼德。<|endoftext|>
+    问：张飞字什么？\n答：张飞字翼德。<|endoftext|>
     0 0 0 0 0 0 0 0 0  0 0 1 1 1 1 1 1 1     the loss mask: what the assistant says, and its end
 """
 

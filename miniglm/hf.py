@@ -61,10 +61,10 @@ def weight_files(folder) -> list[Path]:
         refuse(not single.is_file(), there, "copy the folder again, or save the model as safetensors")
         return [single]
     names = read_json(index, "copy the folder again").get("weight_map")
-    broken = not isinstance(names, dict) or not names
-    broken = broken or not all(isinstance(name, str) and is_plain_name(name) for name in names.values())
+    files = set(names.values()) if isinstance(names, dict) else set()
+    broken = not files or not all(isinstance(name, str) and is_plain_name(name) for name in files)
     refuse(broken, f"{index} is broken", "copy the folder again")
-    paths = [Path(folder, name) for name in sorted(set(names.values()))]
+    paths = [Path(folder, name) for name in sorted(files)]
     missing = [path.name for path in paths if not path.is_file()]
     refuse(missing, f"{folder} lacks {', '.join(missing[:3])}", "copy the folder again")
     return paths

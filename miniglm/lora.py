@@ -104,6 +104,7 @@ class NF4Linear(nn.Module):
             raise UserError("--quantize=nf4 needs the package bitsandbytes", "run pip install bitsandbytes") from error
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         packed, self.state = quantize_4bit(linear.weight.data, quant_type="nf4", compress_statistics=True)
+        self.packed: torch.Tensor
         self.register_buffer("packed", packed, persistent=False)
 
     def _apply(self, fn, recurse=True):
@@ -132,8 +133,9 @@ class FourBitProduct(torch.autograd.Function):
         return F.linear(x, layer.dequantized(), layer.bias)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
         """The gradient of x."""
+        (grad,) = grads
         return (grad @ ctx.layer.dequantized().to(grad.dtype)).to(ctx.dtype), None
 
 

@@ -92,7 +92,7 @@ def share_cores(processes: int):
 
 
 def compile_if_possible(model):
-    """torch.compile's form of the model, or the model itself, with a line that says so, where nothing can be compiled."""
+    """torch.compile's form of the model; where nothing can be compiled, the model itself, with a line that says so."""
     try:
         torch.compile(torch.cos)(torch.zeros(8, device=model.device))
     except Exception as error:  # a missing compiler shows in many ways

@@ -93,9 +93,10 @@ def _meet_the_others(backend):
     torchrun keeps its store through its restarts, and what the dead have left there leads to nobody (pytorch issue
     135712). On one machine, where all count the restarts alike, each has a part of the store to itself.
     """
-    env, meeting_place = os.environ, {}
+    env = os.environ
     if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and env.get("GROUP_WORLD_SIZE") == "1":
         store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
         store = dist.PrefixStore(f"restart-{env['TORCHELASTIC_RESTART_COUNT']}", store)
-        meeting_place = {"store": store, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
-    dist.init_process_group(backend, **meeting_place)
+        dist.init_process_group(backend, store=store, rank=int(env["RANK"]), world_size=int(env["WORLD_SIZE"]))
+    else:
+        dist.init_process_group(backend)

@@ -189,7 +189,7 @@ class Run:
         self.kept = f"saved at step {self.state.step}"
 
     def checkpoint(self) -> Checkpoint:
-        """The model and the run as they are now. Of a model with an adapter, the adapter; merged, if it is asked for."""
+        """The model and the run as they are now; of a model with an adapter, the adapter, merged if asked for."""
         adapter = self.start.adapter and self.start.adapter.of(self.model)
         if adapter is None:
             weights = self.model.state_dict()
@@ -218,7 +218,7 @@ class Run:
         )
 
     def go_back(self):
-        """Return to the last checkpoint with half the rate. Raises UserError where none is, or where that did not help."""
+        """Return to the last checkpoint with half the rate. Raises UserError where there is none, or at an eighth."""
         rate, lower, skipped = self.state.rate, self.state.rate / 2, self.state.skipped
         even = f", even at {rate:g} of the rate" if rate < 1 else ""
         refuse(

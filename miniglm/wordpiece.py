@@ -79,7 +79,7 @@ class PieceDecoder:
         self._pieces, self._last = pieces, ""
 
     def decode(self, ids: Iterable[int], final=False) -> str:
-        """The text of `ids`, which go on from those before. No piece is ever unfinished, so that final changes nothing."""
+        """The text of `ids`, which go on from those before; no piece is ever unfinished, whatever `final` says."""
         text = ""
         for piece in (self._pieces.get(token, "") for token in ids):
             if piece.startswith(PREFIX) and len(piece) > len(PREFIX):
