@@ -144,8 +144,11 @@ def text_of(ids, tokenizer):
     return text if 0 < len(text) <= LARGEST_TEXT else None
 
 
-def answer_all(loaded, records, too_long):
-    """The model's greedy answer to each record's question, a list of Completions. Raises UserError, see too_long."""
+def answer_all(loaded, records, eval_file, too_long):
+    """The model's greedy answer to each record's question, a list of Completions.
+
+    A question that is too long to read is counted as wrong, or where too_long is stop, a UserError that names eval_file.
+    """
     inputs, unread = {}, Completion("", 0, True, 0.0)
     for number, record in enumerate(records):
         try:
@@ -231,7 +234,7 @@ for directory in out_dir:
     trained_on = str(loaded.settings.get("dataset"))
     run = runs[directory] = Run(loaded.settings)
     if records:
-        run.answers = answer_all(loaded, records, too_long)
+        run.answers = answer_all(loaded, records, eval_file, too_long)
         train_text = training_text(loaded.tokenizer, trained_on)
         run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text)
         run.metrics |= bag_metrics

@@ -199,7 +199,7 @@ def beams(
 
     Of sampling the penalties are heeded.
     """
-    search = beam_search(
+    steps = beam_search(
         loaded.model,
         prompt,
         max_new_tokens,
@@ -209,5 +209,5 @@ def beams(
         sampling.repetition_penalty,
         sampling.no_repeat_ngram_size,
     )
-    for found in search:
+    for found in steps:
         yield [ids for ids, _ in found or ()]

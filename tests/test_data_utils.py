@@ -6,7 +6,7 @@ import torch
 
 import data_utils
 from miniglm.errors import UserError
-from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import load_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def test_pretraining_batches_are_windows_of_the_book(project):
     x, y, loss_mask = data_utils.get_batch_pretrain("train", 4, 64, "cpu")
     assert x.shape == y.shape == loss_mask.shape == (4, 64) and x.dtype == y.dtype == torch.int64
     assert torch.equal(x[:, 1:], y[:, :-1]) and loss_mask.all()
-    tokenizer = Tokenizer.load("data/sanguo_bpe")
+    tokenizer = load_tokenizer("data/sanguo_bpe")
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
     assert tokenizer.decode(x[0].tolist()).strip("\n") in book
 
@@ -35,17 +35,37 @@ def test_a_batch_number_gives_the_same_batch_again():
 
 def test_fine_tuning_batches_are_whole_rows_and_an_epoch_has_each_once():
     """No sample begins in the middle, and no row is left out of an epoch."""
-    data_utils.init_data_sft("sanguo_sft")
-    rows = len(data_utils.train_data)
-    marker = Tokenizer.load("data/sanguo_sft").encode("问")
+    data = data_utils.open_data("sanguo_sft")
+    rows = data.rows["train"]
+    marker = load_tokenizer("data/sanguo_sft").encode("问")
     seen = []
-    for index in range(rows // 8):
-        x, y, loss_mask, sample = data_utils.get_batch_sft("train", 8, 128, "cpu", index, with_sample=True)
-        assert (x[:, : len(marker)] == torch.tensor(marker)).all() and (sample[:, 0] == 0).all()
-        assert set(loss_mask.unique().tolist()) <= {0.0, 1.0}
-        seen += [tuple(row) for row in x.tolist()]
-    every = {tuple(row[:-1].tolist()) for row in data_utils.train_data}
+    for index in range(len(rows) // 8):
+        batch = data.batch("train", 8, 128, index)
+        assert (batch.ids[:, : len(marker)] == torch.tensor(marker)).all() and (batch.sample[:, 0] == 0).all()
+        assert set(batch.loss_mask.unique().tolist()) <= {0.0, 1.0} and batch.weight == batch.loss_mask.sum()
+        seen += [tuple(row) for row in batch.ids.tolist()]
+    every = {tuple(row[:-1].tolist()) for row in rows}
     assert len(set(seen)) >= len(every) - 8
+
+
+def test_the_courses_functions_give_the_same_batches():
+    """get_batch_pretrain and get_batch_sft are fronts of open_data: the same numbers, on the device asked for."""
+    data_utils.init_data_pretrain("sanguo_bpe")
+    data_utils.init_data_sft("sanguo_sft")
+    for name, get_batch, length in (
+        ("sanguo_bpe", data_utils.get_batch_pretrain, 64),
+        ("sanguo_sft", data_utils.get_batch_sft, 128),
+    ):
+        x, y, loss_mask = get_batch("val", 4, length, "cpu", 3, 7)
+        batch = data_utils.open_data(name).batch("val", 4, length, 3, 7)
+        assert torch.equal(x, batch.ids) and torch.equal(y, batch.targets) and torch.equal(loss_mask, batch.loss_mask)
+        assert torch.equal(batch.row(2).ids[0], x[2]) and batch.row(2).weight == loss_mask[2].sum()
+
+
+def test_batches_made_ahead_are_those_of_the_step():
+    """Whichever step is asked for next, also after going back."""
+    ahead = data_utils.Ahead(lambda step: [step])
+    assert [ahead.take(step) for step in (5, 6, 7, 3, 4)] == [[5], [6], [7], [3], [4]]
 
 
 def test_block_size_must_be_the_rows_own():

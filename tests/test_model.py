@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from miniglm.errors import UserError
 from miniglm.machine import cast_weights
-from model import GLMConfig, MiniGLM, filter_logits, penalize, sample_token
+from miniglm.decoding import Sampling, beam_search, filter_logits, generate, penalize, sample_token
+from model import GLMConfig, MiniGLM
 
 
 def small_model(bias=True, block_size=48, seed=0, dropout=0.0):
@@ -89,7 +90,9 @@ def test_a_packed_row_equals_its_samples_alone():
 
 def generated(model, prompts, n, **settings):
     """What each prompt is followed by, a list of lists."""
-    return [list(row) for row in zip(*model.generate(prompts, n, **settings))]
+    more = {name: settings.pop(name) for name in ("end_id", "use_cache") if name in settings}
+    steps = generate(model, prompts, n, Sampling(**settings), **more)
+    return [list(row) for row in zip(*(step.ids for step in steps))]
 
 
 def test_cached_and_uncached_agree_beyond_the_block():
@@ -133,7 +136,7 @@ def test_beam_search_equals_transformers(pair, num_beams, settings):
             torch.tensor([prompt]), max_new_tokens=20, do_sample=False, num_beams=num_beams, num_return_sequences=num_beams,
             eos_token_id=end_id, pad_token_id=127, output_scores=True, return_dict_in_generate=True, **settings,
         )  # fmt: skip
-        *_, found = model.beam_search(prompt, 20, num_beams, end_id, **settings)
+        *_, found = beam_search(model, prompt, 20, num_beams, end_id, **settings)
         for row, score, (ids, ours) in zip(
             expected.sequences.tolist(), expected.sequences_scores.tolist(), found, strict=True
         ):
@@ -168,7 +171,7 @@ def test_sampling_follows_the_distribution():
     torch.manual_seed(2)
     logits = torch.randn(1, 32)
     rng = torch.Generator().manual_seed(3)
-    draws = sample_token(logits.expand(20000, -1), temperature=0.7, top_k=10, rng=rng).bincount(minlength=32)
+    draws = sample_token(logits.expand(20000, -1), Sampling(temperature=0.7, top_k=10), rng).bincount(minlength=32)
     probs = filter_logits(logits, 0.7, 10).softmax(-1)[0]
     assert draws[probs == 0].sum() == 0
     expected = 20000 * probs[probs > 0]
@@ -196,8 +199,8 @@ def test_samples_are_distributed_as_transformers_generate_does_it(pair, settings
         return_dict_in_generate=True, **{"top_k": 0, "temperature": 1.0, **settings},
     )  # fmt: skip
     probs = result.scores[0][0].softmax(-1)
-    (first,) = model.generate([prompt] * 8000, 1, seed=11, **settings)
-    draws = torch.tensor(first).bincount(minlength=128)
+    (first,) = generate(model, [prompt] * 8000, 1, Sampling(seed=11, **settings))
+    draws = torch.tensor(first.ids).bincount(minlength=128)
     assert draws[probs == 0].sum() == 0
     rare = (8000 * probs < 5) & (probs > 0)  # taken together, as the test asks
     expected = torch.cat([8000 * probs[probs * 8000 >= 5], 8000 * probs[rare].sum()[None]])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import load_tokenizer
 
 
 def meta_of(project, dataset):
@@ -21,7 +21,7 @@ def ids_of(project, dataset, split):
 @pytest.mark.parametrize("dataset", ["sanguo", "sanguo_bpe"])
 def test_the_splits_are_the_book(project, dataset):
     """Train and held-out tokens decode to the whole book, cut at a line end near nine tenths, and are counted rightly."""
-    tokenizer = Tokenizer.load(project.folder / "data" / dataset)
+    tokenizer = load_tokenizer(project.folder / "data" / dataset)
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
     train, val = (tokenizer.decode(ids_of(project, dataset, split)) for split in ("train", "val"))
     assert train + val == book and train.endswith("\n")

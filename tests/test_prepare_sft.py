@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import data_utils
-from miniglm.checkpoint import load_model
-from miniglm.tokenizer import Tokenizer
+from data_utils import open_data
+from miniglm import origin
+from miniglm.objectives import likelihood
+from miniglm.vocabulary import load_tokenizer
 
 FORMS = {
     "question": {"Question": "甲？", "Answer": "乙。"},
@@ -97,7 +98,7 @@ def test_every_form_of_record_is_read(project, form):
     """Each form becomes the turns that the README shows; the mask covers what the assistant says."""
     prepare(project, f"form-{form}", [FORMS[form]])
     ids, mask = rows_of(project, f"form-{form}")[0], rows_of(project, f"form-{form}", "_mask", dtype=np.uint8)[0]
-    tokenizer = Tokenizer.load(project.folder / "data/sanguo_bpe")
+    tokenizer = load_tokenizer(project.folder / "data/sanguo_bpe")
     assert tokenizer.decode(ids.tolist()) == RENDERED[form]
     learned = [int(i) for i, m in zip(ids, mask) if m]
     assert (
@@ -127,7 +128,7 @@ def test_one_conversation_over_several_lines_is_read(project):
         project.write("data/talks.json", text)
         out = project.run("data/prepare_sft.py", "data/talks.json", "--dataset=talks", "--block_size=64").stdout
         assert f"kept {count} as messages" in out
-        assert RENDERED["hotel"] in Tokenizer.load(project.folder / "data/sanguo_bpe").decode(
+        assert RENDERED["hotel"] in load_tokenizer(project.folder / "data/sanguo_bpe").decode(
             rows_of(project, "talks")[0]
         )
 
@@ -175,7 +176,7 @@ def test_every_sample_is_written_once(project):
     """Whatever the packing and the share held out: no sample is lost, doubled or mixed with another."""
     records = [{"Question": f"第{n}题？", "Answer": "甲" * (n % 23 + 1) + str(n)} for n in range(300)]
     told = prepare(project, "whole", records, "--val_fraction=0.1").stdout
-    tokenizer = Tokenizer.load(project.folder / "data/sanguo_bpe")
+    tokenizer = load_tokenizer(project.folder / "data/sanguo_bpe")
     found = []
     for split in ("train", "val"):
         columns = (
@@ -200,17 +201,17 @@ def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained, monkeypat
     prepare(project, "unpacked", records, "--pack=False")
     assert len(rows_of(project, "packed")) < len(rows_of(project, "unpacked")) / 2
     assert not (project.folder / "data/unpacked/train_sample.bin").exists()
-    model, _, _ = load_model(pretrained)
+    model = origin.load(pretrained).model
     monkeypatch.chdir(project.folder)
     losses = []
     for dataset in ("packed", "unpacked"):
-        data_utils.init_data_sft(dataset)
+        data = open_data(dataset)
         total = count = 0
-        for i in range(len(data_utils.train_data)):
-            x, y, loss_mask, sample = data_utils.get_batch_sft("train", 1, 64, "cpu", i, with_sample=True)
+        for index in range(len(data.rows["train"])):
+            batch = data.batch("train", 1, 64, index)
             with torch.no_grad():
-                total += model(x, y, loss_mask, sample)[1].item() * loss_mask.sum().item()
-            count += loss_mask.sum().item()
+                total += likelihood(model, batch).item() * batch.weight.item()
+            count += batch.weight.item()
         losses.append(total / count)
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 

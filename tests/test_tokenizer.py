@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from miniglm.conversation import encode_conversation, encode_prompt
 from miniglm.tokenizer import END, Tokenizer
+from miniglm.vocabulary import load_tokenizer
 
 
 @pytest.fixture(scope="module", params=["gpt2", "bpe"])
 def tokenizer(request, project):
     """Both tokenizers."""
-    return Tokenizer.load(project.folder / ("data/sanguo" if request.param == "gpt2" else "data/sanguo_bpe"))
+    return load_tokenizer(project.folder / ("data/sanguo" if request.param == "gpt2" else "data/sanguo_bpe"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_gpt2_gives_the_ids_of_transformers(book):
 
 def test_bpe_is_short_and_repeatable(project, book):
     """The book's own tokens hold 1.1 to 1.3 characters each, and training again gives the same ones."""
-    tokenizer = Tokenizer.load(project.folder / "data/sanguo_bpe")
+    tokenizer = load_tokenizer(project.folder / "data/sanguo_bpe")
     assert tokenizer.vocab_size == 4096
     assert 1.1 <= len(book) / len(tokenizer.encode(book)) <= 1.3
     again = [Tokenizer.train([book[:50000]], 600).ranks for _ in range(2)]
@@ -64,7 +66,7 @@ def test_mask_covers_what_the_assistant_says(tokenizer):
         ("user", "赵云呢？"),
         ("assistant", "子龙。"),
     ]
-    ids, mask = tokenizer.encode_conversation([{"role": role, "content": content} for role, content in talk])
+    ids, mask = encode_conversation(tokenizer, [{"role": role, "content": content} for role, content in talk])
     learned = [i for i, m in zip(ids, mask) if m]
     assert learned == [
         *tokenizer.encode("张飞字翼德。"),
@@ -83,16 +85,16 @@ def test_tool_calls_are_learned_and_their_returns_are_not(tokenizer):
         ("return", '[{"name": "香江"}]'),
         ("assistant", "推荐香江。"),
     ]
-    ids, mask = tokenizer.encode_conversation([{"role": role, "content": content} for role, content in talk])
+    ids, mask = encode_conversation(tokenizer, [{"role": role, "content": content} for role, content in talk])
     assert tokenizer.decode([i for i, m in zip(ids, mask) if m]) == '查：{"type": "舒适型"}答：推荐香江。'
 
 
 def test_a_prompt_has_the_ids_of_the_rendered_text(tokenizer):
     """What leads to an answer is encoded as one text, as other engines render it, so it is the same in training."""
     question = [{"role": "user", "content": "“舌战群儒”是第几回？"}]
-    prompt = tokenizer.encode_prompt(question)
+    prompt = encode_prompt(tokenizer, question)
     assert prompt == tokenizer.encode("问：“舌战群儒”是第几回？\n答：")
-    trained, _ = tokenizer.encode_conversation([*question, {"role": "assistant", "content": "第四十三回。"}])
+    trained, _ = encode_conversation(tokenizer, [*question, {"role": "assistant", "content": "第四十三回。"}])
     assert trained[: len(prompt)] == prompt
 
 
