@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pyppmd
 from rapidfuzz.distance import Indel
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 
 from miniglm.errors import refuse
 from miniglm.files import read_json_lines
