@@ -6,7 +6,7 @@ Reads, one record a line and recognised by form: {"Question", "Answer"}; Alpaca 
 "output"}; Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]} or {"chat"};
 Safety-Prompts {"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role",
 "content"}]} or the bare list. A file that is one JSON list of records, or an object of such lists, is read too. Files
-are read in a stream: memory stays flat however large they are. See tokenizer.py for how a turn is written.
+are read in a stream: memory stays flat however large they are. The README shows how a turn is written.
 """
 
 import random
@@ -144,8 +144,9 @@ target = Path("data", dataset)
 claim(target)
 row_length = block_size + 1  # the first id of a row is only read, the last one only predicted
 val_files = [val_file] if val_file else []
-left_out, searches, sample = Counter(), False, None
 drawn = random.Random(seed)
+left_out = Counter()  # {reason: records}
+searches, sample = False, None  # whether the search tool is called in any sample; the last one
 with ExitStack() as stack:
     train = Rows(target, "train", row_length, encoder.end_id, pack, stack)
     val = Rows(target, "val", row_length, encoder.end_id, pack, stack)
