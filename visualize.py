@@ -6,17 +6,19 @@ python visualize.py --out_dir=out/a --out_dir=out/b      # both on one picture, 
 
 from pathlib import Path
 
-from configurator import configure
+from configurator import FilePath, configure
 from miniglm.plots import choose_font, draw_losses, draw_metrics, draw_training, read_groups, read_logs, save
 
 # -----------------------------------------------------------------------------
-out_dir = ["out/demo-pretrain"]  # one trained model or several
+out_dir: list[FilePath] = ["out/demo-pretrain"]  # one trained model or several
 # -----------------------------------------------------------------------------
 
 configure(globals())
 logs = read_logs(out_dir)
-metrics = {name: Path(d, "metrics.json") for name, d in zip(logs, out_dir) if Path(d, "metrics.json").exists()}
-metrics = {name: read_groups(path) for name, path in metrics.items()}
+metrics = {}  # {name: its groups} of the runs that were measured
+for name, directory in zip(logs, out_dir):
+    if Path(directory, "metrics.json").exists():
+        metrics[name] = read_groups(Path(directory, "metrics.json"))
 label = choose_font()
 save(draw_losses(logs, label), Path(out_dir[0], "loss.png"))
 save(draw_training(logs, label), Path(out_dir[0], "training.png"))

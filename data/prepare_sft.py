@@ -145,7 +145,9 @@ target = Path("data", dataset)
 claim(target)
 row_length = block_size + 1  # the first id of a row is only read, the last one only predicted
 val_files = [val_file] if val_file else []
-left_out, searches, drawn = Counter(), False, random.Random(seed)
+drawn = random.Random(seed)
+left_out = Counter()  # {reason: records}
+searches, sample = False, None  # whether the search tool is called in any sample; the last one
 with ExitStack() as stack:
     train = Rows(target, "train", row_length, encoder.end_id, pack, stack)
     val = Rows(target, "val", row_length, encoder.end_id, pack, stack)
@@ -156,7 +158,7 @@ with ExitStack() as stack:
         held_out = not val_files and (val.samples == 0 or drawn.random() < val_fraction)
         (val if held_out else train).add(sample)
         searches |= sample.searches
-    if train.samples == 0 and val.samples == 1 and not val_files:
+    if sample and train.samples == 0 and val.samples == 1 and not val_files:
         train.add(sample)  # the only one there is serves for both
     for rows, paths in ((train, files), (val, val_files or files)):
         refuse(not rows.samples, f"no good record in {', '.join(paths)}", "see the reasons above and mend the records")

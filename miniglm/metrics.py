@@ -1,4 +1,7 @@
-"""How good a model is, in numbers: scores of generated texts, and the yardsticks that a language model is held against."""
+"""How good a model is, in numbers: scores of generated texts, and yardsticks to hold a language model against.
+
+A generated text is a Completion, see chat.py; a question is a record {"Question", "Answer", "Key", "Group"}.
+"""
 
 import math
 import re
@@ -6,8 +9,8 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pyppmd
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from rapidfuzz.distance import Indel
+from sacrebleu.metrics.bleu import BLEU
 
 from miniglm.errors import refuse
 from miniglm.files import read_json_lines
@@ -15,64 +18,66 @@ from miniglm.files import read_json_lines
 LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
 
 
-class Characters:
-    """Splits a text into its characters, for ROUGE."""
-
-    def tokenize(self, text):
-        """The characters but white space, a list."""
-        return [c for c in text if not c.isspace()]
-
-
-def read_questions(path):
-    """The records of an evaluation file, a list of dicts. Raises UserError, with the line, for one that lacks something."""
+def read_questions(path) -> list[dict]:
+    """The records of an evaluation file. Raises UserError, with the line, for one that lacks something."""
     records = []
     for number, record in read_json_lines(path, 'write {"Question": "…", "Answer": "…"} a line'):
-        texts = [record.get(field) for field in ("Question", "Answer")] if isinstance(record, dict) else [None]
-        proper = all(isinstance(text, str) and text.strip() for text in texts)
-        proper = proper and isinstance(record.get("Group", ""), str)
-        proper = proper and all(isinstance(key, str) for key in keys_of(record))
         todo = 'write {"Question": "…", "Answer": "…", "Key": "…"}'
-        refuse(not proper, f"{path} line {number} is no question", todo)
+        refuse(not is_question(record), f"{path} line {number} is no question", todo)
         records.append(record)
     return records
 
 
-def rouge_l(right, answer):
-    """ROUGE-L of one answer by character, its F1 (Lin 2004)."""
-    return RougeScorer(["rougeL"], tokenizer=Characters()).score(right, answer)["rougeL"].fmeasure
+def is_question(record) -> bool:
+    """Whether a JSON value has the texts "Question" and "Answer", and "Group" and "Key" of the right types, if any."""
+    if not isinstance(record, dict) or not isinstance(record.get("Group", ""), str):
+        return False
+    texts = [record.get("Question"), record.get("Answer")]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        return False
+    return all(isinstance(key, str) for key in keys_of(record))
 
 
-def bleu_4(right, answers):
+def rouge_l(right: str, answer: str) -> float:
+    """ROUGE-L of one answer by character, white space apart, 0 to 1: its F1 (Lin 2004).
+
+    That is the similarity of two texts that are edited by inserting and deleting alone: 2 LCS / (m + n).
+    """
+    right, answer = "".join(right.split()), "".join(answer.split())
+    return Indel.normalized_similarity(right, answer) if right and answer else 0.0
+
+
+def bleu_4(right: list[str], answers: list[str]) -> float:
     """BLEU-4 of all answers together by character, 0 to 1 (Papineni et al. 2002)."""
     return BLEU(tokenize="char", effective_order=True).corpus_score(answers, [right]).score / 100
 
 
-def distinct(texts, n):
+def distinct(texts: list[str], n: int) -> float:
     """The share of different ones among all n-grams of characters (Li et al. 2016)."""
     grams = Counter(text[i : i + n] for text in texts for i in range(len(text) - n + 1))
     return len(grams) / max(1, sum(grams.values()))
 
 
-def holds_key(answer, record):
+def holds_key(answer: str, record: dict) -> bool | None:
     """Whether the answer contains all that a right one must; None where the record has no Key."""
     keys = keys_of(record)
     return all(key in answer for key in keys) if keys else None
 
 
-def keys_of(record):
-    """What a right answer must contain, a list of texts."""
+def keys_of(record: dict) -> list[str]:
+    """What a right answer to a record must contain, all of it; empty where the record has no Key."""
     key = record.get("Key") or []
     return key if isinstance(key, list) else [key]
 
 
-def loops(text, ended):
-    """Whether some four characters stand four times, or the text came to no end."""
+def loops(text: str, ended: bool) -> bool:
+    """Whether some four characters stand four times in a text, or it came to no end."""
     fours = Counter(text[i : i + 4] for i in range(len(text) - 3))
     return not ended or any(count >= 4 for count in fours.values())
 
 
-def copied_share(text, training_text):
-    """The longest piece of `text` that stands in the training text word for word, as a share of the whole."""
+def copied_share(text: str, training_text: str) -> float:
+    """The longest piece of `text` that stands in the training text word for word, as a share of `text`."""
     if text in training_text:
         return 1.0
     longest = 0
@@ -82,16 +87,16 @@ def copied_share(text, training_text):
     return longest / max(1, len(text))
 
 
-def mean(values):
-    """The mean of what is not None, or None."""
+def mean(values) -> float | None:
+    """The mean of the values that are not None, or None where there are none."""
     values = [value for value in values if value is not None]
     return sum(values) / len(values) if values else None
 
 
-def interval(values):
-    """The 95 % confidence interval (low, high) of the mean of what is not None, or None for fewer than two values.
+def interval(values) -> tuple[float, float] | None:
+    """The 95 % confidence interval (low, high) of the mean of the values that are not None; None for fewer than two.
 
-    Of bools after Wilson (1927), of numbers by the percentile bootstrap (Efron 1979).
+    Of bools it is Wilson's (1927), of numbers that of the percentile bootstrap (Efron 1979).
     """
     values = [value for value in values if value is not None]
     if len(values) < 2:
@@ -108,7 +113,7 @@ def interval(values):
     return float(found.low), float(found.high)
 
 
-def witten_bell_trigram(train, val):
+def witten_bell_trigram(train: str, val: str) -> float:
     """Bits per character of `val` under a character trigram of `train`, interpolated after Witten and Bell (1991)."""
     orders = [defaultdict(Counter) for _ in range(3)]
     for i, character in enumerate(train):
@@ -127,10 +132,10 @@ def witten_bell_trigram(train, val):
     return bits / len(val)
 
 
-def ppmd(train, val):
+def ppmd(train: str, val: str) -> float:
     """Bits per character of `val` after `train` in PPMd (Shkarin 2002), of order 6 over UTF-8.
 
-    The size of both compressed, less that of the training text alone. Unlike the model it goes on learning in `val`.
+    The size of both compressed together, less that of `train` alone. Unlike a model, PPMd goes on learning in `val`.
     """
 
     def bits(text):
@@ -140,10 +145,10 @@ def ppmd(train, val):
     return (bits(train + val) - bits(train)) / len(val)
 
 
-def bag_of_words(train, records):
-    """What logistic regression on which characters and pairs of them stand in a question answers to records.
+def bag_of_words(train: list[dict], records: list[dict]) -> list[str]:
+    """The answers to records of a classifier that has learnt from the records `train`.
 
-    train, records: lists of {"Question", "Answer"}. A list of answers.
+    It is a logistic regression on which characters and pairs of characters stand in a question.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -155,26 +160,28 @@ def bag_of_words(train, records):
     return classifier.predict([record["Question"] for record in records]).tolist()
 
 
-def text_scores(made, train_text):
-    """{metric: value or None} of one generated text, a Completion; train_text: what the model was trained on, or None."""
+def text_scores(completion, train_text: str | None) -> dict:
+    """{metric: value or None} of one generated text; train_text: what the model was trained on, None where unknown."""
+    text = completion.text
     return {
-        "loop_share": loops(made.text, made.ended),
-        "length": len(made.text),
-        "copied_share": copied_share(made.text, train_text) if made.text and train_text is not None else None,
+        "loop_share": loops(text, completion.ended),
+        "length": len(text),
+        "copied_share": copied_share(text, train_text) if text and train_text is not None else None,
     }
 
 
-def answer_scores(made, record, train_text, book_text="", refusals=()):
-    """{metric: value or None} of one answer, a Completion, to a record {"Question", "Answer", "Key"}.
+def answer_scores(completion, record: dict, train_text: str | None, book_text="", refusals=()) -> dict:
+    """{metric: value or None} of one generated answer to a record.
 
-    book_text: where 「quotations」 must stand. refusals: the Keys of questions that the book cannot answer.
+    train_text: what the model was trained on, None where unknown. book_text: where 「quotations」 must stand.
+    refusals: the Keys of questions that the book cannot answer.
     """
-    answer, right = made.text, record["Answer"]
+    answer, right = completion.text, record["Answer"]
     scores = {
         "accuracy": holds_key(answer, record),
         "exact_match": answer.strip() == right.strip(),
         "rouge_l": rouge_l(right, answer),
-    } | text_scores(made, train_text)
+    } | text_scores(completion, train_text)
     if refusals:
         scores["refusal_share"] = any(refusal in answer for refusal in refusals)
     if book_text:
@@ -183,19 +190,20 @@ def answer_scores(made, record, train_text, book_text="", refusals=()):
     return scores
 
 
-def summary(texts, scores, records=None):
-    """The metrics of generated texts, Completions, whose scores are known; records: what right answers are, if any.
+def summary(completions, scores: list[dict], records: list[dict] | None = None) -> dict:
+    """The metrics of generated texts together. scores: of each. records: the questions that they answer, if any.
 
-    "intervals" in it: {metric: (low, high) or None}, see interval, for those that are the mean of the scores.
+    "intervals" in it: {metric: (low, high) or None}, see interval, for those metrics that are means of the scores.
     """
     by_metric = {metric: [each[metric] for each in scores] for metric in scores[0]}
-    metrics = {"n": len(texts)} | {metric: mean(values) for metric, values in by_metric.items()}
-    written = [made.text for made in texts]
+    metrics = {"n": len(completions)} | {metric: mean(values) for metric, values in by_metric.items()}
+    texts = [completion.text for completion in completions]
     if records:
-        metrics["bleu_4"] = bleu_4([record["Answer"] for record in records], written)
+        metrics["bleu_4"] = bleu_4([record["Answer"] for record in records], texts)
+    seconds = sum(completion.seconds for completion in completions)
     return metrics | {
-        "distinct_1": distinct(written, 1),
-        "distinct_2": distinct(written, 2),
-        "tokens_per_second": sum(made.tokens for made in texts) / max(1e-9, sum(made.seconds for made in texts)),
+        "distinct_1": distinct(texts, 1),
+        "distinct_2": distinct(texts, 2),
+        "tokens_per_second": sum(completion.tokens for completion in completions) / max(1e-9, seconds),
         "intervals": {metric: interval(values) for metric, values in by_metric.items()},
     }

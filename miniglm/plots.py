@@ -1,7 +1,8 @@
-"""Pictures of a training and of its results, drawn by matplotlib: what visualize.py and the report have in common."""
+"""Pictures of a training and of its results, drawn by matplotlib from log.jsonl and metrics.json."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -25,6 +26,11 @@ CJK_FONTS = [
 ]
 LARGEST = 1e15  # what a picture's scale can hold
 SCORES = ["accuracy", "exact_match", "rouge_l", "bleu_4", "distinct_2", "loop_share", "copied_share"]
+STYLES: dict[str, dict[str, Any]] = {  # of the lines of a loss, by split
+    "train": {"linewidth": 0.8, "alpha": 0.35},
+    "train_eval": {"linewidth": 1.8, "linestyle": "--"},
+    "val": {"linewidth": 1.8, "marker": "o", "markersize": 4},
+}
 LABELS = {  # what the pictures say, in Chinese and in English
     "train": ("训练（每步）", "train, each step"),
     "train_eval": ("训练", "train"),
@@ -40,7 +46,7 @@ LABELS = {  # what the pictures say, in Chinese and in English
 
 
 def choose_font():
-    """Let the pictures speak Chinese where a font has it, else English; gives label(key), the words for one of LABELS."""
+    """label(key), a function that gives the words of one of LABELS: in Chinese where a font has it, else in English."""
     plt.rcParams["text.parse_math"] = False  # a dollar in a name is a dollar
     found = [name for name in CJK_FONTS if name in {font.name for font in font_manager.fontManager.ttflist}]
     if found:
@@ -50,8 +56,8 @@ def choose_font():
     return lambda key: LABELS[key][0 if found else 1]
 
 
-def read_log(directory):
-    """{split: its events, dicts} of a run's log.jsonl. A last line that is still being written is left out."""
+def read_log(directory) -> dict[str, list[dict]]:
+    """{split: its events} of a run's log.jsonl, without a last line that is still being written. Raises UserError."""
     path = Path(directory, "log.jsonl")
     refuse(not path.is_file(), f"no log {path}", "train first, or check --out_dir")
     log = {}
@@ -70,57 +76,55 @@ def read_log(directory):
     return log
 
 
-def read_logs(directories):
-    """{name: log} of several runs, named by their directories' last part where that tells them apart."""
+def read_logs(directories) -> dict[str, dict]:
+    """{name: log} of several runs, see read_log, named by the last part of their directories where those differ."""
     names = [Path(directory).name for directory in directories]
-    names = names if len(set(names)) == len(names) else directories
+    if len(set(names)) < len(names):
+        names = directories
     return {name: read_log(directory) for name, directory in zip(names, directories)}
 
 
-def overfitting_point(log):
+def overfitting_point(log: dict) -> dict | None:
     """The event with a run's lowest validation loss where the loss is 1 % higher at the end, else None."""
     events = log.get("val", [])
     lowest = min(events, key=lambda event: event["loss"], default=None)
     return lowest if lowest and events[-1]["loss"] > 1.01 * lowest["loss"] else None
 
 
-def column(events, key):
-    """Two lists, iterations and what the events that have it say of `key`."""
-    having = [event for event in events if key in event]
-    return [event["iter"] for event in having], [event[key] for event in having]
+def column(events: list[dict], key: str) -> tuple[list, list]:
+    """(iterations, values of `key`) of the events that have one."""
+    events = [event for event in events if key in event]
+    return [event["iter"] for event in events], [event[key] for event in events]
 
 
-def draw_losses(logs, label):
-    """Train and validation loss against iterations, all runs on one picture, with the point of overfitting. A figure."""
+def draw_losses(logs: dict[str, dict], label):
+    """Train and validation loss against iterations, all runs on one picture, with the point of overfitting. A figure.
+
+    logs: {name: log}, see read_log. label: see choose_font.
+    """
     figure, axes = plt.subplots(figsize=(8, 5), dpi=130)
     several = len(logs) > 1
     for number, (name, log) in enumerate(logs.items()):
-        prefix, lowest = f"{name} " if several else "", overfitting_point(log)
-        for split in (split for split in log if split in ("train", "train_eval", "val")):
-            steps, losses = column(log[split], "loss")
-            axes.plot(
-                steps,
-                losses,
-                color=f"C{number}" if several or split != "val" else "C3",
-                linestyle="--" if split == "train_eval" else "-",
-                linewidth=0.8 if split == "train" else 1.8,
-                alpha=0.35 if split == "train" else 1.0,
-                marker="o" if split == "val" else None,
-                markersize=4,
-                label=prefix + label(split),
-            )
+        prefix = f"{name} " if several else ""
+        colour = f"C{number}"
+        val_colour = colour if several else "C3"  # the lines of a single run differ in colour
+        for split, events in log.items():
+            if split not in STYLES:
+                continue
+            steps, losses = column(events, "loss")
+            chosen = val_colour if split == "val" else colour
+            axes.plot(steps, losses, color=chosen, label=prefix + label(split), **STYLES[split])
             if split == "val":
-                axes.annotate(
-                    f"{losses[-1]:.3f}", (steps[-1], losses[-1]), textcoords="offset points", xytext=(4, 6), fontsize=9
-                )
-        if lowest:
+                end = (steps[-1], losses[-1])
+                axes.annotate(f"{losses[-1]:.3f}", end, textcoords="offset points", xytext=(4, 6), fontsize=9)
+        if lowest := overfitting_point(log):
             axes.plot(
                 lowest["iter"],
                 lowest["loss"],
                 linestyle="none",
                 marker="v",
                 markersize=11,
-                color=f"C{number}" if several else "C3",
+                color=val_colour,
                 markeredgecolor="black",
                 label=f"{prefix}{label('lowest')} ({lowest['iter']:.0f}: {lowest['loss']:.3f})",
             )
@@ -132,8 +136,11 @@ def draw_losses(logs, label):
     return figure
 
 
-def draw_training(logs, label):
-    """Learning rate, gradient norm and tokens a second against iterations, a panel each. A figure."""
+def draw_training(logs: dict[str, dict], label):
+    """Learning rate, gradient norm and tokens a second against iterations, a panel each. A figure.
+
+    logs: {name: log}, see read_log. label: see choose_font.
+    """
     figure, panels = plt.subplots(3, 1, figsize=(8, 8), dpi=130, sharex=True)
     for name, log in logs.items():
         events = log.get("train", [])
@@ -154,17 +161,15 @@ def draw_training(logs, label):
     return figure
 
 
-def draw_metrics(found, label):
-    """Scores by group of questions, or a split's losses, a panel a run. found: {name: groups, see groups_of}. A figure."""
-    figure, panels = plt.subplots(len(found), 1, figsize=(9, 4.5 * len(found)), dpi=130, squeeze=False)
-    for axes, (name, groups) in zip(panels[:, 0], found.items()):
-        losses = [
-            key
-            for values in groups.values()
-            if "loss" in values
-            for key in values
-            if key not in ("perplexity", "intervals")
-        ]
+def draw_metrics(measured: dict[str, dict], label):
+    """Scores by group of questions, or a split's losses, a panel for each run. A figure.
+
+    measured: {name: groups}, see groups_of. label: see choose_font.
+    """
+    figure, panels = plt.subplots(len(measured), 1, figsize=(9, 4.5 * len(measured)), dpi=130, squeeze=False)
+    for axes, (name, groups) in zip(panels[:, 0], measured.items()):
+        splits = [values for values in groups.values() if "loss" in values]
+        losses = [key for values in splits for key in values if key not in ("perplexity", "intervals")]
         scores = losses or SCORES
         groups = {group: values for group, values in groups.items() if scores[0] in values}
         width = 0.8 / len(groups)
@@ -191,22 +196,21 @@ def draw_metrics(found, label):
     return figure
 
 
-def drawable(text):
+def drawable(text: str) -> str:
     """`text` with a question mark for each half of a character, which no font has."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def read_groups(path):
-    """{group: {metric: number, None or "intervals"}} of a metrics.json; that of a split is one group. Raises UserError."""
+def read_groups(path) -> dict[str, dict]:
+    """{group: {metric: number, None or "intervals"}} of a metrics.json, a split as one group. Raises UserError."""
     groups = groups_of(read_json(path, "run evaluations.py again"))
-    proper = all(map(are_metrics, groups.values())) and any(
-        {"accuracy", "loss"} & values.keys() for values in groups.values()
-    )
-    refuse(not proper, f"{path} holds no metrics", "run evaluations.py again")
+    malformed = not all(are_metrics(values) for values in groups.values())
+    unmeasured = malformed or not any({"accuracy", "loss"} & values.keys() for values in groups.values())
+    refuse(unmeasured, f"{path} holds no metrics", "run evaluations.py again")
     return groups
 
 
-def are_metrics(values):
+def are_metrics(values) -> bool:
     """Whether a value is {metric: number or None, "intervals": {metric: [low, high] or None}}."""
     if not isinstance(values, dict) or not isinstance(values.get("intervals", {}), dict):
         return False
@@ -218,8 +222,12 @@ def are_metrics(values):
     return all(isinstance(number, int | float) and abs(number) < LARGEST for number in numbers)
 
 
-def groups_of(metrics):
-    """{group: its metrics} of what evaluations.py measured: of questions, or of a split and what was written after it."""
+def groups_of(metrics: dict) -> dict[str, dict]:
+    """{group: its metrics} of what evaluations.py measured.
+
+    That is the groups of questions and, beside them, a bag of words; or a split, "held-out", and "samples", texts that
+    go on from its beginnings.
+    """
     if "groups" in metrics:
         named = metrics["groups"] if isinstance(metrics["groups"], dict) else {}
         return named | {key: metrics[key] for key in ("bag_of_words",) if key in metrics}
@@ -228,7 +236,7 @@ def groups_of(metrics):
 
 
 def save(figure, path):
-    """Write the picture whole."""
+    """Write a figure as a PNG that takes `path`'s place only once it is complete, and print the path."""
     with write_whole(path, "wb") as file:
         figure.savefig(file, format="png", bbox_inches="tight")
     plt.close(figure)

@@ -1,14 +1,14 @@
-"""One page that tells what trainings did: curves, scores with confidence intervals, answers side by side, settings."""
+"""A page about what trainings did: curves, scores with confidence intervals, answers side by side, settings."""
 
 import base64
 import re
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
 from miniglm.files import write_whole
@@ -48,43 +48,6 @@ MEANING = {  # of the metrics, for the page
     "trigram_bits_per_char": "同一段上三字模型 a trigram on the same text",
     "ppmd_bits_per_char": "同一段上 PPMd on the same text",
 }
-PAGE = """<!doctype html>
-<html lang="zh"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.6 system-ui, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; max-width: 1100px;
-       margin: 2em auto; padding: 0 1em; color: #222 }
-.table { overflow-x: auto } table { border-collapse: collapse; margin: 1em 0; font-size: 14px }
-th, td { border: 1px solid #ccc; padding: 4px 10px; text-align: left; vertical-align: top }
-td.number { text-align: right; white-space: nowrap } td small { color: #777 } tr.group th { background: #f0eef8 }
-mark { background: #c8f0c8 } .wrong { background: #fdeaea } img { max-width: 100%; height: auto } h2 { margin-top: 2em }
-small { color: #666 }
-</style></head><body>
-<h1>{{ title }}</h1>
-<ul>{% for line in findings %}<li>{{ line }}</li>{% endfor %}</ul>
-{% for heading, picture in pictures %}<h2>{{ heading }}</h2><img alt="{{ heading }}" src="data:image/png;base64,{{ picture }}">{% endfor %}
-<h2>指标 <small>Metrics, with 95 % confidence intervals</small></h2>
-<div class="table"><table><tr><th></th>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for group, lines in scores %}<tr class="group"><th colspan="{{ names|length + 1 }}">{{ group }}</th></tr>
-{% for metric, cells in lines %}<tr><td>{{ metric }} <small>{{ meaning.get(metric, "") }}</small></td>
-{% for value, ends in cells %}<td class="number">{{ value }} <small>{{ ends }}</small></td>{% endfor %}</tr>{% endfor %}{% endfor %}
-</table></div>
-{% if answers %}<h2>回答 <small>Answers to the same questions; what a right one must hold is marked, wrong ones are red</small></h2>
-<div class="table"><table><tr><th>问 <small>question</small></th><th>应答 <small>right answer</small></th>
-{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for record, right, cells in answers %}<tr class="answer"><td>{{ record.Question }}<br><small>{{ record.Group }}</small></td><td>{{ right }}</td>
-{% for text, wrong in cells %}<td{% if wrong %} class="wrong"{% endif %}>{{ text }}</td>{% endfor %}</tr>{% endfor %}
-</table></div>{% endif %}
-{% if costs %}<h2>训练的代价 <small>What the training took</small></h2>
-<div class="table"><table><tr><th></th>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for key, values in costs %}<tr><td>{{ key }}</td>{% for value in values %}<td class="number">{{ value }}</td>{% endfor %}</tr>{% endfor %}
-</table></div>{% endif %}
-{% if settings %}<h2>不同的设置 <small>Settings that differ</small></h2>
-<div class="table"><table><tr><th></th>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for key, values in settings %}<tr><td>{{ key }}</td>{% for value in values %}<td class="number">{{ value }}</td>{% endfor %}</tr>{% endfor %}
-</table></div>{% endif %}
-</body></html>
-"""
 
 
 @dataclass
@@ -92,38 +55,42 @@ class Run:
     """A trained model that was measured."""
 
     settings: dict  # of its training
-    metrics: dict = None  # as evaluations.py writes them
-    answers: list = None  # Completions, one for each question
-    scores: list = None  # of each answer, {metric: value or None}
-    training: dict = None  # what it took, see cost
+    metrics: dict = field(default_factory=dict)  # as evaluations.py writes them
+    answers: list = field(default_factory=list)  # Completions, one for each question
+    scores: list = field(default_factory=list)  # of each answer, {metric: value or None}
+    training: dict = field(default_factory=dict)  # what it took, see cost
 
 
-def write_report(path, runs, records):
-    """Write the page to `path`, and its pictures beside it as PNGs. runs: {out_dir: Run}. records: the questions or None."""
+def write_report(path, runs: dict[str, Run], records: list[dict] | None):
+    """Write the page to `path`, and its pictures beside it as PNGs.
+
+    runs: {out_dir: Run}. records: the questions that were answered, None where a split was measured.
+    """
     path, label = Path(path), choose_font()
     logs = logs_of(runs)
     groups = {directory: groups_of(run.metrics) for directory, run in runs.items()}
-    overall = {
-        directory: {"all": run.metrics["all"]} if "all" in run.metrics else {} for directory, run in runs.items()
-    }
-    drawn = {"metrics": ("指标 Metrics", draw_metrics(groups, label))}
+    tables = {}  # {out_dir: {group: metrics}}, over all first
+    for directory, run in runs.items():
+        overall = {"all": run.metrics["all"]} if "all" in run.metrics else {}
+        tables[directory] = overall | groups[directory]
+    figures = {}
     if logs:
-        drawn = {
-            "loss": ("损失曲线 Training and validation loss", draw_losses(logs, label)),
-            "training": ("学习率、梯度、快慢 Learning rate, gradient norm, speed", draw_training(logs, label)),
-        } | drawn
+        figures["loss"] = ("损失曲线 Training and validation loss", draw_losses(logs, label))
+        heading = "学习率、梯度、快慢 Learning rate, gradient norm, speed"
+        figures["training"] = (heading, draw_training(logs, label))
+    figures["metrics"] = ("指标 Metrics", draw_metrics(groups, label))
     pictures = []
-    for name, (heading, figure) in drawn.items():
+    for name, (heading, figure) in figures.items():
         picture = path.with_name(f"{path.stem}-{name}.png")
         save(figure, picture)
         pictures.append((heading, base64.b64encode(picture.read_bytes()).decode("ascii")))
-    page = Environment(autoescape=True).from_string(PAGE)
-    html = page.render(
+    templates = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
+    html = templates.get_template("report.html").render(
         title="训练报告 MiniGLM: what the training did",
         findings=[finding for name, log in logs.items() for finding in findings(name, log)],
         pictures=pictures,
         names=list(runs),
-        scores=score_tables({directory: overall[directory] | found for directory, found in groups.items()}),
+        scores=score_tables(tables),
         meaning=MEANING,
         answers=side_by_side(runs, records) if records else [],
         costs=cost_rows({directory: run.training for directory, run in runs.items()}),
@@ -134,19 +101,21 @@ def write_report(path, runs, records):
     print(path)
 
 
-def logs_of(directories):
+def logs_of(directories) -> dict[str, dict]:
     """The logs, see plots.read_logs, of those directories that have one."""
     return read_logs([directory for directory in directories if Path(directory, "log.jsonl").exists()])
 
 
-def cost(directory, settings, parameters):
+def cost(directory, settings: dict, parameters: int) -> dict:
     """What a training took: {"trained_share", "seconds_per_step", "peak_memory", "size"}, the last two in bytes.
 
     settings: of the run. parameters: how many the model has. size: of what was trained, without the optimizer's state.
     Values that are not known are left out.
     """
-    every = parameters if settings and not settings.get("lora_rank") else None
-    trained = settings.get("trained_parameters", every)
+    if "trained_parameters" in settings:
+        trained = settings["trained_parameters"]
+    else:
+        trained = parameters if settings and not settings.get("lora_rank") else None
     found = {"trained_share": trained / parameters, "size": 4 * trained} if isinstance(trained, int) else {}
     if adapter := sorted(Path(directory).glob(ADAPTER_WEIGHTS)):
         found["size"] = adapter[0].stat().st_size
@@ -163,7 +132,7 @@ def cost(directory, settings, parameters):
     return found
 
 
-COSTS = {  # what cost gives: (how it is called, how a value is shown)
+COSTS = {  # a key of what cost gives: (its name on the page, a function that writes a value)
     "trained_share": ("训练的参数 parameters trained", lambda share: f"{100 * share:.2f} %"),
     "peak_memory": ("最多用的内存 peak memory", lambda size: f"{size / 2**20:,.0f} MiB"),
     "seconds_per_step": ("每步秒数 seconds a step", lambda seconds: f"{seconds:.3f}"),
@@ -171,8 +140,8 @@ COSTS = {  # what cost gives: (how it is called, how a value is shown)
 }
 
 
-def cost_rows(costs):
-    """[(name, [value shown of each run])] of {run: its cost}."""
+def cost_rows(costs: dict[str, dict]) -> list[tuple[str, list[str]]]:
+    """[(name, [text for each run])] of {run: its cost}; rows of which nothing is known are left out."""
     return [
         (name, [show(cost[key]) if key in cost else "–" for cost in costs.values()])
         for key, (name, show) in COSTS.items()
@@ -181,25 +150,25 @@ def cost_rows(costs):
 
 
 def findings(name, log):
-    """What a run's curves say, in words."""
-    lowest = overfitting_point(log)
-    ends = {split: log[split][-1] for split in ("train_eval", "val") if split in log}
-    told = "，".join(
-        f"{word} {ends[split]['loss']:.3f}"
-        for split, word in (("train_eval", "训练 train"), ("val", "验证 validation"))
-        if split in ends
-    )
+    """What a run's curves show, in sentences: the losses at its end, and where it began to overfit."""
+    ends = {
+        words: log[split][-1]
+        for split, words in (("train_eval", "训练 train"), ("val", "验证 validation"))
+        if split in log
+    }
     if ends:
-        yield f"{name}：第 {ends[next(iter(ends))]['iter']:.0f} 步 steps，损失 loss {told}"
-    if lowest:
+        losses = "，".join(f"{words} {event['loss']:.3f}" for words, event in ends.items())
+        steps = next(iter(ends.values()))["iter"]
+        yield f"{name}：第 {steps:.0f} 步 steps，损失 loss {losses}"
+    if lowest := overfitting_point(log):
         yield (
             f"{name}：验证损失在第 {lowest['iter']:.0f} 步最低（{lowest['loss']:.3f}），此后过拟合 "
             f"overfitting after step {lowest['iter']:.0f}, where the validation loss is lowest"
         )
 
 
-def score_tables(groups):
-    """[(group, [(metric, [(value, interval) of each run])])] of {run: {group: metrics}}."""
+def score_tables(groups: dict[str, dict]) -> list:
+    """[(group, [(metric, [(value, interval) of each run])])] of {run: {group: metrics}}, values and intervals texts."""
     tables = []
     for group in dict.fromkeys(group for found in groups.values() for group in found):
         columns = [found.get(group, {}) for found in groups.values()]
@@ -208,48 +177,48 @@ def score_tables(groups):
     return tables
 
 
-def cell(metrics, metric):
-    """A value and its interval as they are shown, two texts."""
+def cell(metrics: dict, metric: str) -> tuple[str, str]:
+    """A metric's value and its confidence interval as the page shows them."""
     value, ends = metrics.get(metric), metrics.get("intervals", {}).get(metric)
     if value is None:
         return "–", ""
     if metric == "n":
         return f"{value:,}", ""
+    scale, digits, unit = 1, 3, ""
     if metric in PERCENT:
-        return f"{100 * value:.1f} %", "{:.1f}–{:.1f}".format(*(100 * end for end in ends)) if ends else ""
-    digits = 1 if value >= 100 else 3
-    return f"{value:.{digits}f}", "{:.{d}f}–{:.{d}f}".format(*ends, d=digits) if ends else ""
+        scale, digits, unit = 100, 1, " %"
+    elif value >= 100:
+        digits = 1
+    interval = "–".join(f"{scale * end:.{digits}f}" for end in ends or ())
+    return f"{scale * value:.{digits}f}{unit}", interval
 
 
-def side_by_side(runs, records):
-    """[(record, right answer, [(answer, whether it is wrong) of each run])] of SHOWN questions, evenly from all groups."""
+def side_by_side(runs: dict[str, Run], records: list[dict]) -> list:
+    """[(record, right answer, [(answer, whether it is wrong) of each run])] of SHOWN questions, some of every group."""
     by_group = defaultdict(list)
     for number, record in enumerate(records):
         by_group[record.get("Group", "")].append(number)
     turns = zip_longest(*(numbers[:: max(1, len(numbers) // SHOWN)] for numbers in by_group.values()))
     chosen = [number for turn in turns for number in turn if number is not None][:SHOWN]
-    return [
-        (
-            {"Group": "", **records[number]},
-            marked(records[number]["Answer"], records[number]),
-            [
-                (marked(run.answers[number].text, records[number]), run.scores[number]["accuracy"] is False)
-                for run in runs.values()
-            ],
-        )
-        for number in sorted(chosen)
-    ]
+    rows = []
+    for number in sorted(chosen):
+        record = {"Group": "", **records[number]}
+        answers = [
+            (marked(run.answers[number].text, record), run.scores[number]["accuracy"] is False) for run in runs.values()
+        ]
+        rows.append((record, marked(record["Answer"], record), answers))
+    return rows
 
 
-def marked(answer, record):
-    """An answer as HTML with the words of the record's Key marked."""
+def marked(answer: str, record: dict) -> Markup:
+    """An answer as HTML, in which the words of the record's Key are marked."""
     words = sorted(filter(None, keys_of(record)), key=len, reverse=True)
     parts = re.split(f"({'|'.join(map(re.escape, words))})", answer) if words else [answer]
     return Markup("").join(Markup("<mark>{}</mark>").format(part) if part in words else escape(part) for part in parts)
 
 
-def differing(runs):
-    """[(setting, [its value in each run])] of those that are not the same in all, but for out_dir."""
+def differing(runs: dict[str, Run]) -> list[tuple[str, list]]:
+    """[(setting, [its value in each run])] of the settings, out_dir apart, that are not the same in all runs."""
     keys = dict.fromkeys(key for run in runs.values() for key in run.settings if key != "out_dir")
     values = {key: [run.settings.get(key, "") for run in runs.values()] for key in keys}
     return [(key, found) for key, found in values.items() if len(set(map(str, found))) > 1]

@@ -8,17 +8,18 @@ from miniglm.files import read_json_lines
 MOST = 3  # records given back
 
 
-def read_table(path):
-    """The records of a .jsonl file, a list of dicts. Raises UserError."""
+def read_table(path) -> list[dict]:
+    """The records of a .jsonl file. Raises UserError."""
     table = [record for _, record in read_json_lines(path, "give a file of JSON records, one a line")]
     refuse(not all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
     return table
 
 
-def search(table, call):
-    """The first MOST records that fit a call, the JSON text that the model wrote; none where it is no JSON object.
+def search(table: list[dict], call: str) -> list[dict]:
+    """The first MOST records of a table that fit a call, the JSON text that the model wrote.
 
-    {"type": "舒适型", "facilities": ["暖气"]}: each field must hold what is asked for, a list all its items.
+    {"type": "舒适型", "facilities": ["暖气"]}: each field must hold what is asked for, of a list all items. None fits
+    where the call is no JSON object, or an empty one.
     """
     try:
         wanted = json.loads(call)
@@ -33,8 +34,8 @@ def search(table, call):
     return found[:MOST]
 
 
-def holds(value, wanted):
-    """Whether a field's value holds what is wanted: the same number, a text in it, all of a list."""
+def holds(value, wanted) -> bool:
+    """Whether a field's value holds what is wanted: an equal number, a text as part of one, all items of a list."""
     if isinstance(wanted, list):
         return all(holds(value, each) for each in wanted)
     if isinstance(value, list):

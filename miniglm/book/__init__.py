@@ -1,1 +1,1 @@
-"""Questions about a book: facts that it bears out, how they may be asked for, and answers of a language model."""
+"""Questions about a book: the facts that it bears out, the words to ask for them, and a language model's answers."""
