@@ -147,7 +147,7 @@ def text_of(ids, tokenizer):
 def answer_all(loaded, records, eval_file, too_long):
     """The model's greedy answer to each record's question, a list of Completions.
 
-    A question that is too long to read is counted as wrong, or where too_long is stop, a UserError that names eval_file.
+    A question too long to read counts as wrong, or, where too_long is stop, is a UserError that names eval_file.
     """
     inputs, unread = {}, Completion("", 0, True, 0.0)
     for number, record in enumerate(records):
@@ -175,7 +175,7 @@ def measure_answers(records, answers, train_text, book_text):
         groups[row[0].get("Group", "all questions")].append(row)
     metrics = {"all": summary(answers, scores, records), "groups": {}}
     for group, rows in groups.items():
-        members, said, scored = zip(*rows)
+        members, said, scored = map(list, zip(*rows))
         metrics["groups"][group] = summary(said, scored, members)
     return metrics, scores
 

@@ -206,7 +206,7 @@ def fetch_rest(url, partial: Path, tag: Path, timeout):
 
 
 def decode(content: bytes) -> str:
-    """The text of `content`, in whichever of ENCODINGS it is, with \\n line ends; the encoding found is printed.
+    """The text of `content`, in whichever of ENCODINGS it is, with single line ends; the encoding found is printed.
 
     Raises UserError where there is no text.
     """
