@@ -60,7 +60,7 @@ TEXTS = {  # what the page says, by the browser's language
     "ngram": ("不许重复 no-repeat n-gram", "No-repeat n-gram"),
     "ngram_info": ("这么多个词连着不许再出现；0 不限", "never so many tokens in a row twice; 0 is no limit"),
     "beams": ("束搜索 beams", "Beams"),
-    "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: searches the likeliest text, shown at once"),
+    "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: the likeliest text, shown at its end"),
     "length": ("长短 length penalty", "Length penalty"),
     "length_info": ("束搜索时大于 0 偏长，小于 0 偏短", "of beams: above 0 favours long texts, below 0 short ones"),
     "longest": ("最长 max new tokens", "Max new tokens"),

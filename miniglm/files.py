@@ -83,7 +83,7 @@ def new_folder(path):
 def write_whole(path, mode: Literal["w", "wb"] = "w") -> Generator[IO[Any]]:
     """Open a file that takes `path`'s place only when the block ends well: written beside, flushed, renamed.
 
-    Text is written as UTF-8 with single line ends; a lone surrogate, as a broken input may hold, becomes a question mark.
+    Text is written as UTF-8 with single line ends; a lone surrogate, as in a broken input, becomes a question mark.
     """
     with replace_whole(path) as partial:
         if mode == "wb":
