@@ -37,7 +37,7 @@ from miniglm.metrics import (
     witten_bell_trigram,
 )
 from miniglm.objectives import likelihood
-from miniglm.report import Run, cost, cost_rows, logs_of, write_report
+from miniglm.report import Measured, cost, cost_rows, logs_of, write_report
 from miniglm.vocabulary import fingerprint
 
 # -----------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def table(columns):
 
 
 def comparison(runs):
-    """A Markdown table of several runs, {directory: Run}: what their training took, and how well they did."""
+    """A Markdown table of several runs, {directory: Measured}: what their training took, and how well they did."""
     rows = cost_rows({directory: run.training for directory, run in runs.items()})
     groups = dict.fromkeys(group for run in runs.values() for group in run.metrics.get("groups", ()))
     for group in groups:
@@ -228,11 +228,11 @@ for path in filter(None, (save_path, answers_path, report)):
     refuse(not Path(path).name or Path(path).is_dir(), f"{path} is no file name", "give the name of a file to write")
 logs_of(out_dir)  # what is wrong with them is told before anything is measured
 bag_metrics = {"bag_of_words": measure_bag_of_words(yardstick, records)} if yardstick else {}
-runs = {}  # {out_dir: Run}
+runs = {}  # {out_dir: Measured}
 for directory in out_dir:
     loaded = origin.load(directory, device, dtype, lora)
     trained_on = str(loaded.settings.get("dataset"))
-    run = runs[directory] = Run(loaded.settings)
+    run = runs[directory] = Measured(loaded.settings)
     if records:
         run.answers = answer_all(loaded, records, eval_file, too_long)
         train_text = training_text(loaded.tokenizer, trained_on)

@@ -51,7 +51,7 @@ MEANING = {  # of the metrics, for the page
 
 
 @dataclass
-class Run:
+class Measured:
     """A trained model that was measured."""
 
     settings: dict  # of its training
@@ -61,10 +61,10 @@ class Run:
     training: dict = field(default_factory=dict)  # what it took, see cost
 
 
-def write_report(path, runs: dict[str, Run], records: list[dict] | None):
+def write_report(path, runs: dict[str, Measured], records: list[dict] | None):
     """Write the page to `path`, and its pictures beside it as PNGs.
 
-    runs: {out_dir: Run}. records: the questions that were answered, None where a split was measured.
+    runs: {out_dir: Measured}. records: the questions that were answered, None where a split was measured.
     """
     path, label = Path(path), choose_font()
     logs = logs_of(runs)
@@ -193,7 +193,7 @@ def cell(metrics: dict, metric: str) -> tuple[str, str]:
     return f"{scale * value:.{digits}f}{unit}", interval
 
 
-def side_by_side(runs: dict[str, Run], records: list[dict]) -> list:
+def side_by_side(runs: dict[str, Measured], records: list[dict]) -> list:
     """[(record, right answer, [(answer, whether it is wrong) of each run])] of SHOWN questions, some of every group."""
     by_group = defaultdict(list)
     for number, record in enumerate(records):
@@ -217,7 +217,7 @@ def marked(answer: str, record: dict) -> Markup:
     return Markup("").join(Markup("<mark>{}</mark>").format(part) if part in words else escape(part) for part in parts)
 
 
-def differing(runs: dict[str, Run]) -> list[tuple[str, list]]:
+def differing(runs: dict[str, Measured]) -> list[tuple[str, list]]:
     """[(setting, [its value in each run])] of the settings, out_dir apart, that are not the same in all runs."""
     keys = dict.fromkeys(key for run in runs.values() for key in run.settings if key != "out_dir")
     values = {key: [run.settings.get(key, "") for run in runs.values()] for key in keys}
