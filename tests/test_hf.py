@@ -7,7 +7,6 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import TALK
 
 from miniglm.chat import complete, prompt_ids
 from miniglm.checkpoint import build_model, load_model, open_model
@@ -15,6 +14,7 @@ from miniglm.errors import UserError
 from miniglm.hf import write_hf
 from miniglm.tokenizer import Tokenizer, WordPiece
 from model import GLMConfig, MiniGLM
+from tools import TALK
 
 GPT2_SIZES = {
     "gpt2": (768, 12, 12),
@@ -22,13 +22,6 @@ GPT2_SIZES = {
     "gpt2-large": (1280, 20, 36),
     "gpt2-xl": (1600, 25, 48),
 }
-
-
-@pytest.fixture(scope="module")
-def exported(project, chat):
-    """The small chat model as a Hugging Face folder."""
-    project.run("export.py", "--out_dir=out/talk", "--to=hf", "--save_path=made/talk-hf")
-    return project.folder / "made/talk-hf"
 
 
 @pytest.fixture(scope="module")
