@@ -43,7 +43,7 @@ def test_help_prints_each_setting_with_its_comment(project, script):
 
 def test_help_speaks_under_any_locale(project, script):
     """A terminal of another encoding gets the same text, in UTF-8."""
-    out = project.run(script, "--help", PYTHONUTF8="0", PYTHONIOENCODING="cp1252", LC_ALL="C").stdout
+    out = project.run(script, "--help", process=True, PYTHONUTF8="0", PYTHONIOENCODING="cp1252", LC_ALL="C").stdout
     assert "从哪里" in out
 
 

@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-from conftest import Project
+
+from tools import Project
 
 TINY = "n_layer, n_head, n_embd, max_iters, eval_interval, eval_iters = 1, 1, 32, 40, 10, 1\n"
 STAGES = ["data/sanguo", "data/sanguo_bpe", "data/sanguo_sft", "out/demo-pretrain", "out/demo-chat"]
@@ -50,7 +51,7 @@ def test_the_demo_survives_being_killed(tmp_path):
     assert (project.folder / "data/sanguo_bpe/done.json").exists()
     assert not (project.folder / "out/demo-pretrain/done.json").exists()
 
-    out = project.run("demo.py").stdout
+    out = project.run("demo.py", process=True).stdout
     assert "data/sanguo: finished before" in out and "resume at step" in out and "finetune at step 0" in out
     for stage in STAGES:
         assert json.loads((project.folder / stage / "done.json").read_text(encoding="utf-8"))["seconds"] >= 0
@@ -63,8 +64,8 @@ def test_the_demo_survives_being_killed(tmp_path):
     ]
     assert steps == sorted(steps)
 
-    assert project.run("demo.py").stdout.count("finished before") == len(STAGES)
-    out = project.run("demo.py", "report").stdout
+    assert project.run("demo.py", process=True).stdout.count("finished before") == len(STAGES)
+    out = project.run("demo.py", "report", process=True).stdout
     assert out.count("finished before") == 3 and "open out/report/report.html" in out
     page = (project.folder / "out/report/report.html").read_text(encoding="utf-8")
     assert "out/report-1000" in page and page.count('<tr class="answer">') == 20 and "<td>max_iters</td>" in page
@@ -82,7 +83,7 @@ def test_adapters_are_compared(tmp_path):
         with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
             file.write(TINY)
     ask_less(project)
-    out = project.run("demo.py", "lora", timeout=1200).stdout
+    out = project.run("demo.py", "lora", timeout=1200, process=True).stdout
     table = [line for line in out.splitlines() if line.startswith("| ")]
     assert [cell.strip() for cell in table[0].split("|")[2:-1]] == [
         f"out/{name}" for name in ("demo-chat", "lora-4", "lora-8", "lora-32", "qlora-8")
@@ -98,6 +99,6 @@ def test_reviews_are_classified(tmp_path):
     for config in ("reviews_pretrain", "reviews"):
         with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
             file.write(TINY)
-    project.run("demo.py", "reviews", timeout=1200)
+    project.run("demo.py", "reviews", timeout=1200, process=True)
     metrics = json.loads((project.folder / "out/reviews/metrics.json").read_text(encoding="utf-8"))
     assert metrics["all"]["n"] == metrics["bag_of_words"]["n"] > 1500 and metrics["bag_of_words"]["accuracy"] > 0.8

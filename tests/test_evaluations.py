@@ -10,11 +10,11 @@ import shutil
 
 import pytest
 import torch
-from conftest import TALK
 from PIL import Image
 from torch.nn import functional as F
 
 from miniglm.plots import overfitting_point
+from tools import TALK
 
 
 def test_held_out_loss_is_the_mean_over_the_whole_split(project, pretrained):

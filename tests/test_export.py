@@ -8,25 +8,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import xllamacpp
-from conftest import TALK
 
 from miniglm.chat import complete, prompt_ids
 from miniglm.checkpoint import load_model
-
-
-def serve(path):
-    """llama.cpp's server on a GGUF file."""
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_parallel, params.verbosity = 1, 0
-    return xllamacpp.Server(params)
+from tools import TALK, llama_server
 
 
 def test_llama_cpp_answers_as_we_do(project, chat):
     """In its chat form, greedy, in float32: what was taught, and there it stops."""
     project.run("export.py", "--out_dir=out/talk", "--to=gguf", "--save_path=talk.gguf")
-    server = serve(project.folder / "talk.gguf")
+    server = llama_server(project.folder / "talk.gguf")
     for question, answer in TALK:
         request = {"messages": [{"role": "user", "content": question}], "max_tokens": 60, "temperature": 0}
         reply = server.handle_chat_completions(request)["choices"][0]
@@ -36,7 +27,7 @@ def test_llama_cpp_answers_as_we_do(project, chat):
 def test_llama_cpp_goes_on_with_the_novel_as_we_do(project, pretrained):
     """Token ids of a passage of the book are the same, and so is what follows it, greedy, in float32."""
     project.run("export.py", "--out_dir=out/small", "--to=gguf", "--save_path=deep/small.gguf")
-    server = serve(project.folder / "deep/small.gguf")
+    server = llama_server(project.folder / "deep/small.gguf")
     model, tokenizer, _ = load_model(pretrained)
     passage = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")[5000:9000]
     body = json.dumps({"content": passage}).encode()
@@ -60,7 +51,7 @@ def ask(server, path, **body):
 def test_its_server_speaks_openais_interface(project, chat):
     """/v1/chat/completions over HTTP, with the conversation's earlier turns, streams nothing and stops."""
     project.run("export.py", "--out_dir=out/talk", "--save_path=talk.gguf")
-    server = serve(project.folder / "talk.gguf")
+    server = llama_server(project.folder / "talk.gguf")
     question, answer = TALK[1]
     told = ask(server, "/v1/chat/completions", messages=[{"role": "user", "content": question}], temperature=0)
     assert told["choices"][0]["message"] == {"role": "assistant", "content": answer}
@@ -75,7 +66,7 @@ def test_narrow_files_keep_the_perplexity(project, pretrained):
         _, loss = model(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))
     for dtype, close in (("f32", 1e-3), ("f16", 1e-2), ("q8_0", 2e-2)):
         project.run("export.py", "--out_dir=out/small", f"--save_path={dtype}.gguf", f"--dtype={dtype}")
-        server, nats = serve(project.folder / f"{dtype}.gguf"), 0.0
+        server, nats = llama_server(project.folder / f"{dtype}.gguf"), 0.0
         for end in range(1, len(ids)):
             told = ask(
                 server, "/completion", prompt=ids[:end], n_predict=1, n_probs=tokenizer.vocab_size, temperature=1
@@ -146,7 +137,7 @@ def test_narrow_files_are_smaller_and_still_know(project, chat, dtype, share):
     assert narrow.stat().st_size - vocabulary < share * exact.stat().st_size
     question, answer = TALK[0]
     request = {"messages": [{"role": "user", "content": question}], "max_tokens": 60, "temperature": 0}
-    told = serve(narrow).handle_chat_completions(request)["choices"][0]["message"]["content"]
+    told = llama_server(narrow).handle_chat_completions(request)["choices"][0]["message"]["content"]
     assert told == answer if dtype != "q4_0" else told
 
 

@@ -1,6 +1,9 @@
 """Things that go wrong from outside: a full disk, a failing one, signals, numbers, a process that dies, two at once."""
 
+import builtins
+import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,27 +12,14 @@ import sys
 
 import pytest
 import torch
-from conftest import SMALL, events
-from test_resume import TORCHRUN, assert_same_run, kill, said, start, state, wait_for, wait_until
 
 from miniglm.checkpoint import load_model
+from tools import SMALL, TORCHRUN, assert_same_run, events, kill, said, start, state, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and mounts that Windows does not have")
 
 QUICK = [*SMALL, "--dataset=sanguo_bpe", "--eval_interval=4", "--eval_iters=1", "--log_interval=1", "--warmup_iters=2"]
 TWELVE = ["train.py", *QUICK, "--max_iters=12"]
-STUB = """
-import os, runpy, sys
-{patch}
-sys.argv = sys.argv[1:]
-sys.path.insert(0, os.getcwd())
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def stubbed(patch, *words):
-    """The words that run a script with some function of Python's or torch's replaced first."""
-    return ["-c", STUB.format(patch=patch), *words]
 
 
 @pytest.fixture
@@ -91,34 +81,40 @@ def test_a_full_disk_never_costs_what_was_there(project, chat, small_disk, words
     assert not list(full.glob("*.partial"))
 
 
-FAILING = "real = os.fsync; count = []\ndef fsync(fd):\n    count.append(fd)\n    if len(count) > 8: raise OSError(5, 'Input/output error')\n    real(fd)\nos.fsync = fsync"
-SHORT = """
-import builtins, io
-class Short(io.FileIO):
-    def write(self, data):
-        return super().write(bytes(data)[: max(1, len(data) // 2)])
-real = builtins.open
-def short(path, mode="r", *words, **more):
-    return io.BufferedWriter(Short(path, "wb")) if mode == "wb" else real(path, mode, *words, **more)
-builtins.open = short
-"""
-
-
-def test_a_failing_disk_is_told_and_the_last_checkpoint_stays(project, chat):
+def test_a_failing_disk_is_told_and_the_last_checkpoint_stays(project, chat, monkeypatch):
     """EIO on the way to the disk is no success."""
-    told = project.fails(*stubbed(FAILING, *TWELVE, "--out_dir=out/failing"))
+    real, count = os.fsync, []
+
+    def fsync(fd):
+        count.append(fd)
+        if len(count) > 8:
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    told = project.fails(*TWELVE, "--out_dir=out/failing")
     assert "Input/output error" in told and "cannot write out/failing/" in told
     assert state(project.folder / "out/failing")["iter_num"] in (4, 8)
 
 
-SLOW = "import time; real = os.fsync\ndef fsync(fd):\n    time.sleep(1)\n    real(fd)\nos.fsync = fsync"
+SLOW = """
+import os, runpy, sys, time
+real = os.fsync
+def fsync(fd):
+    time.sleep(1)
+    real(fd)
+os.fsync = fsync
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_killed_while_a_checkpoint_is_written(project, chat):
     """The second one is half there: the first stays, and the run ends as any other."""
     torn = project.folder / "out/torn"
     words = [*TWELVE, f"--out_dir={torn}", "--init_from=auto"]
-    process = start(project, stubbed(SLOW, *words))  # a disk that takes a second for each file
+    process = start(project, ["-c", SLOW, *words])  # a disk that takes a second for each file
     wait_for(torn / "config.json", process)
     wait_until(lambda: list(torn.glob("*.pt.partial")), process)
     kill(process, torn)
@@ -128,10 +124,27 @@ def test_killed_while_a_checkpoint_is_written(project, chat):
     assert_same_run(project.folder / "out/untorn", torn)
 
 
-def test_short_writes_are_gone_on_with(project, chat):
+class Short(io.FileIO):
+    """A file that takes half of each write."""
+
+    def write(self, data):
+        """How much of it was written."""
+        return super().write(bytes(data)[: max(1, len(data) // 2)])
+
+
+def test_short_writes_are_gone_on_with(project, chat, monkeypatch):
     """A system that takes half of each write at a time gets all of it in the end."""
     project.run(*TWELVE, "--out_dir=out/long-writes")
-    project.run(*stubbed(SHORT, *TWELVE, "--out_dir=out/short-writes"))
+    real, count = open, []
+
+    def short(path, mode="r", *words, **more):
+        count.append(path)
+        return io.BufferedWriter(Short(path, "wb")) if mode == "wb" else real(path, mode, *words, **more)
+
+    monkeypatch.setattr(builtins, "open", short)
+    project.run(*TWELVE, "--out_dir=out/short-writes")
+    monkeypatch.undo()
+    assert count
     assert_same_run(project.folder / "out/long-writes", project.folder / "out/short-writes")
 
 
@@ -174,21 +187,29 @@ def test_a_second_ctrl_c_stops_at_once(project, chat):
     assert "Traceback" not in said(process) and said(process).strip().endswith("stopped")
 
 
-BROKEN = """
-import torch
-real, count = torch.nn.utils.get_total_norm, []
-def broken(gradients):
-    count.append(1)
-    if len(count) in {steps}:
-        gradients[0].fill_(float("nan"))
-    return real(gradients)
-torch.nn.utils.get_total_norm = broken
-"""
+@pytest.fixture
+def broken_steps(monkeypatch):
+    """A function that says which steps from now on, the first is 1, have a gradient that is no number."""
+    real = torch.nn.utils.get_total_norm
+
+    def choose(steps):
+        count = []
+
+        def total_norm(gradients):
+            count.append(1)
+            if len(count) in steps:
+                gradients[0].fill_(math.nan)
+            return real(gradients)
+
+        monkeypatch.setattr(torch.nn.utils, "get_total_norm", total_norm)
+
+    return choose
 
 
-def test_a_step_gone_wrong_is_skipped_and_counted(project, chat):
+def test_a_step_gone_wrong_is_skipped_and_counted(project, chat, broken_steps):
     """The weights stay what they were; the step is named, and its batch can be looked at."""
-    out = project.run(*stubbed(BROKEN.format(steps={6, 7}), *TWELVE, "--out_dir=out/skipping"))
+    broken_steps({6, 7})
+    out = project.run(*TWELVE, "--out_dir=out/skipping")
     assert "step 5 skipped" in out.stdout + out.stderr and "2 steps were skipped: 5, 6" in out.stdout
     log = events(project.folder / "out/skipping")
     assert [event["iter"] for event in log] == [0, 1, 2, 3, 4, 7, 8, 9, 10, 11] and log[-1]["skipped"] == 2
@@ -196,11 +217,13 @@ def test_a_step_gone_wrong_is_skipped_and_counted(project, chat):
         (project.folder / "out/skipping/ckpt.pt").read_bytes(),
         (project.folder / "out/skipping/log.jsonl").read_bytes(),
     )
-    out = project.run(*TWELVE, "--out_dir=out/skipping", "--init_from=resume", "--replay=5").stdout
+    words = [*TWELVE, "--out_dir=out/skipping", "--init_from=resume", "--replay=5"]
+    broken_steps(())
+    out = project.run(*words).stdout
     rows = [line for line in out.splitlines() if line.startswith("batch 5 row ")]
     assert len(rows) == 8 and "loss" in rows[0] and "gradient not finite in: none" in out
-    words = [*TWELVE, "--out_dir=out/skipping", "--init_from=resume", "--replay=5"]
-    out = project.run(*stubbed(BROKEN.format(steps={1}), *words)).stdout
+    broken_steps({1})
+    out = project.run(*words).stdout
     assert "gradient norm nan" in out and out.strip().endswith("gradient not finite in: transformer.wte.weight")
     after = (
         (project.folder / "out/skipping/ckpt.pt").read_bytes(),
@@ -230,10 +253,11 @@ def test_a_batch_that_breaks_the_numbers_is_found(project, chat):
     assert "loss nan" in out and "over 0 tokens" in out and "transformer.wte.weight" in out
 
 
-def test_many_steps_gone_wrong_go_back_at_half_the_rate(project, chat):
+def test_many_steps_gone_wrong_go_back_at_half_the_rate(project, chat, broken_steps):
     """Eight in a row: the last checkpoint again, half the learning rate, and the run ends."""
     words = [*TWELVE, "--max_iters=24", "--decay_lr=False", "--out_dir=out/back"]
-    out = project.run(*stubbed(BROKEN.format(steps=set(range(11, 19))), *words))
+    broken_steps(range(11, 19))
+    out = project.run(*words)
     assert "gone back to the checkpoint of step 8, with 0.5 of the learning rate" in out.stdout + out.stderr
     log = events(project.folder / "out/back")
     assert [event["iter"] for event in log] == list(range(24))
@@ -241,11 +265,13 @@ def test_many_steps_gone_wrong_go_back_at_half_the_rate(project, chat):
     assert state(project.folder / "out/back")["rate"] == 0.5
 
 
-def test_numbers_that_stay_wrong_end_the_run(project, chat):
+def test_numbers_that_stay_wrong_end_the_run(project, chat, broken_steps):
     """Nothing to go back to, or going back does not help: one line, and the whole checkpoint stays."""
-    told = project.fails(*stubbed(BROKEN.format(steps=range(1, 99)), *TWELVE, "--out_dir=out/never"))
+    broken_steps(range(1, 99))
+    told = project.fails(*TWELVE, "--out_dir=out/never")
     assert "not finite for 8 steps in a row" in told and "lower --learning_rate" in told
-    told = project.fails(*stubbed(BROKEN.format(steps=range(6, 99)), *TWELVE, "--max_iters=24", "--out_dir=out/wrong"))
+    broken_steps(range(6, 99))
+    told = project.fails(*TWELVE, "--max_iters=24", "--out_dir=out/wrong")
     assert "even at 0.125 of the rate" in told
     checkpoint = state(project.folder / "out/wrong")
     assert checkpoint["iter_num"] == 4 and all(weight.isfinite().all() for weight in checkpoint["model"].values())
@@ -306,7 +332,7 @@ def test_a_rank_that_dies_ends_the_others(project, chat, rank):
     """Within 30 seconds, and torchrun names the one that was killed; the others say one line each."""
     out = project.folder / f"out/dies-{rank}"
     words = [*TWELVE, "--max_iters=4000", "--gradient_accumulation_steps=2", f"--out_dir={out}"]
-    run = start(project, [*TORCHRUN, *words], OMP_NUM_THREADS="1")
+    run = start(project, [*TORCHRUN, *words])
     wait_for(out / "ckpt.pt", run)
     os.kill(workers(out)[rank], signal.SIGKILL)
     assert run.wait(30) != 0
@@ -318,11 +344,10 @@ def test_a_rank_that_dies_ends_the_others(project, chat, rank):
 def test_torchruns_restart_resumes_by_itself(project, chat):
     """--max_restarts=1: a rank is killed, both begin again where the checkpoint is, and end as if nothing had been."""
     words = [*TWELVE, "--max_iters=40", "--gradient_accumulation_steps=2"]
-    project.run(*TORCHRUN, *words, "--out_dir=out/left-alone", OMP_NUM_THREADS="1")
+    project.run(*TORCHRUN, *words, "--out_dir=out/left-alone")
     run = start(
         project,
         [*TORCHRUN, "--max_restarts=1", *words, f"--out_dir={project.folder}/out/restarted"],
-        OMP_NUM_THREADS="1",
     )
     wait_for(project.folder / "out/restarted/ckpt.pt", run)
     os.kill(workers(project.folder / "out/restarted")[1], signal.SIGKILL)

@@ -8,15 +8,12 @@ import io
 import json
 import math
 import runpy
-import signal
-import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +27,7 @@ from miniglm.plots import read_groups, read_log
 from miniglm.search import read_table, search
 from miniglm.tokenizer import Tokenizer, read_meta
 from model import GLMConfig, MiniGLM
+from tools import ROOT, as_new_process, no_longer_than
 
 ROOM = 64 << 20  # bytes that a loader may take besides twice the file: tables of its own, a small model
 PATIENCE = 120  # seconds after which a loader counts as hanging
@@ -134,19 +132,8 @@ def script(name, *words):
     """A loader that runs a whole script in this process, in the folder that holds data/."""
 
     def load(folder):
-        configurator.ROOT, argv, path = folder.parents[1], sys.argv, sys.path
-        sys.path = [str(ROOT / "data"), *path]  # as Python does for a script
-        streams = sys.stdin, sys.stdout, sys.stderr
-        sys.stdin, sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO()) for _ in range(3))
-        sys.argv = [name, *words]
-        try:
+        with as_new_process(folder.parents[1], [str(ROOT / name), *words]):
             runpy.run_path(str(ROOT / name), run_name="__main__")
-        finally:
-            sys.argv, sys.path = argv, path
-            sys.stdin, sys.stdout, sys.stderr = streams
-            for lock in files.claims.values():
-                lock.release()
-            files.claims.clear()
 
     return load
 
@@ -305,29 +292,6 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "records, one a line": ("data/sanguo_bpe", "records.jsonl", damaged_json, script(*SFT, "data/fuzzed/records.jsonl")),
     "a list of records": ("data/sanguo_bpe", "records.json", damaged_json, script(*SFT, "data/fuzzed/records.json")),
 }  # fmt: skip
-
-
-class Hanging(BaseException):
-    """What no loader takes for a fault of the file."""
-
-
-@contextlib.contextmanager
-def no_longer_than(seconds):
-    """Raise Hanging in the block when it takes longer, where the system has alarms."""
-    if not hasattr(signal, "SIGALRM"):
-        yield
-        return
-
-    def late(number, frame):
-        raise Hanging
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def fuzz(project, tmp_path, monkeypatch, name, examples):

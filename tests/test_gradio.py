@@ -3,16 +3,12 @@
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import requests
-from conftest import LORA, SWAPPED, TALK, lines
-from test_search import HOTELS
+
+from tools import HOTELS, LORA, SWAPPED, TALK, lines, serve_page
 
 FLAGS = [
     "--headless",
@@ -24,41 +20,17 @@ FLAGS = [
 ]
 
 
-def serve(project, out_dir, *more):
-    """The page on a model: yields (its address, the server's process)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}", *more],
-        cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert server.poll() is None, server.stdout.read().decode()
-            try:
-                requests.get(url, timeout=5)
-                break
-            except requests.RequestException:
-                time.sleep(0.5)
-        yield url, server
-    finally:
-        server.kill()
-        server.wait()
-
-
 @pytest.fixture(scope="module")
 def page(project, chat):
     """The address of the page, on the small chat model."""
-    yield from (url for url, _ in serve(project, "out/talk"))
+    yield from (url for url, _ in serve_page(project, "out/talk"))
 
 
 @pytest.fixture
 def hotel_page(hotel):
     """The address of the page, on the model that has learnt to search, with its table."""
     hotel.write("hotels.jsonl", "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in HOTELS))
-    yield from (url for url, _ in serve(hotel, "out/hotel", "--table=hotels.jsonl"))
+    yield from (url for url, _ in serve_page(hotel, "out/hotel", "--table=hotels.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +38,7 @@ def slow_page(project):
     """(address, process) of the page on a 45M model that has learnt nothing: some seconds for an answer."""
     words = ["--max_iters=1", "--batch_size=1", "--eval_iters=1", "--eval_interval=1", "--dtype=float32"]
     project.run("train.py", "config/train_config.py", *words, "--out_dir=out/slow")
-    yield from serve(project, "out/slow")
+    yield from serve_page(project, "out/slow")
     shutil.rmtree(project.folder / "out/slow")
 
 
@@ -256,7 +228,7 @@ def test_adapters_are_chosen_on_the_page(browser, project, adapted):
     project.write("data/others.jsonl", lines(others) * 8)
     project.run("data/prepare_sft.py", "data/others.jsonl", "--dataset=others", "--block_size=128")
     project.run(*LORA, "--dataset=others", "--out_dir=adapters/others", "--max_iters=60", "--eval_interval=60")
-    address, _ = next(pages := serve(project, "out/talk", "--lora=out/lora", "--lora=adapters/others"))
+    address, _ = next(pages := serve_page(project, "out/talk", "--lora=out/lora", "--lora=adapters/others"))
     here, (question, answer) = browser(), TALK[0]
     start_with(here, address, "对比", "#both-asked textarea", question, "#compare-go")
     wait_for(lambda: text_of(here, "#right-answer textarea")() == others[0][1])
@@ -365,6 +337,5 @@ def test_mistakes_are_told(project, chat, words, told):
 
 def test_a_taken_port_is_told(project, page):
     """In one line."""
-    assert "choose another --port" in project.fails(
-        "sample_gradio.py", "--out_dir=out/talk", f"--port={page.rsplit(':')[-1]}"
-    )
+    words = ["--out_dir=out/talk", f"--port={page.rsplit(':')[-1]}"]
+    assert "choose another --port" in project.fails("sample_gradio.py", *words, process=True)

@@ -7,7 +7,6 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import LORA, SWAPPED, events, lines
 
 from miniglm.chat import complete, prompt_ids
 from miniglm.checkpoint import build_model, load_checkpoint, load_model, open_model
@@ -15,15 +14,9 @@ from miniglm.errors import UserError
 from miniglm.lora import Adapter, NF4Linear, attach, digest, merged_state, read_adapter
 from miniglm.machine import checkpoint_gradients
 from model import GLMConfig, MiniGLM
+from tools import LORA, SWAPPED, events, lines
 
 QUESTION, ANSWER = SWAPPED[0]
-
-
-@pytest.fixture(scope="module")
-def exported(project, chat):
-    """Its base as a Hugging Face folder."""
-    project.run("export.py", "--out_dir=out/talk", "--to=hf", "--save_path=made/base-hf")
-    return project.folder / "made/base-hf"
 
 
 def answer(out_dir, lora=""):

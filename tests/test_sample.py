@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from conftest import TALK
 
 from miniglm.chat import recent_turns
 from miniglm.checkpoint import load_model
+from tools import TALK
 
 
 @pytest.mark.parametrize("question, answer", TALK)

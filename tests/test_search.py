@@ -5,12 +5,7 @@ import json
 import pytest
 
 from miniglm.search import search
-
-HOTELS = [
-    {"名": "香江酒店", "型": "舒适", "价": 328, "有": ["暖气", "行李寄存"]},
-    {"名": "如家酒店", "型": "经济", "价": 150, "有": ["暖气"]},
-    {"名": "万豪酒店", "型": "豪华", "价": 980, "有": ["泳池", "暖气"]},
-]
+from tools import HOTELS
 
 
 @pytest.mark.parametrize(
@@ -31,18 +26,6 @@ HOTELS = [
 def test_a_search_finds_the_records_that_hold_all_that_is_asked(call, names):
     """Texts by their parts, lists by their items, numbers by their value; nothing where the call is none."""
     assert [hotel["名"] for hotel in search(HOTELS, call)] == names
-
-
-def talk(hotel):
-    """A talk about one hotel, as a record."""
-    return [
-        {"role": "user", "content": f"我要住{hotel['型']}酒店。"},
-        {"role": "search", "arguments": {"型": hotel["型"]}},
-        {"role": "return", "records": [hotel]},
-        {"role": "assistant", "content": f"请住{hotel['名']}。"},
-        {"role": "user", "content": "多少钱？"},
-        {"role": "assistant", "content": f"每晚{hotel['价']}元。"},
-    ]
 
 
 def test_only_what_the_assistant_says_and_asks_is_learnt(hotel):

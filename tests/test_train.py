@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, events
 
 import data_utils
 from model import GLMConfig, MiniGLM
+from tools import SMALL, events
 
 QUICK = [
     *SMALL,
@@ -75,7 +75,6 @@ def test_accumulation_and_processes_give_the_losses_of_one(project):
         "train.py",
         *words,
         "--out_dir=out/two",
-        OMP_NUM_THREADS="1",
     ).stdout
     assert out.count("parameters on cpu") == 1
     one, two = ([event["loss"] for event in events(project.folder / out_dir)] for out_dir in ("out/one", "out/two"))
