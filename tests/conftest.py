@@ -32,7 +32,7 @@ class Maker:
         self.shared, self.project = shared, Project(folder)
 
     def __call__(self, make, *paths):
-        """Have `paths` made by make(the shared project), by the worker that comes first; give this worker's copy of the last."""
+        """Have `paths` made by make(the shared project), by the first worker; give this one's copy of the last."""
         original, name = self.shared / "miniglm", paths[0].replace("/", "-")
         with FileLock(self.shared / "miniglm.lock"):
             original = Project(original)
@@ -125,7 +125,7 @@ def exported(chat, made):
 
 @pytest.fixture(scope="session")
 def hotel(project, made):
-    """The project with out/hotel: a small model that has learnt by heart to search for hotels and to answer from what was found."""
+    """The project with out/hotel: a small model that knows by heart how to search for hotels and answer."""
 
     def make(project):
         records = [json.dumps(talk(each), ensure_ascii=False) + "\n" for each in HOTELS * 8]

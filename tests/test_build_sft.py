@@ -72,7 +72,7 @@ def test_quotations_are_the_books_own_words(book, questions):
 
 
 def test_first_chapters_are_first(project, book, questions):
-    """No earlier chapter names the person, not as 姓X名Y either; 张翼 in 张翼德, 陈元 in 陈元龙 are other people's names."""
+    """No earlier chapter names the person, not as 姓X名Y either; 张翼 in 张翼德 is another person's name."""
     people = json.loads((project.folder / "data/sanguo/entities.json").read_text(encoding="utf-8"))
     spellings = {word for name, aliases in people.items() for word in (name, *aliases)} | {
         "张翼德"
@@ -137,7 +137,7 @@ def test_chapters_are_asked_in_several_numerals(questions):
 
 
 def test_talks_find_in_the_table_what_they_answer(project, evaluation):
-    """Each call finds the very record that is shown; who is not in the book is not found; some people are left to ask about."""
+    """Each call finds the very record that is shown; nobody else is found; some people are left to ask about."""
     folder = project.folder / "data/sanguo_sft"
     table = [json.loads(line) for line in (folder / "people.jsonl").read_text(encoding="utf-8").splitlines()]
     found = Counter()
@@ -163,7 +163,7 @@ def in_chinese(number):
 
 
 def test_chapters_numbered_otherwise_are_not_denied(project):
-    """A second volume, from 第101章 on, and a book of 1,200 chapters: no chapter that there is is said to be missing."""
+    """A second volume, from 第101章 on, and 1,200 chapters: no chapter that there is is said to be missing."""
     for first, count in ((101, 60), (1, 1200)):
         labels = [f"第{number}章" for number in range(first, first + count)]
         project.write("data/volume/input.txt", "".join(f"{label} 题{label}\n一日无事。\n" for label in labels))

@@ -26,7 +26,7 @@ def ask_less(project):
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process group")
 def test_the_demo_survives_being_killed(tmp_path):
-    """Killed while pretraining and started again, it ends with all that the README promises, and a third time does nothing."""
+    """Killed while pretraining and started again, it ends with all that README promises; a third time does nothing."""
     project = Project(tmp_path / "clone")
     for config in ("demo_pretrain", "demo_chat"):
         with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:

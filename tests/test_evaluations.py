@@ -21,21 +21,21 @@ def test_held_out_loss_is_the_mean_over_the_whole_split(project, pretrained):
     """Equal to a plain loop over the windows; bits per character follow from it; the trigram stands beside."""
     import numpy as np
 
-    from miniglm.checkpoint import load_model
+    from miniglm import origin
 
     project.run("evaluations.py", "--out_dir=out/small", "--save_path=split.json")
     metrics = json.loads((project.folder / "split.json").read_text(encoding="utf-8"))
-    model, tokenizer, _ = load_model(pretrained)
+    loaded = origin.load(pretrained)
     ids = torch.tensor(np.fromfile(project.folder / "data/sanguo_bpe/val.bin", dtype=np.uint16).astype("int64"))
     nats, done = 0.0, 0  # tokens predicted so far
     with torch.no_grad():
         while done < len(ids) - 1:
             start = min(max(0, done - 64), len(ids) - 129)
-            logits = model(ids[None, start : start + 128])[0][0]
+            logits = loaded.model(ids[None, start : start + 128])[0][0]
             each = F.cross_entropy(logits, ids[start + 1 : start + 129], reduction="none")
             nats += each[done - start :].sum().item()
             done = start + 128
-    characters = len(tokenizer.decode(ids.tolist()))
+    characters = len(loaded.tokenizer.decode(ids.tolist()))
     assert metrics["loss"] == pytest.approx(nats / (len(ids) - 1), rel=1e-4)
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
     assert metrics["bits_per_char"] == pytest.approx(nats / math.log(2) / characters, rel=1e-4)
@@ -73,8 +73,8 @@ def test_right_answers_score_full_and_wrong_ones_do_not(project, chat):
 def test_several_models_are_compared_on_a_page(project, chat):
     """One file with all in it: curves, scores with intervals, answers with the Key marked, the settings that differ."""
     project.run(
-        "train.py", "--init_from=finetune", "--ckpt_dir=out/small", "--dataset=talk", "--out_dir=out/brief", "--batch_size=4",
-        "--max_iters=4", "--eval_interval=2", "--eval_iters=1", "--dtype=float32", "--log_interval=1",
+        "train.py", "--init_from=finetune", "--ckpt_dir=out/small", "--dataset=talk", "--out_dir=out/brief",
+        "--batch_size=4", "--max_iters=4", "--eval_interval=2", "--eval_iters=1", "--dtype=float32", "--log_interval=1",
     )  # fmt: skip
     records = [{"Question": q, "Answer": a, "Key": a[:-1], "Group": "seen<b>"} for q, a in TALK]
     records.append({"Question": "<b>谁？", "Answer": "<b>a&amp;</b>", "Key": ["<b>", "a", "b", ""], "Group": "seen<b>"})

@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 import torch
 
+from miniglm import origin
 from miniglm.chat import complete, prompt_ids
-from miniglm.checkpoint import load_model
+from miniglm.decoding import Sampling
 from tools import TALK, llama_server
 
 
@@ -28,14 +29,14 @@ def test_llama_cpp_goes_on_with_the_novel_as_we_do(project, pretrained):
     """Token ids of a passage of the book are the same, and so is what follows it, greedy, in float32."""
     project.run("export.py", "--out_dir=out/small", "--to=gguf", "--save_path=deep/small.gguf")
     server = llama_server(project.folder / "deep/small.gguf")
-    model, tokenizer, _ = load_model(pretrained)
+    loaded = origin.load(pretrained)
     passage = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")[5000:9000]
     body = json.dumps({"content": passage}).encode()
     with urllib.request.urlopen(f"{server.listening_address}/tokenize", body) as reply:
-        assert json.load(reply)["tokens"] == tokenizer.encode(passage)
+        assert json.load(reply)["tokens"] == loaded.tokenizer.encode(passage)
     start = passage[:40]
     reply = server.handle_completions({"prompt": start, "max_tokens": 40, "temperature": 0})
-    ours = complete(model, tokenizer, [prompt_ids(model, tokenizer, start, False)], 40, temperature=0)
+    ours = complete(loaded, [prompt_ids(loaded, start)], 40, Sampling(temperature=0))
     assert reply["choices"][0]["text"].rstrip("\ufffd") == ours[0].text
 
 
@@ -60,16 +61,16 @@ def test_its_server_speaks_openais_interface(project, chat):
 
 def test_narrow_files_keep_the_perplexity(project, pretrained):
     """llama.cpp's own probabilities of a held-out passage: within 0.1 % of ours in f32, 1 % in f16, 2 % in q8_0."""
-    model, tokenizer, _ = load_model(pretrained)
+    loaded = origin.load(pretrained)
     ids = np.fromfile(project.folder / "data/sanguo_bpe/val.bin", dtype=np.uint16)[1000:1060].tolist()
     with torch.no_grad():
-        _, loss = model(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))
+        _, loss = loaded.model(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))
     for dtype, close in (("f32", 1e-3), ("f16", 1e-2), ("q8_0", 2e-2)):
         project.run("export.py", "--out_dir=out/small", f"--save_path={dtype}.gguf", f"--dtype={dtype}")
         server, nats = llama_server(project.folder / f"{dtype}.gguf"), 0.0
         for end in range(1, len(ids)):
             told = ask(
-                server, "/completion", prompt=ids[:end], n_predict=1, n_probs=tokenizer.vocab_size, temperature=1
+                server, "/completion", prompt=ids[:end], n_predict=1, n_probs=loaded.tokenizer.vocab_size, temperature=1
             )
             likely = told["completion_probabilities"][0]["top_logprobs"]
             nats -= next(each["logprob"] for each in likely if each["id"] == ids[end])
@@ -96,22 +97,24 @@ def onnx_step(session, ids, mask, past=None):
 
 def test_onnxruntime_gives_our_logits(chat, onnx_session):
     """Any number of rows and tokens, with and without what went before: 1e-3."""
-    model, tokenizer, _ = load_model(chat)
+    loaded = origin.load(chat)
     for rows, before, new in ((1, 0, 1), (1, 0, 30), (3, 7, 1), (2, 20, 5), (5, 0, 128)):
-        ids = torch.randint(tokenizer.vocab_size, (rows, before + new), generator=torch.Generator().manual_seed(before))
+        ids = torch.randint(
+            loaded.tokenizer.vocab_size, (rows, before + new), generator=torch.Generator().manual_seed(before)
+        )
         past = None
         if before:
             _, past = onnx_step(onnx_session, ids[:, :before], np.ones((rows, before), np.int64))
         logits, past = onnx_step(onnx_session, ids[:, before:], np.ones((rows, before + new), np.int64), past)
         with torch.no_grad():
-            assert np.abs(logits - model(ids)[0][:, before:].numpy()).max() < 1e-3
+            assert np.abs(logits - loaded.model(ids)[0][:, before:].numpy()).max() < 1e-3
         assert past[0].shape[2] == before + new
 
 
 def test_onnxruntime_answers_as_we_do(chat, onnx_session):
     """Greedy, all questions at once, padded on the left, a token a time from the cache."""
-    model, tokenizer, _ = load_model(chat)
-    prompts = [prompt_ids(model, tokenizer, question, True) for question, _ in TALK]
+    loaded = origin.load(chat)
+    prompts = [prompt_ids(loaded, question) for question, _ in TALK]
     longest = max(map(len, prompts))
     ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -122,9 +125,9 @@ def test_onnxruntime_answers_as_we_do(chat, onnx_session):
         mask = [[*row, 1] for row in mask]
         for row, (token,) in zip(said, ids):
             row.append(token)
-    ours = complete(model, tokenizer, prompts, 60, temperature=0)
+    ours = complete(loaded, prompts, 60, Sampling(temperature=0))
     for row, made, (_, answer) in zip(said, ours, TALK):
-        assert tokenizer.decode(row[: row.index(tokenizer.end_id)]) == made.text == answer
+        assert loaded.tokenizer.decode(row[: row.index(loaded.tokenizer.end_id)]) == made.text == answer
 
 
 @pytest.mark.parametrize("dtype, share", [("f16", 0.55), ("bf16", 0.55), ("q8_0", 0.35), ("q4_0", 0.25)])

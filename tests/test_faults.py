@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from miniglm.checkpoint import load_model
+from miniglm.origin import open_model
 from tools import SMALL, TORCHRUN, assert_same_run, events, kill, said, start, state, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and mounts that Windows does not have")
@@ -305,7 +305,7 @@ def test_best_and_numbered_checkpoints_can_be_used(project, chat):
     lowest = min(events(folder, "val")[1:], key=lambda event: event["loss"])
     assert state(folder, "best.pt")["iter_num"] == lowest["iter"]
     assert project.run("sample.py", "--out_dir=out/several/ckpt-00000008.pt", "--start=却说").stdout.startswith("却说")
-    assert load_model(folder / "ckpt-00000008.pt")[2]["iter_num"] == 8 and load_model(folder)[2]["iter_num"] == 12
+    assert [open_model(place)[0].state.step for place in (folder / "ckpt-00000008.pt", folder)] == [8, 12]
     project.run(*TWELVE, "--init_from=finetune", "--ckpt_dir=out/several/best.pt", "--out_dir=out/from-best")
     project.write("out/several/ckpt-backup.pt", "mine")  # no checkpoint of the run's, and never touched
     out = project.run(*words, "--overwrite=True", "--max_iters=4").stdout
@@ -357,11 +357,8 @@ def test_torchruns_restart_resumes_by_itself(project, chat):
 
 def test_the_demo_is_not_run_twice_at_once(project, chat):
     """The second make demo is told of the first."""
-    claimed = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time; sys.path.insert(0, '.'); from miniglm.files import claim; claim('out'); print(1, flush=True); time.sleep(60)"],
-        cwd=project.folder,
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
+    code = "import time; from miniglm.files import claim; claim('out'); print(1, flush=True); time.sleep(60)"
+    claimed = subprocess.Popen([sys.executable, "-c", code], cwd=project.folder, stdout=subprocess.PIPE)
     assert claimed.stdout.readline() == b"1\n"
     assert project.fails("demo.py").startswith("another process is writing to out;")
     claimed.kill()

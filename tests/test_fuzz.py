@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 import configurator
 import data_utils
 from miniglm import files, hf, lora
-from miniglm.checkpoint import build_model, load_checkpoint, restore_optimizer, save_checkpoint
+from miniglm.checkpoint import Checkpoint, State, build_model, load_checkpoint, save_checkpoint
 from miniglm.errors import UserError
 from miniglm.metrics import read_questions
+from miniglm.optimizers import restore_optimizer
 from miniglm.plots import read_groups, read_log
 from miniglm.search import read_table, search
-from miniglm.tokenizer import Tokenizer, read_meta
+from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import fingerprint, load_tokenizer, read_meta
 from model import GLMConfig, MiniGLM
 from tools import ROOT, as_new_process, no_longer_than
 
@@ -34,8 +36,8 @@ PATIENCE = 120  # seconds after which a loader counts as hanging
 
 ODD_VALUES = st.sampled_from(
     [
-        None, True, False, 0, -1, 10**400, 1 << 63, 1e308, -0.0, math.nan, math.inf, "", "x", "\ud800", "\0", "../../x", "问：",
-        "第一回", [], {}, [[]], [None], {"": None}, "长" * 10_000, ["x"] * 300,
+        None, True, False, 0, -1, 10**400, 1 << 63, 1e308, -0.0, math.nan, math.inf, "", "x",
+        "\ud800", "\0", "../../x", "问：", "第一回", [], {}, [[]], [None], {"": None}, "长" * 10_000, ["x"] * 300,
     ]
 )  # fmt: skip
 
@@ -140,16 +142,14 @@ def script(name, *words):
 
 def load_data(folder):
     """What train.py does with a data set."""
-    init = data_utils.init_data_sft if data_utils.is_sft(folder.name) else data_utils.init_data_pretrain
-    Tokenizer.load(folder)
-    init(folder.name)
+    assert data_utils.open_data(folder.name).tokenizer
 
 
 def load_weights(folder):
     """What sample.py and a resumed train.py do with an out_dir."""
     checkpoint = load_checkpoint(folder)
     model = build_model(checkpoint)
-    for state in checkpoint["optimizers"]:
+    for state in checkpoint.optimizers:
         try:
             restore_optimizer(adamw(model), state)
         except Exception as error:  # as train.py does
@@ -181,13 +181,12 @@ def small_checkpoint():
     optimizer = adamw(model)
     model(torch.zeros(1, 8, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64))[1].backward()
     optimizer.step()
-    state = {"optimizers": [optimizer.state_dict()], "scaler": {}, "iter_num": 1, "tokens": 8, "seconds": 0.5}
-    state |= {"best_val_loss": 5.0, "rate": 1.0, "skipped": [], "searches": False}
     bytewise = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)})
+    settings = {"dataset": "talk", "batch_size": 4, "learning_rate": 0.1}
+    checkpoint = Checkpoint(model.state_dict(), vars(model.config), settings, True, fingerprint(bytewise))
+    checkpoint.state, checkpoint.optimizers = State(1, 8, 0.5, 5.0), [optimizer.state_dict()]
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(
-            folder, model, bytewise, {"dataset": "talk", "batch_size": 4, "learning_rate": 0.1}, True, state
-        )
+        save_checkpoint(folder, checkpoint, bytewise)
         return Path(folder, "ckpt.pt").read_bytes()
 
 
@@ -220,7 +219,7 @@ def load_adapter(folder):
 def load_vocabulary(folder):
     """What prepare.py does with the tokenizer of a Chinese GPT-2."""
     (folder / "tokenizer.json").unlink(missing_ok=True)
-    Tokenizer.load(folder).encode("张飞 abca")
+    load_tokenizer(folder).encode("张飞 abca")
 
 
 def load_hf(folder):
@@ -235,7 +234,8 @@ LOG = b"".join(
 )
 TABLE = b'{"name": "x", "\\u7c7b\\u578b": "\\u8212\\u9002\\u578b", "list": [1, 2]}\n' * 3
 QUESTIONS = '{"Question": "张飞字什么？", "Answer": "张飞字翼德。", "Key": "翼德", "Group": "seen"}\n'.encode() * 3
-METRICS = b'{"all": {"n": 2, "accuracy": 0.5}, "groups": {"a": {"n": 2, "accuracy": 0.5, "intervals": {"accuracy": [0.1, 0.9]}}}}'
+SCORES = {"n": 2, "accuracy": 0.5}
+METRICS = json.dumps({"all": SCORES, "groups": {"a": SCORES | {"intervals": {"accuracy": [0.1, 0.9]}}}}).encode()
 PARAGRAPH = "姓张，名飞，字翼德。张飞曰：“吾乃燕人张翼德也！”赵云大怒，拍马而来。张飞大笑，赵云曰：“且慢。”\n"
 BOOK = "".join(f"第{number}回 宴桃园豪杰三结义 斩黄巾英雄首立功\n{PARAGRAPH * 3}" for number in "一二三四").encode()
 PEOPLE = json.dumps({"张飞": ["张飞", "翼德"], "赵云": ["赵云", "子龙"]}, ensure_ascii=False).encode()
@@ -262,7 +262,10 @@ SMALL_FILES = {
     "vocab.txt": "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"张飞赵云abc", "##a"]).encode(),
     "records.jsonl": QUESTIONS + b'{"instruction": "1", "input": "", "output": "2"}\n',
 }
-SFT = ("data/prepare_sft.py", "--dataset=made", "--tokenizer_from=data/fuzzed", "--block_size=64")
+FUZZED = "data/fuzzed"
+FETCH = ("data/fetch_data.py", "made", f"--from={FUZZED}/book.txt")
+PREPARE = ("data/prepare.py", "fuzzed", "--tokenizer=bpe", "--vocab_size=300")
+SFT = ("data/prepare_sft.py", "--dataset=made", f"--tokenizer_from={FUZZED}", "--block_size=64")
 LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, what reads it)
     "meta.json of a book": ("data/sanguo_bpe", "meta.json", damaged_json, load_data),
     "meta.json": ("data/sanguo_bpe", "meta.json", damaged_json, read_meta),
@@ -271,7 +274,7 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "train.bin": ("data/talk", "train.bin", damaged_bytes, load_data),
     "train_mask.bin": ("data/talk", "train_mask.bin", damaged_bytes, load_data),
     "train_sample.bin": ("data/talk", "train_sample.bin", damaged_bytes, load_data),
-    "tokenizer": ("data/sanguo_bpe", "tokenizer.tiktoken", damaged_bytes, Tokenizer.load),
+    "tokenizer": ("data/sanguo_bpe", "tokenizer.tiktoken", damaged_bytes, load_tokenizer),
     "checkpoint": ("", "ckpt.pt", damaged_checkpoint, load_weights),
     "config": ("", "config.py", damaged_bytes, load_config),
     "log": ("", "log.jsonl", damaged_json, read_log),
@@ -283,14 +286,14 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "adapter's weights": ("", "adapter_model.safetensors", damaged_bytes, load_adapter),
     "config.json of a Hugging Face folder": ("", "config.json", damaged_json, load_hf),
     "its weights": ("", "model.safetensors", damaged_bytes, load_hf),
-    "its tokenizer.json": ("", "tokenizer.json", damaged_json, Tokenizer.load),
+    "its tokenizer.json": ("", "tokenizer.json", damaged_json, load_tokenizer),
     "a BERT vocabulary": ("", "vocab.txt", damaged_bytes, load_vocabulary),
-    "a book to fetch": ("", "book.txt", damaged_bytes, script("data/fetch_data.py", "made", "--from=data/fuzzed/book.txt")),
-    "a book to prepare": ("", "input.txt", damaged_bytes, script("data/prepare.py", "fuzzed", "--tokenizer=bpe", "--vocab_size=300")),
+    "a book to fetch": ("", "book.txt", damaged_bytes, script(*FETCH)),
+    "a book to prepare": ("", "input.txt", damaged_bytes, script(*PREPARE)),
     "a book to ask about": ("", "input.txt", damaged_bytes, script("data/build_sft.py", "fuzzed", "--min_mentions=1")),
     "people": ("", "entities.json", damaged_json, script("data/build_sft.py", "fuzzed", "--min_mentions=1")),
-    "records, one a line": ("data/sanguo_bpe", "records.jsonl", damaged_json, script(*SFT, "data/fuzzed/records.jsonl")),
-    "a list of records": ("data/sanguo_bpe", "records.json", damaged_json, script(*SFT, "data/fuzzed/records.json")),
+    "records, one a line": ("data/sanguo_bpe", "records.jsonl", damaged_json, script(*SFT, f"{FUZZED}/records.jsonl")),
+    "a list of records": ("data/sanguo_bpe", "records.json", damaged_json, script(*SFT, f"{FUZZED}/records.json")),
 }  # fmt: skip
 
 

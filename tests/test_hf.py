@@ -8,11 +8,17 @@ import safetensors.torch
 import torch
 import transformers
 
+from miniglm import origin
 from miniglm.chat import complete, prompt_ids
-from miniglm.checkpoint import build_model, load_model, open_model
+from miniglm.checkpoint import build_model
+from miniglm.conversation import encode_conversation, encode_prompt
+from miniglm.decoding import Sampling
 from miniglm.errors import UserError
 from miniglm.hf import write_hf
-from miniglm.tokenizer import Tokenizer, WordPiece
+from miniglm.origin import open_model
+from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import load_tokenizer
+from miniglm.wordpiece import WordPiece
 from model import GLMConfig, MiniGLM
 from tools import TALK
 
@@ -66,23 +72,24 @@ def logits_differ(theirs, ours, vocab_size, length=24):
 
 
 def test_transformers_opens_what_we_write(project, chat, exported):
-    """AutoModelForCausalLM and AutoTokenizer as they are: the same ids on the whole book, logits, chat form and answers."""
+    """AutoModelForCausalLM and AutoTokenizer as they are: ids of the whole book, logits, chat form, answers."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
-    model, tokenizer, _ = load_model(chat)
+    loaded = origin.load(chat)
+    model, tokenizer = loaded.model, loaded.tokenizer
     assert logits_differ(theirs, model, tokenizer.vocab_size) < 1e-4
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
     ids = their_tokenizer(book)["input_ids"]
     assert ids == tokenizer.encode(book) and their_tokenizer.decode(ids) == book
     talk = [{"role": "user", "content": "张飞字什么？"}, {"role": "assistant", "content": "张飞字翼德。"}]
     rendered = their_tokenizer.apply_chat_template(talk, return_dict=False)
-    assert rendered == tokenizer.encode_conversation(talk)[0]
+    assert rendered == encode_conversation(tokenizer, talk)[0]
     for question, answer in TALK:
         asked = [{"role": "user", "content": question}]
         prompt = their_tokenizer.apply_chat_template(
             asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        assert prompt["input_ids"][0].tolist() == tokenizer.encode_prompt(asked)
+        assert prompt["input_ids"][0].tolist() == encode_prompt(tokenizer, asked)
         made = theirs.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1] :]
         assert their_tokenizer.decode(made, skip_special_tokens=True) == answer
 
@@ -105,8 +112,8 @@ def test_what_we_write_we_read(project, exported):
     assert said.splitlines()[1] == TALK[0][1]
     ours, _ = open_model(project.folder / "out/talk")
     back, _ = open_model(exported)
-    assert all(weight.equal(back["model"][name]) for name, weight in ours["model"].items())
-    assert back["chat"] and back["tokenizer"] == ours["tokenizer"]
+    assert all(weight.equal(back.weights[name]) for name, weight in ours.weights.items())
+    assert back.chat and back.fingerprint == ours.fingerprint
 
 
 @pytest.mark.parametrize("name", GPT2_SIZES)
@@ -161,7 +168,7 @@ def test_several_files_and_older_names_are_read(tmp_path):
 def test_a_chinese_gpt2_reads_with_its_own_vocabulary(project, chinese):
     """Ids as BertTokenizer gives them on the whole book; what is decoded stands without spaces."""
     theirs = transformers.BertTokenizer(str(chinese / "vocab.txt"))
-    tokenizer = Tokenizer.load(chinese)
+    tokenizer = load_tokenizer(chinese)
     assert isinstance(tokenizer, WordPiece)
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")[:200_000]
     text = book + "the theings 玄德[SEP]𠮷 Café\u3000tests"
@@ -195,12 +202,12 @@ def test_a_chinese_gpt2_is_fine_tuned_and_talks(project, chinese):
     project.run("export.py", "--out_dir=out/cn", "--to=hf", "--save_path=made/cn-hf")
     asked = [{"role": "user", "content": TALK[0][0]}]
     for where in ("out/cn", "made/cn-hf"):
-        model, tokenizer, config = load_model(project.folder / where)
-        ids = prompt_ids(model, tokenizer, TALK[0][0], config["chat"])
-        assert complete(model, tokenizer, [ids], 40, temperature=0)[0].text == TALK[0][1]
+        loaded = origin.load(project.folder / where)
+        ids = prompt_ids(loaded, TALK[0][0])
+        assert complete(loaded, [ids], 40, Sampling(temperature=0))[0].text == TALK[0][1]
     theirs = transformers.AutoTokenizer.from_pretrained(project.folder / "made/cn-hf")
-    assert theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False) == tokenizer.encode_prompt(
-        asked
+    assert theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False) == encode_prompt(
+        loaded.tokenizer, asked
     )
     assert "BERT vocabulary" in project.fails("export.py", "--out_dir=out/cn", "--save_path=cn.gguf")
 
@@ -217,7 +224,7 @@ def test_the_trainer_of_transformers_reads_our_data(project, pretrained, tmp_pat
     )
     table = Table("one", "train")
     ids, mask, labels = (table[0][name] for name in table.column_names)
-    tokenizer = Tokenizer.load("data/one")
+    tokenizer = load_tokenizer("data/one")
     assert tokenizer.decode([i for i, kept in zip(ids, mask) if kept]) == f"问：{TALK[0][0]}\n答：{TALK[0][1]}"
     assert tokenizer.decode([label for label in labels if label != -100]) == TALK[0][1]
     assert [label in (-100, i) for i, label in zip(ids, labels)] == [True] * len(ids)
@@ -235,7 +242,7 @@ def test_the_trainer_of_transformers_reads_our_data(project, pretrained, tmp_pat
         probabilities = model.eval()(torch.tensor([ids])).logits[0].softmax(-1)
     learnt = [probabilities[place - 1, label].item() for place, label in enumerate(labels) if label != -100]
     assert min(learnt) > 0.9  # each token of the answer, so that no machine's rounding can turn it into another
-    prompt = torch.tensor([tokenizer.encode_prompt([{"role": "user", "content": TALK[0][0]}])])
+    prompt = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": TALK[0][0]}])])
     made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
     assert tokenizer.decode(made[0, prompt.shape[1] :].tolist()) == TALK[0][1]
 

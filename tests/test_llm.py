@@ -23,10 +23,10 @@ BOOK = "".join(
 
 
 class Oracle:
-    """A chat completions server that answers with quotations of what it was shown, after the faults it is told to have."""
+    """A chat completions server that answers with quotations of what it was shown, after some faults."""
 
     def __init__(self, faults=(), delay=0.0):
-        """faults: what each of the first requests gets instead: a status, "cut", "wrong count", "no quote", "invented"."""
+        """faults: what the first requests get instead: a status, "cut", "wrong count", "no quote", "invented"."""
         self.faults, self.delay, self.requests = list(faults), delay, []
         oracle = self
 
@@ -105,7 +105,7 @@ def lines(project, name):
 
 
 def test_faults_are_tried_again_and_nothing_is_paid_for_twice(book):
-    """429, 500, half an answer, too few answers: all questions are answered in the end, and the next run asks nothing."""
+    """429, 500, half an answer, too few: all questions are answered in the end, and the next run asks nothing."""
     oracle = Oracle([429, 500, "cut", "wrong count"])
     done = book.run(*words(oracle.url, "--workers=1", "--unseen_share=0.2"), OPENAI_API_KEY=KEY)
     told = done.stdout
@@ -208,9 +208,9 @@ def test_llama_cpps_server_answers_with_a_model_of_ours(book):
     book.write("data/talks.jsonl", "".join(json.dumps(talk, ensure_ascii=False) + "\n" for talk in talks * 8))
     book.run("data/prepare_sft.py", "data/talks.jsonl", "--dataset=talks", "--block_size=1024", "--pack=False")
     book.run(
-        "train.py", "--dataset=talks", "--out_dir=out/talks", "--n_layer=2", "--n_head=2", "--n_embd=64", "--block_size=1024",
-        "--batch_size=2", "--max_iters=150", "--eval_interval=150", "--eval_iters=1", "--optimizer=muon", "--learning_rate=1e-2",
-        "--warmup_iters=5", "--dtype=float32",
+        "train.py", "--dataset=talks", "--out_dir=out/talks", "--n_layer=2", "--n_head=2", "--n_embd=64",
+        "--block_size=1024", "--batch_size=2", "--max_iters=150", "--eval_interval=150", "--eval_iters=1",
+        "--optimizer=muon", "--learning_rate=1e-2", "--warmup_iters=5", "--dtype=float32",
     )  # fmt: skip
     book.run("export.py", "--out_dir=out/talks", "--save_path=talks.gguf")
     params = xllamacpp.CommonParams()

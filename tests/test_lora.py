@@ -8,11 +8,14 @@ import pytest
 import torch
 import transformers
 
+from miniglm import origin
 from miniglm.chat import complete, prompt_ids
-from miniglm.checkpoint import build_model, load_checkpoint, load_model, open_model
+from miniglm.checkpoint import build_model, load_checkpoint
+from miniglm.decoding import Sampling
 from miniglm.errors import UserError
 from miniglm.lora import Adapter, NF4Linear, attach, digest, merged_state, read_adapter
 from miniglm.machine import checkpoint_gradients
+from miniglm.origin import open_model
 from model import GLMConfig, MiniGLM
 from tools import LORA, SWAPPED, events, lines
 
@@ -21,9 +24,8 @@ QUESTION, ANSWER = SWAPPED[0]
 
 def answer(out_dir, lora=""):
     """What the model says to the first question of TALK."""
-    model, tokenizer, config = load_model(out_dir, lora=str(lora))
-    ids = prompt_ids(model, tokenizer, QUESTION, config["chat"])
-    return complete(model, tokenizer, [ids], 40, temperature=0)[0].text
+    loaded = origin.load(out_dir, lora=str(lora))
+    return complete(loaded, [prompt_ids(loaded, QUESTION)], 40, Sampling(temperature=0))[0].text
 
 
 def some_ids(seed=1):
@@ -33,8 +35,8 @@ def some_ids(seed=1):
 
 def test_only_the_adapter_is_trained_and_kept(project, adapted, chat, monkeypatch):
     """A file of some ten kB that answers on its base, which stays as it was; by --lora, and as --out_dir."""
-    before = load_checkpoint(chat)["model"]
-    assert load_checkpoint(adapted)["model"] == {}
+    before = load_checkpoint(chat).weights
+    assert load_checkpoint(adapted).weights == {}
     assert (adapted / "adapter_model.safetensors").stat().st_size < 100_000 < (chat / "ckpt.pt").stat().st_size
     config = json.loads((adapted / "config.json").read_text("utf-8"))
     names = read_adapter(adapted).weights
@@ -51,13 +53,13 @@ def test_only_the_adapter_is_trained_and_kept(project, adapted, chat, monkeypatc
     words = ["--out_dir=out/talk", "--lora=out/lora", "--eval_file=talk_eval.jsonl", "--save_path=lora.json"]
     project.run("evaluations.py", *words)
     assert json.loads((project.folder / "lora.json").read_text("utf-8"))["all"]["accuracy"] == 1
-    assert all(weight.equal(before[name]) for name, weight in load_checkpoint(chat)["model"].items())
+    assert all(weight.equal(before[name]) for name, weight in load_checkpoint(chat).weights.items())
 
 
 def test_peft_loads_it_onto_the_exported_model(adapted, chat, exported):
     """The same logits."""
     theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(exported), adapted).eval()
-    ours, _, _ = load_model(chat, lora=str(adapted))
+    ours = origin.load(chat, lora=str(adapted)).model
     with torch.no_grad():
         assert (theirs(some_ids()).logits - ours(some_ids())[0]).abs().max() < 1e-4
 
@@ -69,11 +71,11 @@ def test_what_peft_has_made_is_loaded(chat, exported, tmp_path, targets):
     config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets, fan_in_fan_out=True, init_lora_weights=False)
     theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(exported), config).eval()
     theirs.save_pretrained(tmp_path)
-    ours, _, _ = load_model(chat, lora=str(tmp_path))
+    ours = origin.load(chat, lora=str(tmp_path)).model
     with torch.no_grad():
         changed = theirs(some_ids()).logits
         assert (changed - ours(some_ids())[0]).abs().max() < 1e-4
-        assert (changed - load_model(chat)[0](some_ids())[0]).abs().max() > 0.1
+        assert (changed - origin.load(chat).model(some_ids())[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
@@ -94,14 +96,14 @@ def test_folding_in_changes_no_logits(chat, quantize):
 
 
 def test_a_merged_checkpoint_stands_alone(project, adapted, tmp_path):
-    """--merge_lora: the directory holds the whole model, also where its base is gone; an adapter can be merged later."""
+    """--merge_lora: the directory holds the whole model, also where its base is gone; also merged later."""
     shutil.copytree(adapted, project.folder / "out/lora-merged")
     again = [word for word in LORA if "init_from" not in word]
     project.run(*again, "--out_dir=out/lora-merged", "--init_from=resume", "--max_iters=60", "--merge_lora=True")
     shutil.copytree(project.folder / "out/lora-merged", tmp_path / "alone")
     assert answer(tmp_path / "alone") == ANSWER
-    ours, _, _ = load_model(project.folder / "out/lora-merged")
-    apart, _, _ = load_model(project.folder / "out/talk", lora=str(adapted))
+    ours = origin.load(project.folder / "out/lora-merged").model
+    apart = origin.load(project.folder / "out/talk", lora=str(adapted)).model
     with torch.no_grad():
         assert (ours(some_ids())[0] - apart(some_ids())[0]).abs().max() < 1e-5
 
@@ -116,14 +118,14 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(project, adapted, more):
         out_dir = f"out/{name}-{more[0][2:6]}"
         for steps in parts:
             project.run(*steady, *more, f"--out_dir={out_dir}", f"--max_iters={steps}", "--eval_interval=10")
-        runs[name] = load_checkpoint(project.folder / out_dir)["lora"]["weights"]
+        runs[name] = load_checkpoint(project.folder / out_dir).adapter.weights
     assert all(weight.equal(runs["parts"][name]) for name, weight in runs["whole"].items())
     first, *_, last = events(project.folder / out_dir, "val")
     assert last["loss"] < first["loss"] / 2
 
 
 def test_four_bits_are_four_bits(chat):
-    """A frozen layer takes an eighth of its float32 and some for the scales; embeddings and adapters stay as they are."""
+    """A frozen layer takes an eighth of its float32 and some for the scales; all else stays as it is."""
     model = build_model(load_checkpoint(chat))
     whole = sum(p.numel() * 4 for n, p in model.named_parameters() if ".h." in n and p.dim() == 2)
     attach(model, Adapter(4, 16.0), "nf4")
@@ -240,7 +242,6 @@ def test_a_base_that_has_gone_is_told(project, adapted, tmp_path):
 
 def test_the_digest_tells_bases_apart(chat):
     """It is the same for the same weights, and another where one number differs."""
-    weights, _ = open_model(chat)
-    weights = weights["model"]
+    weights = open_model(chat)[0].weights
     other = dict(weights, **{"transformer.ln_f.bias": weights["transformer.ln_f.bias"] + 1e-6})
     assert digest(weights) == digest({name: weight.clone() for name, weight in weights.items()}) != digest(other)

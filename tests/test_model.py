@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from miniglm.decoding import Sampling, beam_search, filter_logits, generate, penalize, sample_token
 from miniglm.errors import UserError
 from miniglm.machine import cast_weights
-from miniglm.decoding import Sampling, beam_search, filter_logits, generate, penalize, sample_token
 from model import GLMConfig, MiniGLM
 
 
@@ -133,8 +133,9 @@ def test_beam_search_equals_transformers(pair, num_beams, settings):
     likely = generated(model, [prompt], 8, temperature=0)[0][5]
     for end_id in (None, likely):
         expected = theirs.generate(
-            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, num_beams=num_beams, num_return_sequences=num_beams,
-            eos_token_id=end_id, pad_token_id=127, output_scores=True, return_dict_in_generate=True, **settings,
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, num_beams=num_beams,
+            num_return_sequences=num_beams, eos_token_id=end_id, pad_token_id=127,
+            output_scores=True, return_dict_in_generate=True, **settings,
         )  # fmt: skip
         *_, found = beam_search(model, prompt, 20, num_beams, end_id, **settings)
         for row, score, (ids, ours) in zip(

@@ -97,7 +97,7 @@ def adamw_state(shapes):
 
 @pytest.fixture(scope="module")
 def older(project):
-    """out/older, trained on data/older for 10 steps, and out/older-lora, an adapter for it; data/older has an old meta."""
+    """out/older, trained on data/older for 10 steps, and out/older-lora, an adapter for it."""
     bpe, data = project.folder / "data/sanguo_bpe", project.folder / "data/older"
     shutil.copytree(bpe, data)
     meta = json.loads((data / "meta.json").read_text(encoding="utf-8"))
@@ -138,7 +138,7 @@ def test_a_model_is_used(older):
 
 
 def test_an_adapter_is_used(older):
-    """Beside its base, by its own directory, and by its checkpoint, it says the same; the base alone says other things."""
+    """Beside its base, by its own directory and by its checkpoint it says one thing, the base alone another."""
     words = ["sample.py", "--start=却说", "--max_new_tokens=8", "--temperature=0"]
     ways = (["--out_dir=out/older", "--lora=out/older-lora"], ["--out_dir=out/older-lora"])
     ways = [*ways, ["--out_dir=out/older", "--lora=out/older-lora/ckpt.pt"], ["--out_dir=out/older"]]

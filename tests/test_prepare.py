@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import load_tokenizer
 
 
@@ -20,7 +21,7 @@ def ids_of(project, dataset, split):
 
 @pytest.mark.parametrize("dataset", ["sanguo", "sanguo_bpe"])
 def test_the_splits_are_the_book(project, dataset):
-    """Train and held-out tokens decode to the whole book, cut at a line end near nine tenths, and are counted rightly."""
+    """Train and held-out tokens decode to the whole book, cut at a line end near nine tenths; all are counted."""
     tokenizer = load_tokenizer(project.folder / "data" / dataset)
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
     train, val = (tokenizer.decode(ids_of(project, dataset, split)) for split in ("train", "val"))
@@ -46,7 +47,7 @@ def test_pieces_give_the_tokens_of_the_whole(project):
 
 
 def test_paragraphs_stay_and_white_space_goes(project):
-    """Lines are trimmed, several empty lines become one, \\r\\n becomes \\n, a byte order mark goes."""
+    """Lines are trimmed, several empty lines become one, line ends become one kind, a byte order mark goes."""
     project.write(
         "data/spaces/input.txt", "\ufeff\r\n　　第一段。  \r\n\r\n\r\n\t第二段。\r\n第三段。\n" + "末段。\n" * 20
     )

@@ -1,4 +1,4 @@
-"""Strangers' files and other people's networks: no code of theirs runs, nothing leads out of a folder, nobody is told."""
+"""Strangers' files and networks: no code of theirs runs, nothing leads out of a folder, nobody is told."""
 
 import hashlib
 import http.server
@@ -137,11 +137,11 @@ LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))
 sys.path.insert(0, ".")
-from miniglm.checkpoint import load_model
+from miniglm.origin import load
 from miniglm.errors import UserError
 for path in sys.argv[1:]:
     try:
-        load_model(path)
+        load(path)
     except UserError as error:  # anything else, a want of memory too, ends the process
         print(str(error).replace("\\n", " "))
 """

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from miniglm.chat import recent_turns
-from miniglm.checkpoint import load_model
+from miniglm.origin import load
 from tools import TALK
 
 
@@ -75,16 +75,16 @@ def test_a_talk_of_several_turns(project, chat):
 
 def test_earlier_turns_are_shown_as_far_as_there_is_room(chat):
     """The last question always; before it whole exchanges, the newest first, and only answered ones."""
-    model, tokenizer, _ = load_model(chat)
+    loaded = load(chat)
 
     def said(role, content):
         return {"role": role, "content": content}
 
     talk = [said("user", "甲？"), said("assistant", "乙。"), said("user", "没有答的？"), said("user", "丙？")]
     talk += [said("assistant", "丁。"), said("user", "戊？")]
-    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 0)] == ["戊？"]
-    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 1)] == ["丙？", "丁。", "戊？"]
-    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 9)] == [
+    assert [turn["content"] for turn in recent_turns(loaded, talk, 0)] == ["戊？"]
+    assert [turn["content"] for turn in recent_turns(loaded, talk, 1)] == ["丙？", "丁。", "戊？"]
+    assert [turn["content"] for turn in recent_turns(loaded, talk, 9)] == [
         "甲？",
         "乙。",
         "丙？",
@@ -92,7 +92,7 @@ def test_earlier_turns_are_shown_as_far_as_there_is_room(chat):
         "戊？",
     ]
     talk[1]["content"] = "长" * 200
-    assert [turn["content"] for turn in recent_turns(model, tokenizer, talk, 9)] == ["丙？", "丁。", "戊？"]
+    assert [turn["content"] for turn in recent_turns(loaded, talk, 9)] == ["丙？", "丁。", "戊？"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])

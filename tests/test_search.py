@@ -32,18 +32,18 @@ def test_only_what_the_assistant_says_and_asks_is_learnt(hotel):
     """The call and the answers, with their markers, count in the loss; what was found does not."""
     import numpy as np
 
-    from miniglm.tokenizer import Tokenizer
+    from miniglm.vocabulary import load_tokenizer
 
     folder = hotel.folder / "data/hotel"
     length = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["row_length"]
     ids = np.fromfile(folder / "train.bin", dtype=np.uint16).reshape(-1, length)[0]
     mask = np.fromfile(folder / "train_mask.bin", dtype=np.uint8).reshape(-1, length)[0]
-    learned = Tokenizer.load(folder).decode(ids[mask == 1].tolist())
+    learned = load_tokenizer(folder).decode(ids[mask == 1].tolist())
     assert any(learned == f'查：{{"型": "{h["型"]}"}}答：请住{h["名"]}。答：每晚{h["价"]}元。' for h in HOTELS)
 
 
 def test_the_command_line_plays_the_talk(hotel):
-    """The model searches, what is found is shown to it, it answers, and remembers in the next turn; no search, no call."""
+    """The model searches, is shown what is found, answers, and remembers in the next turn; no search, no call."""
     hotel.write("hotels.jsonl", "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in HOTELS))
     for each in HOTELS:
         words = ["--out_dir=out/hotel", "--chat", "--turns=4", "--temperature=0", "--table=hotels.jsonl"]

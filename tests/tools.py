@@ -139,7 +139,7 @@ def as_new_process(folder, words, typed=None, environment=None):
         try:
             yield stdout, stderr
         finally:
-            files._give_back()
+            files.release_claims()
             random.setstate(drawn)
             np.random.set_state(drawn_by_numpy)
             torch.set_default_dtype(dtype)
