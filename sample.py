@@ -90,12 +90,12 @@ def say_with_search(messages, records):
 def talk():
     """Ask and answer until an empty line or the end of the input."""
     refuse(not loaded.chat, f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
+    records, messages = read_table(table) if table else None, []
     refuse(
         table and not loaded.searches,
         f"{out_dir} has not learnt to search",
         "leave --table away, or train it on talks with searches",
     )
-    records, messages = read_table(table) if table else None, []
     while question := input(MARKERS["user"]).strip():
         asked = [*messages, {"role": "user", "content": question}]
         shown = recent_turns(loaded, asked, turns)

@@ -28,14 +28,13 @@ def old_weights(seed=0):
     """{name: tensor} of a small model under the names that checkpoints have always had."""
     rng = torch.Generator().manual_seed(seed)
     width = SHAPE["n_embd"]
-    sizes = {"wte.weight": (4096, width), "wpe.weight": (128, width), "ln_f.weight": (width,), "ln_f.bias": (width,)}
+    in_block = {"ln_1": (width,), "attn.c_attn": (3 * width, width), "attn.c_proj": (width, width), "ln_2": (width,)}
+    in_block |= {"mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width)}
+    sizes = {"wte.weight": (4096, width), "wpe.weight": (128, width)}
     for layer in range(2):
-        for norm in ("ln_1", "ln_2"):
-            sizes |= {f"h.{layer}.{norm}.{part}": (width,) for part in ("weight", "bias")}
-        outs = {"attn.c_attn": 3 * width, "attn.c_proj": width, "mlp.c_fc": 4 * width, "mlp.c_proj": width}
-        for name, out in outs.items():
-            ins = 4 * width if name == "mlp.c_proj" else width
-            sizes |= {f"h.{layer}.{name}.weight": (out, ins), f"h.{layer}.{name}.bias": (out,)}
+        for name, size in in_block.items():
+            sizes |= {f"h.{layer}.{name}.weight": size, f"h.{layer}.{name}.bias": size[:1]}
+    sizes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
     weights = {f"transformer.{name}": 0.02 * torch.randn(size, generator=rng) for name, size in sizes.items()}
     for name in weights:
         if ".ln_" in name and name.endswith(".weight"):
