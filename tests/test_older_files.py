@@ -148,16 +148,12 @@ def test_an_adapter_is_used(older):
 @pytest.mark.parametrize("kind", ["older", "older-lora"])
 def test_a_run_goes_on(older, kind):
     """It is resumed with the optimizer's state and without a word of other settings; its log goes on from step 10."""
-    words = [
-        *SMALL,
-        f"--out_dir=out/{kind}",
-        "--dataset=older",
-        "--init_from=resume",
-        "--max_iters=20",
-        "--log_interval=1",
-    ]
-    words += ["--lora_rank=4", "--lora_targets=c_attn,c_proj,c_fc"] if kind == "older-lora" else []
-    out = older.run("train.py", *words, "--eval_interval=20", "--eval_iters=1").stdout
+    folder = older.folder / f"out/{kind}-resumed"
+    shutil.copytree(older.folder / "out" / kind, folder)
+    words = [*SMALL, f"--out_dir={folder}", "--dataset=older", "--init_from=resume", "--max_iters=20"]
+    if kind == "older-lora":
+        words += ["--lora_rank=4", "--lora_targets=c_attn,c_proj,c_fc"]
+    out = older.run("train.py", *words, "--log_interval=1", "--eval_interval=20", "--eval_iters=1").stdout
     assert "resume at step 10 of 20" in out and "lora_targets" not in out
-    assert [event["iter"] for event in events(older.folder / "out" / kind)] == list(range(20))
-    assert torch.load(older.folder / "out" / kind / "ckpt.pt", weights_only=True)["tokens"] == 20 * 8 * 128
+    assert [event["iter"] for event in events(folder)] == list(range(20))
+    assert torch.load(folder / "ckpt.pt", weights_only=True)["tokens"] == 20 * 8 * 128
