@@ -1,6 +1,5 @@
 """The project with the real book, and small models: each is made once in a test run, and every worker has a copy."""
 
-import gc
 import json
 import os
 import random
@@ -11,11 +10,6 @@ import torch
 from filelock import FileLock
 
 from tools import HOTELS, LORA, SMALL, SWAPPED, TALK, Project, lines, talk
-
-
-def pytest_collection_finish(session):
-    """Tell Python that all that is imported by now stays: collecting garbage after each script is quick then."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

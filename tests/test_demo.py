@@ -12,29 +12,40 @@ import pytest
 
 from tools import Project
 
-TINY = "n_layer, n_head, n_embd, max_iters, eval_interval, eval_iters = 1, 1, 32, 40, 10, 1\n"
+TINY = "n_layer, n_head, n_embd, batch_size, max_iters, eval_interval, eval_iters = 1, 1, 32, 2, 40, 10, 1\n"
+FEWER_CHAPTERS = """
+from pathlib import Path
+book = Path("data/sanguo/input.txt")
+book.write_text(book.read_text(encoding="utf-8").partition("第三十一回")[0], encoding="utf-8")
+"""
 STAGES = ["data/sanguo", "data/sanguo_bpe", "data/sanguo_sft", "out/demo-pretrain", "out/demo-chat"]
 
 
-def ask_less(project):
-    """Fewer questions: a model that has learnt nothing answers at length."""
-    build = project.folder / "data/build_sft.py"
-    build.write_text(
-        re.sub(r"(?m)^eval_questions = \d+", "eval_questions = 20", build.read_text(encoding="utf-8")), "utf-8"
-    )
+def change(path, pattern, new):
+    """Replace in a file what a regular expression finds."""
+    text, count = re.subn(pattern, new, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert count == 1, (path, pattern)
+    path.write_text(text, encoding="utf-8")
+
+
+def small_project(folder, *configs):
+    """A project whose configs make tiny models; it asks few questions: they know nothing and answer at length."""
+    project = Project(folder)
+    for config in configs:
+        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
+            file.write(TINY)
+    change(project.folder / "data/build_sft.py", r"^(eval_questions\b.*?= )\d+", r"\g<1>5")
+    return project
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process group")
 def test_the_demo_survives_being_killed(tmp_path):
     """Killed while pretraining and started again, it ends with all that README promises; a third time does nothing."""
-    project = Project(tmp_path / "clone")
-    for config in ("demo_pretrain", "demo_chat"):
-        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
-            file.write(TINY)
-    ask_less(project)
-    script = project.folder / "demo.py"
-    shorter = script.read_text(encoding="utf-8").replace("eval_questions=100", "eval_questions=10")
-    script.write_text(shorter.replace("--max_iters={steps}", "--max_iters={steps // 50}"), "utf-8")
+    project = small_project(tmp_path / "clone", "demo_pretrain", "demo_chat")
+    with open(project.folder / "data/fetch_data.py", "a", encoding="utf-8") as file:
+        file.write(FEWER_CHAPTERS)
+    change(project.folder / "demo.py", "eval_questions=100", "eval_questions=10")
+    change(project.folder / "demo.py", r"--max_iters=\{steps\}", "--max_iters={steps // 100}")
     demo = subprocess.Popen(
         [sys.executable, "demo.py"],
         cwd=project.folder,
@@ -78,11 +89,7 @@ def test_the_demo_survives_being_killed(tmp_path):
 @pytest.mark.long
 def test_adapters_are_compared(tmp_path):
     """All the way at a toy size: full fine-tuning, three ranks and 4 bits, then one table of cost and accuracy."""
-    project = Project(tmp_path / "clone")
-    for config in ("demo_pretrain", "demo_chat", "lora"):
-        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
-            file.write(TINY)
-    ask_less(project)
+    project = small_project(tmp_path / "clone", "demo_pretrain", "demo_chat", "lora")
     out = project.run("demo.py", "lora", timeout=1200, process=True).stdout
     table = [line for line in out.splitlines() if line.startswith("| ")]
     assert [cell.strip() for cell in table[0].split("|")[2:-1]] == [
@@ -95,10 +102,7 @@ def test_adapters_are_compared(tmp_path):
 @pytest.mark.long
 def test_reviews_are_classified(tmp_path):
     """All the way at a toy size: fetched for real, learnt, measured beside the bag of words."""
-    project = Project(tmp_path / "clone")
-    for config in ("reviews_pretrain", "reviews"):
-        with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
-            file.write(TINY)
+    project = small_project(tmp_path / "clone", "reviews_pretrain", "reviews")
     project.run("demo.py", "reviews", timeout=1200, process=True)
     metrics = json.loads((project.folder / "out/reviews/metrics.json").read_text(encoding="utf-8"))
     assert metrics["all"]["n"] == metrics["bag_of_words"]["n"] > 1500 and metrics["bag_of_words"]["accuracy"] > 0.8

@@ -78,10 +78,13 @@ def test_narrow_files_keep_the_perplexity(project, pretrained):
 
 
 @pytest.fixture(scope="module")
-def onnx_session(project, chat):
+def onnx_session(chat, made):
     """The small chat model in onnxruntime."""
-    project.run("export.py", "--out_dir=out/talk", "--to=onnx", "--save_path=talk.onnx")
-    return onnxruntime.InferenceSession(project.folder / "talk.onnx")
+
+    def make(project):
+        project.run("export.py", "--out_dir=out/talk", "--to=onnx", "--save_path=made/talk.onnx")
+
+    return onnxruntime.InferenceSession(made(make, "made/talk.onnx"))
 
 
 def onnx_step(session, ids, mask, past=None):

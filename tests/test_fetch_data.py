@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -51,13 +52,15 @@ class Misbehaving(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
-    """The misbehaving server on a port of its own."""
+def server(monkeypatch):
+    """The misbehaving server on a port of its own; what waits before it tries again waits a tenth of the time."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 10))
     Misbehaving.calls = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Misbehaving)
     server.resumed_at, server.released = [], threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.released.set()
     server.shutdown()

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from miniglm.checkpoint import Checkpoint, save_checkpoint
+from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import fingerprint
+from model import GLMConfig, MiniGLM
 from tools import HOTELS, LORA, SWAPPED, TALK, lines, serve_page
+
+pytestmark = pytest.mark.xdist_group("page")  # one worker runs all: a page takes seconds to start
 
 FLAGS = [
     "--headless",
@@ -36,8 +42,9 @@ def hotel_page(hotel):
 @pytest.fixture(scope="module")
 def slow_page(project):
     """(address, process) of the page on a 45M model that has learnt nothing: some seconds for an answer."""
-    words = ["--max_iters=1", "--batch_size=1", "--eval_iters=1", "--eval_interval=1", "--dtype=float32"]
-    project.run("train.py", "config/train_config.py", *words, "--out_dir=out/slow")
+    model, tokenizer = MiniGLM(GLMConfig()), Tokenizer.gpt2()
+    checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(tokenizer))
+    save_checkpoint(project.folder / "out/slow", checkpoint, tokenizer)
     yield from serve_page(project, "out/slow")
     shutil.rmtree(project.folder / "out/slow")
 
@@ -338,4 +345,4 @@ def test_mistakes_are_told(project, chat, words, told):
 def test_a_taken_port_is_told(project, page):
     """In one line."""
     words = ["--out_dir=out/talk", f"--port={page.rsplit(':')[-1]}"]
-    assert "choose another --port" in project.fails("sample_gradio.py", *words, process=True)
+    assert "choose another --port" in project.fails("sample_gradio.py", *words)

@@ -15,7 +15,7 @@ import zipfile
 import pytest
 import torch
 
-from tools import ROOT, SMALL, serve_page
+from tools import ROOT, SMALL, TALK, lines, serve_page
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, limits and certificates as Windows does not have them")
 
@@ -233,7 +233,7 @@ def secure_server(tmp_path):
     secure.socket = context.wrap_socket(secure.socket, server_side=True)
     secure.plain = f"http://localhost:{plain.server_port}/text"
     for server in (plain, secure):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"https://localhost:{secure.server_port}", certificate, secure.plain
     plain.shutdown()
     secure.shutdown()
@@ -275,6 +275,9 @@ socket.getaddrinfo = getaddrinfo
 def test_nobody_is_told_of_anything(project, chat, tmp_path, monkeypatch):
     """Training, sampling, evaluating and the page with a talk on it ask for no address but this machine's."""
     (tmp_path / "sitecustomize.py").write_text(WATCH, encoding="utf-8")
+    project.write("data/brief/input.txt", "却说曹操引军追赶，玄德大败而走。\n" * 400)
+    project.run("data/prepare.py", "brief", "--tokenizer_from=data/sanguo_bpe", "--dataset=brief")
+    project.write("asked.jsonl", lines(TALK[:1]))
     log = tmp_path / "connections.txt"
     watched = {"PYTHONPATH": str(tmp_path), "CONNECTIONS": str(log)}
     project.run("-c", "import socket; socket.getaddrinfo('example.invalid', 80)", status=1, **watched)
@@ -282,7 +285,8 @@ def test_nobody_is_told_of_anything(project, chat, tmp_path, monkeypatch):
     log.unlink()
     project.run(*TRAIN, "--init_from=finetune", "--ckpt_dir=out/small", process=True, **watched)
     project.run("sample.py", "--out_dir=out/talk", "--start=张飞字什么？", process=True, **watched)
-    project.run("evaluations.py", "--out_dir=out/small", process=True, **watched)
+    project.run("evaluations.py", "--out_dir=out/small", "--dataset=brief", process=True, **watched)
+    project.run("evaluations.py", "--out_dir=out/talk", "--eval_file=asked.jsonl", process=True, **watched)
     for name, value in watched.items():
         monkeypatch.setenv(name, value)
     for address, _ in serve_page(project, "out/talk"):
@@ -298,7 +302,7 @@ def test_secrets_come_from_the_environment(project, chat):
     assert "MINIGLM_AUTH" in told
     with socket.create_server(("0.0.0.0", 0)) as taken:
         words = ["sample_gradio.py", "--out_dir=out/talk", "--host=0.0.0.0", f"--port={taken.getsockname()[1]}"]
-        told = project.fails(*words, process=True, MINIGLM_AUTH="a:secret-word")
+        told = project.fails(*words, MINIGLM_AUTH="a:secret-word")
         assert "choose another --port" in told  # it came as far as that
     for script in ("sample_gradio.py", "data/build_sft.py"):
         assert (

@@ -147,6 +147,7 @@ def as_new_process(folder, words, typed=None, environment=None):
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             gc.collect()  # models, and memory-mapped files
+            gc.freeze()  # what is left is not looked at again, so that the next time is quick
             for thread in set(threading.enumerate()) - running:
                 if not thread.daemon:
                     thread.join(60)
@@ -325,4 +326,5 @@ def llama_server(path):
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.verbosity = 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     return xllamacpp.Server(params)
