@@ -12,6 +12,7 @@ processes can share one order; without it, it is drawn from torch's random state
 Table("sanguo_sft", "train") gives conversations to transformers' Trainer.
 """
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class DataSet:
         self.meta = read_meta(self.folder)
         self.searches = bool(self.meta.get("searches"))  # whether the assistant calls the search tool in it
 
-    @property
+    @functools.cached_property
     def tokenizer(self):
         """The tokenizer that the data were prepared with."""
         return load_tokenizer(self.folder)

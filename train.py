@@ -85,7 +85,6 @@ settings = configure(globals())
 too_high = decay_lr and min_lr > learning_rate
 refuse(too_high, f"--min_lr={min_lr} is above --learning_rate={learning_rate}", "choose it below")
 refuse(replay >= max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
-writes = not eval_only and replay < 0  # else nothing is trained for good
 
 # the machine; a process alone is a group of one
 group = parallel.join(device, backend)
@@ -106,7 +105,7 @@ if group.device == "cpu":
 data = open_data(dataset)
 
 # the model: new, ours, an adapter on its base, or from Hugging Face; all that cannot be is refused there
-start = origin.begin(settings, data, group, writes)
+start = origin.begin(settings, data, group)
 model = start.model.to(group.device).train()
 if gradient_checkpointing:
     machine.checkpoint_gradients(model)
@@ -116,7 +115,7 @@ optimizers = Optimizers(model, optimizer, weight_decay, (beta1, beta2), ns_steps
 schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or max_iters, decay_lr)
 
 # the run: its folder, its log, and where it stands; the place in the data follows from the step
-run = Run(settings, start, data, optimizers, schedule, scaler, group, product_dtype, writes)
+run = Run(settings, start, data, optimizers, schedule, scaler, group, product_dtype)
 network = group.wrap(machine.compile_if_possible(model) if compile else model)
 
 
@@ -127,8 +126,8 @@ def numbered_batch(split, index):
 
 def batches_of(step):
     """The batches that this process reads in a step, on the CPU."""
-    first, stop = step * gradient_accumulation_steps, (step + 1) * gradient_accumulation_steps
-    return [numbered_batch("train", index) for index in range(first + group.rank, stop, group.size)]
+    of_the_step = range(step * gradient_accumulation_steps, (step + 1) * gradient_accumulation_steps)
+    return [numbered_batch("train", index) for index in of_the_step[group.rank :: group.size]]
 
 
 @torch.no_grad()

@@ -110,17 +110,21 @@ def open_stored(place) -> tuple[Checkpoint, AnyTokenizer]:
     return checkpoint, tokenizer
 
 
-def begin(settings: dict, data, group: Group, writes: bool) -> Start:
+def trains(settings: dict) -> bool:
+    """Whether a run with train.py's settings trains for good, and writes to out_dir; else it only looks."""
+    return not settings["eval_only"] and settings["replay"] < 0
+
+
+def begin(settings: dict, data, group: Group) -> Start:
     """The model that a training with train.py's settings begins with.
 
-    data: what open_data gives. writes: whether the run will write to out_dir, which no other process may do then.
-    Raises UserError.
+    data: what open_data gives. From here on no other process may write to out_dir. Raises UserError.
     """
     s = SimpleNamespace(**settings)
     resumable = Path(s.out_dir, CHECKPOINT).exists()
     init_from = decided(s, resumable)
-    refuse_what_cannot_be(s, init_from, resumable, writes)
-    if group.main and writes and (resumable or init_from != "resume"):
+    refuse_what_cannot_be(s, init_from, resumable, trains(settings))
+    if group.main and trains(settings) and (resumable or init_from != "resume"):
         claim(s.out_dir)
     if init_from == "scratch":
         model, checkpoint = new_model(s, data.tokenizer), None

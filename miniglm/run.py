@@ -30,7 +30,7 @@ from miniglm.files import sha256, write_whole
 from miniglm.lora import merged_state
 from miniglm.machine import peak_memory
 from miniglm.optimizers import Optimizers, Schedule
-from miniglm.origin import Start
+from miniglm.origin import Start, trains
 from miniglm.parallel import Group
 from miniglm.vocabulary import fingerprint
 
@@ -55,15 +55,15 @@ class Run:
         scaler: torch.amp.GradScaler,
         group: Group,
         dtype: str,
-        writes: bool,
     ):
-        """settings: train.py's. dtype: of the products. writes: whether anything is written to out_dir.
+        """settings: train.py's. dtype: of the products.
 
         Stands where the checkpoint of `start` stands, if there is one. Raises UserError.
         """
         self.folder, self.start, self.data, self.group = Path(settings["out_dir"]), start, data, group
         self.model, self.optimizers, self.schedule, self.scaler = start.model, optimizers, schedule, scaler
-        self.writes = writes and group.main
+        self.trains = trains(settings)  # whether a model is trained for good; else nothing is written
+        self.writes = self.trains and group.main
         self.settings = settings | settings_found(start, data, group, dtype)
         self.state = State()
         if start.checkpoint:
@@ -177,14 +177,14 @@ class Run:
         Not before the first step, and not amid skipped ones, where the last good checkpoint stays.
         """
         last = self.state.step >= self.settings["max_iters"]
-        if self.state.step == 0 or (self.skipped_in_a_row and not last):
+        if not self.trains or self.state.step == 0 or (self.skipped_in_a_row and not last):
             return
         best = val_loss < self.state.best_val_loss
         self.state.best_val_loss = min(val_loss, self.state.best_val_loss)
-        if not self.writes:
-            return
         begun, self.state.seconds = time.monotonic(), self.seconds
-        save_checkpoint(self.folder, self.checkpoint(), self.data.tokenizer, best, self.settings["keep_last"])
+        checkpoint = self.checkpoint()  # in every process
+        if self.writes:
+            save_checkpoint(self.folder, checkpoint, self.data.tokenizer, best, self.settings["keep_last"])
         self.seconds_saving.append(time.monotonic() - begun)
         self.kept = f"saved at step {self.state.step}"
 
@@ -222,7 +222,7 @@ class Run:
         rate, lower, skipped = self.state.rate, self.state.rate / 2, self.state.skipped
         even = f", even at {rate:g} of the rate" if rate < 1 else ""
         refuse(
-            lower < 1 / 8 or not Path(self.folder, CHECKPOINT).exists() or not self.is_training,
+            lower < 1 / 8 or not Path(self.folder, CHECKPOINT).exists() or not self.trains,
             f"the gradient was not finite for {self.settings['max_skipped']} steps in a row, up to step"
             f" {self.state.step}{even}",
             f"lower --learning_rate, or look at a step's batch with --init_from=resume --replay={skipped[-1]}",
@@ -236,24 +236,19 @@ class Run:
     def tell_end(self, stop: "Stop", stopping: bool):
         """Print what was skipped, what saving took, and how to go on where the run was stopped before its end."""
         state, skipped = self.state, self.state.skipped
-        if skipped and self.is_training:
+        if skipped and self.trains:
             more = ", …" if len(skipped) > 20 else ""
             self.print(f"{len(skipped)} steps were skipped: {', '.join(map(str, skipped[:20]))}{more}")
         if self.seconds_saving:
             taken = sum(self.seconds_saving)
             share = taken / (time.monotonic() - self.began)
             self.print(f"{len(self.seconds_saving)} checkpoints took {taken:.1f} s, {share:.1%} of the time")
-        if stopping and self.is_training and state.step < self.settings["max_iters"]:
+        if stopping and self.trains and state.step < self.settings["max_iters"]:
             why = stop.reason or "another process was asked to"
             self.print(
                 f"stopped at step {state.step} ({why}), {self.kept};"
                 " go on with --init_from=resume and the same settings"
             )
-
-    @property
-    def is_training(self) -> bool:
-        """Whether this run, in whichever process, is to train a model for good."""
-        return not self.settings["eval_only"] and self.settings["replay"] < 0
 
     def print(self, line: str):
         """Print a line above the progress bar, in the first process."""
