@@ -65,12 +65,16 @@ def cast_weights(model, dtype: str):
         return model.to(getattr(torch, dtype))
     engines = torch.backends.quantized.supported_engines
     refuse("fbgemm" not in engines, f"this CPU has no {dtype} products", "choose --dtype=float32 or --dtype=bfloat16")
-    from torch.ao.quantization import float16_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
+    from torch.ao.quantization import (
+        float16_dynamic_qconfig,
+        per_channel_dynamic_qconfig,
+        quantize_dynamic,  # ty: ignore[deprecated]
+    )
 
     qconfig = per_channel_dynamic_qconfig if dtype == "int8" else float16_dynamic_qconfig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return quantize_dynamic(model, {torch.nn.Linear: qconfig}, inplace=True)
+        return quantize_dynamic(model, {torch.nn.Linear: qconfig}, inplace=True)  # ty: ignore[deprecated]
 
 
 def prepare_cpu(keep_freed: bool):
