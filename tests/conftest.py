@@ -11,6 +11,14 @@ from filelock import FileLock
 
 from tools import HOTELS, LORA, SMALL, SWAPPED, TALK, Project, lines, talk
 
+SLOWEST = ["gradio", "demo", "faults", "resume", "fuzz", "bench", "safety", "train", "hf", "llm"]
+
+
+def pytest_collection_modifyitems(items):
+    """One worker runs all of a file: those that take longest come first, so that both have something to do until the end."""
+    places = {f"test_{name}": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(SLOWEST)))
+
 
 @pytest.fixture(autouse=True)
 def same_numbers():

@@ -14,8 +14,6 @@ from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
 from tools import HOTELS, LORA, SWAPPED, TALK, lines, serve_page
 
-pytestmark = pytest.mark.xdist_group("page")  # one worker runs all: a page takes seconds to start
-
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -345,4 +343,4 @@ def test_mistakes_are_told(project, chat, words, told):
 def test_a_taken_port_is_told(project, page):
     """In one line."""
     words = ["--out_dir=out/talk", f"--port={page.rsplit(':')[-1]}"]
-    assert "choose another --port" in project.fails("sample_gradio.py", *words)
+    assert "choose another --port" in project.fails("sample_gradio.py", *words, process=True)

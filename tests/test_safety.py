@@ -302,7 +302,7 @@ def test_secrets_come_from_the_environment(project, chat):
     assert "MINIGLM_AUTH" in told
     with socket.create_server(("0.0.0.0", 0)) as taken:
         words = ["sample_gradio.py", "--out_dir=out/talk", "--host=0.0.0.0", f"--port={taken.getsockname()[1]}"]
-        told = project.fails(*words, MINIGLM_AUTH="a:secret-word")
+        told = project.fails(*words, process=True, MINIGLM_AUTH="a:secret-word")
         assert "choose another --port" in told  # it came as far as that
     for script in ("sample_gradio.py", "data/build_sft.py"):
         assert (

@@ -150,7 +150,7 @@ def as_new_process(folder, words, typed=None, environment=None):
             gc.freeze()  # what is left is not looked at again, so that the next time is quick
             for thread in set(threading.enumerate()) - running:
                 if not thread.daemon:
-                    thread.join(60)
+                    thread.join(10)
 
 
 def run_script(path):
@@ -159,7 +159,7 @@ def run_script(path):
         runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
         return int(end.code or 0)
-    except Hanging:
+    except (Hanging, KeyboardInterrupt):
         raise
     except BaseException as error:
         try:
