@@ -15,7 +15,7 @@ SLOWEST = ["gradio", "demo", "faults", "resume", "fuzz", "bench", "safety", "tra
 
 
 def pytest_collection_modifyitems(items):
-    """One worker runs all of a file: those that take longest come first, so that both have something to do until the end."""
+    """One worker runs all of a file: the longest come first, so that both have something to do until the end."""
     places = {f"test_{name}": place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(SLOWEST)))
 
