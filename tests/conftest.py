@@ -50,14 +50,14 @@ class Maker:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def maker(tmp_path_factory):
     """See Maker."""
     own = tmp_path_factory.getbasetemp()
     return Maker(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own, own / "project")
 
 
 @pytest.fixture(scope="session")
-def project(made):
+def project(maker):
     """This worker's project: data/sanguo, data/sanguo_bpe, data/sanguo_sft are made from the real book."""
 
     def make(project):
@@ -70,12 +70,12 @@ def project(made):
             "--dataset=sanguo_sft", "--block_size=128",
         )  # fmt: skip
 
-    made(make, "data/sanguo", "data/sanguo_bpe", "data/sanguo_sft")
-    return made.project
+    maker(make, "data/sanguo", "data/sanguo_bpe", "data/sanguo_sft")
+    return maker.project
 
 
 @pytest.fixture(scope="session")
-def pretrained(project, made):
+def pretrained(project, maker):
     """out/small: a model of 0.4M parameters that has read the book for a few seconds."""
 
     def make(project):
@@ -84,11 +84,11 @@ def pretrained(project, made):
             "--eval_interval=30", "--eval_iters=4", "--learning_rate=5e-3", "--warmup_iters=5", "--log_interval=1",
         )  # fmt: skip
 
-    return made(make, "out/small")
+    return maker(make, "out/small")
 
 
 @pytest.fixture(scope="session")
-def chat(pretrained, made):
+def chat(pretrained, maker):
     """out/talk: the small model fine-tuned until it knows the questions of TALK by heart."""
 
     def make(project):
@@ -100,11 +100,11 @@ def chat(pretrained, made):
             "--learning_rate=5e-3", "--dtype=float32", "--warmup_iters=5", "--min_lr=1e-4",
         )  # fmt: skip
 
-    return made(make, "data/talk.jsonl", "data/talk", "out/talk")
+    return maker(make, "data/talk.jsonl", "data/talk", "out/talk")
 
 
 @pytest.fixture(scope="session")
-def adapted(chat, made):
+def adapted(chat, maker):
     """out/lora: an adapter of rank 4 for out/talk that has learnt other answers to its questions."""
 
     def make(project):
@@ -112,21 +112,21 @@ def adapted(chat, made):
         project.run("data/prepare_sft.py", "data/swapped.jsonl", "--dataset=swapped", "--block_size=128")
         project.run(*LORA, "--out_dir=out/lora", "--max_iters=60", "--eval_interval=60")
 
-    return made(make, "data/swapped", "out/lora")
+    return maker(make, "data/swapped", "out/lora")
 
 
 @pytest.fixture(scope="session")
-def exported(chat, made):
+def exported(chat, maker):
     """made/talk-hf: out/talk as a Hugging Face folder."""
 
     def make(project):
         project.run("export.py", "--out_dir=out/talk", "--to=hf", "--save_path=made/talk-hf")
 
-    return made(make, "made/talk-hf")
+    return maker(make, "made/talk-hf")
 
 
 @pytest.fixture(scope="session")
-def hotel(project, made):
+def hotel(project, maker):
     """The project with out/hotel: a small model that knows by heart how to search for hotels and answer."""
 
     def make(project):
@@ -139,5 +139,5 @@ def hotel(project, made):
             "--optimizer=muon", "--learning_rate=1e-2", "--warmup_iters=5", "--dtype=float32",
         )  # fmt: skip
 
-    made(make, "data/hotel", "out/hotel")
+    maker(make, "data/hotel", "out/hotel")
     return project

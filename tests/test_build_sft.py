@@ -83,14 +83,14 @@ def test_first_chapters_are_first(project, book, questions):
         name, label = re.fullmatch("(.+)最早见于(第.+回)。", answer).groups()
         named = "|".join([name, *(f"姓{name[:n]}，?名{name[n:]}" for n in (1, 2) if name[n:])])
         longer = "|".join(["\0", *(word for word in spellings if name in word and word != name)])
-        chapters = ((where, re.sub(longer, "＊", body)) for where, (_, body) in book.items())
-        assert next(where for where, body in chapters if re.search(named, body)) == label, answer
+        chapters = ((chapter, re.sub(longer, "＊", body)) for chapter, (_, body) in book.items())
+        assert next(chapter for chapter, body in chapters if re.search(named, body)) == label, answer
 
 
 def test_pairs_are_first_named_together_where_it_is_told(project, book, questions):
     """No earlier sentence has both full names."""
     people = json.loads((project.folder / "data/sanguo/entities.json").read_text(encoding="utf-8"))
-    every = [(where, s) for where, (_, body) in book.items() for s in re.findall("[^。！？\n]+", body)]
+    every = [(chapter, s) for chapter, (_, body) in book.items() for s in re.findall("[^。！？\n]+", body)]
     asked = {q["Answer"]: q["Question"] for q in questions if q["Kind"] == "pair"}
     assert len(asked) >= 100
     for answer, question in asked.items():
@@ -98,8 +98,8 @@ def test_pairs_are_first_named_together_where_it_is_told(project, book, question
         names = [name for name in people if name in question and name in quote]
         names = [name for name in names if not any(name in other != name for other in names)]
         assert len(names) == 2, answer
-        where, sentence = next((w, s) for w, s in every if all(name in s for name in names))
-        assert where == label and quote in sentence, answer
+        chapter, sentence = next((w, s) for w, s in every if all(name in s for name in names))
+        assert chapter == label and quote in sentence, answer
 
 
 def test_courtesy_names_are_given_by_the_book(book, questions):
@@ -214,7 +214,7 @@ def test_a_book_of_ones_own(project):
 
 
 @pytest.mark.parametrize(
-    "book_text, people, told",
+    "book_text, people, message",
     [
         ("没有章回的书。\n", None, "no chapter headings"),
         ("第一回\n文\n第二回\n文\n", None, "nothing to ask about"),
@@ -224,11 +224,11 @@ def test_a_book_of_ones_own(project):
         ("第一回 甲\n文\n", "{", "is broken"),
     ],
 )
-def test_bad_input_is_told(project, book_text, people, told):
+def test_bad_input_is_told(project, book_text, people, message):
     """In one line."""
     project.write("data/badbook/input.txt", book_text)
     words = ["data/build_sft.py", "badbook"]
     if people:
         project.write("badpeople.json", people)
         words.append("--entities=badpeople.json")
-    assert told in project.fails(*words)
+    assert message in project.fails(*words)

@@ -55,7 +55,7 @@ def test_home_is_home_in_every_path(project, script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--stebs=3"], "did you mean --steps?"),
         (["--steps=many"], "give a whole number"),
@@ -68,9 +68,9 @@ def test_home_is_home_in_every_path(project, script, tmp_path):
         (["config/none.py"], "no config file config/none.py"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line(project, script, words, told):
+def test_wrong_settings_are_told_in_one_line(project, script, words, message):
     """Each mistake has its own advice."""
-    assert told in project.fails(script, *words)
+    assert message in project.fails(script, *words)
 
 
 def test_config_file_that_does_not_run(project, script):

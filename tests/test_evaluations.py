@@ -165,7 +165,7 @@ def test_pictures_are_drawn(project, chat):
 
 
 @pytest.mark.parametrize(
-    "script, words, told",
+    "script, words, message",
     [
         ("evaluations.py", ["--eval_file=nowhere.jsonl"], "no file nowhere.jsonl"),
         ("evaluations.py", ["--eval_file=bad.jsonl"], "bad.jsonl line 2"),
@@ -184,7 +184,7 @@ def test_pictures_are_drawn(project, chat):
         ("visualize.py", ["--out_dir=out/badlog"], "line 1 is no log line"),
     ],
 )
-def test_mistakes_are_told(project, chat, script, words, told):
+def test_mistakes_are_told(project, chat, script, words, message):
     """In one line each."""
     project.write("good.jsonl", '{"Question": "甲", "Answer": "乙"}\n')
     project.write("bad.jsonl", '{"Question": "甲", "Answer": "乙"}\n{"Question": "甲"}\n')
@@ -193,4 +193,4 @@ def test_mistakes_are_told(project, chat, script, words, told):
     project.write("out/badmetrics/metrics.json", '{"groups": {"a": {"n": 3}}}')
     project.write("out/badlog/log.jsonl", '{"loss": 3}\n{"iter": 0, "split": "val", "loss": 3}\n')
     out_dir = [] if script == "visualize.py" else ["--out_dir=out/talk"]
-    assert told in project.fails(script, *out_dir, *words)
+    assert message in project.fails(script, *out_dir, *words)

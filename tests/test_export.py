@@ -54,9 +54,9 @@ def test_its_server_speaks_openais_interface(project, chat):
     project.run("export.py", "--out_dir=out/talk", "--save_path=talk.gguf")
     server = llama_server(project.folder / "talk.gguf")
     question, answer = TALK[1]
-    told = ask(server, "/v1/chat/completions", messages=[{"role": "user", "content": question}], temperature=0)
-    assert told["choices"][0]["message"] == {"role": "assistant", "content": answer}
-    assert told["choices"][0]["finish_reason"] == "stop"
+    reply = ask(server, "/v1/chat/completions", messages=[{"role": "user", "content": question}], temperature=0)
+    assert reply["choices"][0]["message"] == {"role": "assistant", "content": answer}
+    assert reply["choices"][0]["finish_reason"] == "stop"
 
 
 def test_narrow_files_keep_the_perplexity(project, pretrained):
@@ -69,10 +69,10 @@ def test_narrow_files_keep_the_perplexity(project, pretrained):
         project.run("export.py", "--out_dir=out/small", f"--save_path={dtype}.gguf", f"--dtype={dtype}")
         server, nats = llama_server(project.folder / f"{dtype}.gguf"), 0.0
         for end in range(1, len(ids)):
-            told = ask(
+            reply = ask(
                 server, "/completion", prompt=ids[:end], n_predict=1, n_probs=loaded.tokenizer.vocab_size, temperature=1
             )
-            likely = told["completion_probabilities"][0]["top_logprobs"]
+            likely = reply["completion_probabilities"][0]["top_logprobs"]
             nats -= next(each["logprob"] for each in likely if each["id"] == ids[end])
         assert abs(math.exp(nats / (len(ids) - 1) - loss.item()) - 1) < close, dtype
 
@@ -143,8 +143,8 @@ def test_narrow_files_are_smaller_and_still_know(project, chat, dtype, share):
     assert narrow.stat().st_size - vocabulary < share * exact.stat().st_size
     question, answer = TALK[0]
     request = {"messages": [{"role": "user", "content": question}], "max_tokens": 60, "temperature": 0}
-    told = llama_server(narrow).handle_chat_completions(request)["choices"][0]["message"]["content"]
-    assert told == answer if dtype != "q4_0" else told
+    said = llama_server(narrow).handle_chat_completions(request)["choices"][0]["message"]["content"]
+    assert said == answer if dtype != "q4_0" else said
 
 
 def test_a_models_gpt2_tokens_keep_their_merges():
@@ -158,7 +158,7 @@ def test_a_models_gpt2_tokens_keep_their_merges():
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         ([], "no place to write to is named"),
         (["--save_path=out"], "out is no file name"),
@@ -169,7 +169,7 @@ def test_a_models_gpt2_tokens_keep_their_merges():
         (["--save_path=a.onnx", "--to=onnx", "--dtype=bf16"], "knows no bf16"),
     ],
 )
-def test_mistakes_are_told(project, chat, words, told):
+def test_mistakes_are_told(project, chat, words, message):
     """In one line each, before anything is written."""
-    assert told in project.fails("export.py", "--out_dir=out/talk", *words)
+    assert message in project.fails("export.py", "--out_dir=out/talk", *words)
     assert not (project.folder / "a.gguf").exists()

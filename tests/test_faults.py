@@ -48,10 +48,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(project, chat, small_disk)
     project.run(*TWELVE, "--out_dir=out/roomy")
     size = (project.folder / "out/roomy/ckpt.pt").stat().st_size
     full = small_disk("out/full", size * 3 // 2)
-    told = project.fails(*TWELVE, "--out_dir=out/full")
+    message = project.fails(*TWELVE, "--out_dir=out/full")
     assert (
-        told == "cannot write out/full/ckpt.pt: No space left on device; free some space or choose another place"
-        or ("best.pt" in told and "No space left" in told)
+        message == "cannot write out/full/ckpt.pt: No space left on device; free some space or choose another place"
+        or ("best.pt" in message and "No space left" in message)
     )
     assert state(full)["iter_num"] == 4 and not list(full.glob("*.partial"))
     small_disk("out/full", size * 4)
@@ -92,8 +92,8 @@ def test_a_failing_disk_is_told_and_the_last_checkpoint_stays(project, chat, mon
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    told = project.fails(*TWELVE, "--out_dir=out/failing")
-    assert "Input/output error" in told and "cannot write out/failing/" in told
+    message = project.fails(*TWELVE, "--out_dir=out/failing")
+    assert "Input/output error" in message and "cannot write out/failing/" in message
     assert state(project.folder / "out/failing")["iter_num"] in (4, 8)
 
 
@@ -152,8 +152,8 @@ def test_a_second_process_on_the_same_directory_is_refused(project, chat):
     """One trains, prepares or runs the demo; another one is told, and the first is not disturbed."""
     first = start(project, [*TWELVE, "--max_iters=4000", "--out_dir=out/shared"])
     wait_for(project.folder / "out/shared/ckpt.pt", first)
-    told = project.fails(*TWELVE, "--out_dir=out/shared", "--init_from=resume")
-    assert told.startswith("another process is writing to out/shared; wait")
+    message = project.fails(*TWELVE, "--out_dir=out/shared", "--init_from=resume")
+    assert message.startswith("another process is writing to out/shared; wait")
     assert project.run("sample.py", "--out_dir=out/shared", "--start=却说", "--max_new_tokens=4").stdout  # may read
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) == 0
@@ -268,11 +268,11 @@ def test_many_steps_gone_wrong_go_back_at_half_the_rate(project, chat, broken_st
 def test_numbers_that_stay_wrong_end_the_run(project, chat, broken_steps):
     """Nothing to go back to, or going back does not help: one line, and the whole checkpoint stays."""
     broken_steps(range(1, 99))
-    told = project.fails(*TWELVE, "--out_dir=out/never")
-    assert "not finite for 8 steps in a row" in told and "lower --learning_rate" in told
+    message = project.fails(*TWELVE, "--out_dir=out/never")
+    assert "not finite for 8 steps in a row" in message and "lower --learning_rate" in message
     broken_steps(range(6, 99))
-    told = project.fails(*TWELVE, "--max_iters=24", "--out_dir=out/wrong")
-    assert "even at 0.125 of the rate" in told
+    message = project.fails(*TWELVE, "--max_iters=24", "--out_dir=out/wrong")
+    assert "even at 0.125 of the rate" in message
     checkpoint = state(project.folder / "out/wrong")
     assert checkpoint["iter_num"] == 4 and all(weight.isfinite().all() for weight in checkpoint["model"].values())
 

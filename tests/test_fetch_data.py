@@ -100,8 +100,8 @@ def test_a_stalled_download_is_tried_again_where_it_was(project, server):
 def test_a_failed_download_is_told_and_keeps_the_old_book(project, server, kind):
     """A length that is not kept, or no answer, never replaces what is there."""
     project.write(f"data/{kind}/input.txt", "旧书\n")
-    told = project.fails("data/fetch_data.py", kind, f"--from={server.url}/{kind}", "--retries=2", "--timeout=2")
-    assert f"could not download {server.url}/{kind}" in told
+    message = project.fails("data/fetch_data.py", kind, f"--from={server.url}/{kind}", "--retries=2", "--timeout=2")
+    assert f"could not download {server.url}/{kind}" in message
     assert book(project, kind) == "旧书\n"
 
 
@@ -130,7 +130,7 @@ def test_line_ends_become_newlines(project):
 
 
 @pytest.mark.parametrize(
-    "content, words, told",
+    "content, words, message",
     [
         (b"", ["mine", "--from=bad.txt"], "is empty"),
         (b" \n\n", ["mine", "--from=bad.txt"], "is empty"),
@@ -143,10 +143,10 @@ def test_line_ends_become_newlines(project):
         (None, ["a", "b", "--from=bad.txt"], "name one book"),
     ],
 )
-def test_bad_input_is_told(project, content, words, told):
+def test_bad_input_is_told(project, content, words, message):
     """Each mistake in one line with its remedy."""
     project.write("bad.txt", content or b"")
-    assert told in project.fails("data/fetch_data.py", *words)
+    assert message in project.fails("data/fetch_data.py", *words)
 
 
 def test_the_names_are_listed(project):

@@ -102,15 +102,15 @@ def damaged_json(content):
     """Damaged versions of a JSON file or of JSON lines, by bytes and by structure."""
     text = content.decode("utf-8")
     try:
-        whole, lines = json.loads(text), False
+        value, lines = json.loads(text), False
     except ValueError:
-        whole, lines = [json.loads(line) for line in text.splitlines()], True
+        value, lines = [json.loads(line) for line in text.splitlines()], True
 
     def written(value):
         rows = value if lines and isinstance(value, list) else [value]
         return "\n".join(json.dumps(row) for row in rows).encode()
 
-    return st.one_of(damaged_bytes(content), odd_structures(whole).map(written))
+    return st.one_of(damaged_bytes(content), odd_structures(value).map(written))
 
 
 TENSORS = st.sampled_from(
@@ -120,14 +120,14 @@ TENSORS = st.sampled_from(
 
 def damaged_checkpoint(content):
     """Damaged versions of a checkpoint: its bytes, and its values and tensors replaced by others."""
-    whole = torch.load(io.BytesIO(content), weights_only=True)
+    value = torch.load(io.BytesIO(content), weights_only=True)
 
     def written(value):
         file = io.BytesIO()
         torch.save(value, file)
         return file.getvalue()
 
-    return st.one_of(damaged_bytes(content), odd_structures(whole, st.one_of(ODD_VALUES, TENSORS)).map(written))
+    return st.one_of(damaged_bytes(content), odd_structures(value, st.one_of(ODD_VALUES, TENSORS)).map(written))
 
 
 def script(name, *words):
@@ -305,15 +305,15 @@ def fuzz(project, tmp_path, monkeypatch, name, examples):
         if not source
         else SMALL_FILES | {p.name: p.read_bytes() for p in (project.folder / source).iterdir()}
     )
-    folder, made = tmp_path / "data/fuzzed", tmp_path / "data/made"
+    folder, written_to = tmp_path / "data/fuzzed", tmp_path / "data/made"
     folder.mkdir(parents=True)
-    made.mkdir()
+    written_to.mkdir()
     for other, content in neighbours.items():
         (folder / other).write_bytes(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configurator, "ROOT", configurator.ROOT)  # put back at the end
     load(folder)  # the whole file is read
-    tried, told = [], []
+    tried, refused = [], []
 
     @settings(
         max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
@@ -323,7 +323,7 @@ def fuzz(project, tmp_path, monkeypatch, name, examples):
         # A new file each time: the last one may still be mapped.
         (folder / damaged).unlink()
         (folder / damaged).write_bytes(content)
-        (made / "input.txt").write_text("旧书", encoding="utf-8")
+        (written_to / "input.txt").write_text("旧书", encoding="utf-8")
         tried.append(len(content))
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
@@ -332,8 +332,8 @@ def fuzz(project, tmp_path, monkeypatch, name, examples):
                 load(folder)
         except UserError as error:
             assert "; " in str(error) and error.what and error.todo
-            told.append(error)
-            assert (made / "input.txt").read_text(encoding="utf-8") == "旧书"
+            refused.append(error)
+            assert (written_to / "input.txt").read_text(encoding="utf-8") == "旧书"
         assert tracemalloc.get_traced_memory()[1] - before < 2 * len(content) + ROOM
         assert not list(tmp_path.rglob("*.partial"))
         assert {path.name for path in tmp_path.iterdir()} == {"data"}
@@ -343,8 +343,8 @@ def fuzz(project, tmp_path, monkeypatch, name, examples):
         check()
     finally:
         tracemalloc.stop()
-    print(f"\n{name}: {len(tried):,} damaged versions, {len(told):,} told to be damaged, the others read")
-    return len(told)
+    print(f"\n{name}: {len(tried):,} damaged versions, {len(refused):,} told to be damaged, the others read")
+    return len(refused)
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -326,7 +326,7 @@ def test_sixteen_visitors_get_their_own_answers(page):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--host=0.0.0.0"], "MINIGLM_AUTH=NAME:PASSWORD"),
         (["--share"], "MINIGLM_AUTH=NAME:PASSWORD"),
@@ -335,9 +335,9 @@ def test_sixteen_visitors_get_their_own_answers(page):
         (["--port=0"], "at least 1"),
     ],
 )
-def test_mistakes_are_told(project, chat, words, told):
+def test_mistakes_are_told(project, chat, words, message):
     """The page is closed by default, and says what it needs."""
-    assert told in project.fails("sample_gradio.py", "--out_dir=out/talk", *words)
+    assert message in project.fails("sample_gradio.py", "--out_dir=out/talk", *words)
 
 
 def test_a_taken_port_is_told(project, page):

@@ -90,8 +90,8 @@ def test_transformers_opens_what_we_write(project, chat, exported):
             asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         assert prompt["input_ids"][0].tolist() == encode_prompt(tokenizer, asked)
-        made = theirs.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-        assert their_tokenizer.decode(made, skip_special_tokens=True) == answer
+        generated = theirs.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        assert their_tokenizer.decode(generated, skip_special_tokens=True) == answer
 
 
 def test_gpt2s_own_tokens_are_the_same_in_transformers(project, tmp_path):
@@ -156,11 +156,11 @@ def test_several_files_and_older_names_are_read(tmp_path):
     weights |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 32, 32) for layer in range(2)}
     names = sorted(weights)
     (tmp_path / "model.safetensors").unlink()
-    where = {}
+    file_of = {}
     for part, some in (("a.safetensors", names[:9]), ("b.safetensors", names[9:])):
         safetensors.torch.save_file({name: weights[name].contiguous() for name in some}, tmp_path / part)
-        where |= dict.fromkeys(some, part)
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}), encoding="utf-8")
+        file_of |= dict.fromkeys(some, part)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}), encoding="utf-8")
     model = build_model(open_model(tmp_path)[0]).eval()
     assert logits_differ(theirs, model, 50257) < 1e-2
 
@@ -201,8 +201,8 @@ def test_a_chinese_gpt2_is_fine_tuned_and_talks(project, chinese):
     project.run("evaluations.py", "--out_dir=out/cn")  # its rows are shorter than its context
     project.run("export.py", "--out_dir=out/cn", "--to=hf", "--save_path=made/cn-hf")
     asked = [{"role": "user", "content": TALK[0][0]}]
-    for where in ("out/cn", "made/cn-hf"):
-        loaded = origin.load(project.folder / where)
+    for place in ("out/cn", "made/cn-hf"):
+        loaded = origin.load(project.folder / place)
         ids = prompt_ids(loaded, TALK[0][0])
         assert complete(loaded, [ids], 40, Sampling(temperature=0))[0].text == TALK[0][1]
     theirs = transformers.AutoTokenizer.from_pretrained(project.folder / "made/cn-hf")
@@ -243,8 +243,8 @@ def test_the_trainer_of_transformers_reads_our_data(project, pretrained, tmp_pat
     learnt = [probabilities[place - 1, label].item() for place, label in enumerate(labels) if label != -100]
     assert min(learnt) > 0.9  # each token of the answer, so that no machine's rounding can turn it into another
     prompt = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": TALK[0][0]}])])
-    made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
-    assert tokenizer.decode(made[0, prompt.shape[1] :].tolist()) == TALK[0][1]
+    generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
+    assert tokenizer.decode(generated[0, prompt.shape[1] :].tolist()) == TALK[0][1]
 
 
 def edit_json(path, **changes):
@@ -260,8 +260,8 @@ def edit_weights(path, **changes):
 
 def edit_tokenizer(path, **changes):
     """Change values of the model in a tokenizer.json."""
-    told = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(told | {"model": told["model"] | changes}), encoding="utf-8")
+    content = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(content | {"model": content["model"] | changes}), encoding="utf-8")
 
 
 LN = "transformer__ln_f__bias"
@@ -285,14 +285,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("told", BROKEN)
-def test_a_folder_that_does_not_fit_is_told(exported, tmp_path, told):
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_folder_that_does_not_fit_is_told(exported, tmp_path, message):
     """What is wrong, and what to do."""
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)
-    Tokenizer.gpt2().to_fast().save(str(tmp_path / "big.json")) if "ids" in told else None
-    BROKEN[told](folder)
-    with pytest.raises(UserError, match=told) as caught:
+    Tokenizer.gpt2().to_fast().save(str(tmp_path / "big.json")) if "ids" in message else None
+    BROKEN[message](folder)
+    with pytest.raises(UserError, match=message) as caught:
         open_model(folder)
     assert caught.value.todo
 

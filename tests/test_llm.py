@@ -108,9 +108,9 @@ def test_faults_are_tried_again_and_nothing_is_paid_for_twice(book):
     """429, 500, half an answer, too few: all questions are answered in the end, and the next run asks nothing."""
     oracle = Oracle([429, 500, "cut", "wrong count"])
     done = book.run(*words(oracle.url, "--workers=1", "--unseen_share=0.2"), OPENAI_API_KEY=KEY)
-    told = done.stdout
+    message = done.stdout
     assert KEY not in done.stdout + done.stderr
-    assert "20 of 20 questions answered; 8 requests, 0 from the cache" in told and len(oracle.requests) == 8
+    assert "20 of 20 questions answered; 8 requests, 0 from the cache" in message and len(oracle.requests) == 8
     path, authorization, body = oracle.requests[0]
     assert (path, authorization, body["model"]) == ("/v1/chat/completions", f"Bearer {KEY}", "oracle")
     assert body["messages"][1]["content"].count("问题") == 5 and "原文：（第" in body["messages"][1]["content"]
@@ -127,26 +127,26 @@ def test_faults_are_tried_again_and_nothing_is_paid_for_twice(book):
 
 def test_answers_that_the_book_does_not_bear_out_are_dropped(book):
     """And counted by reason."""
-    told = book.run(*words(Oracle(["no quote", "invented"]).url, "--workers=1")).stdout
-    assert "18 of 20 questions answered" in told
-    assert "left out: 1 that quote nothing" in told and "left out: 1 that quote what is not in the book" in told
+    message = book.run(*words(Oracle(["no quote", "invented"]).url, "--workers=1")).stdout
+    assert "18 of 20 questions answered" in message
+    assert "left out: 1 that quote nothing" in message and "left out: 1 that quote what is not in the book" in message
 
 
 def test_one_request_that_is_never_answered_does_not_stop_the_others(book):
     """Once the server has answered something, a refusal or an unending fault is counted and left out."""
-    told = book.run(*words(Oracle([None, 400, 500, 500]).url, "--workers=1", "--retries=1")).stdout
-    assert "10 of 20 questions answered; 5 requests" in told
+    message = book.run(*words(Oracle([None, 400, 500, 500]).url, "--workers=1", "--retries=1")).stdout
+    assert "10 of 20 questions answered; 5 requests" in message
     assert (
-        "5 that the server did not answer (HTTP status 400)" in told
-        and "5 that the server did not answer (HTTP status 500)" in told
+        "5 that the server did not answer (HTTP status 400)" in message
+        and "5 that the server did not answer (HTTP status 500)" in message
     )
 
 
 def test_the_budget_holds_and_the_next_run_goes_on(book):
     """With two requests ten questions are answered, then the other ten."""
     oracle = Oracle()
-    told = book.run(*words(oracle.url, "--max_requests=2")).stdout
-    assert "10 of 20 questions answered; 2 requests" in told and "10 that were not asked" in told
+    message = book.run(*words(oracle.url, "--max_requests=2")).stdout
+    assert "10 of 20 questions answered; 2 requests" in message and "10 that were not asked" in message
     assert "20 of 20 questions answered; 2 requests, 2 from the cache" in book.run(*words(oracle.url)).stdout
     assert len(oracle.requests) == 4
 
@@ -167,13 +167,13 @@ def test_a_killed_run_goes_on_where_it_was(book):
     with open(cache, "a", encoding="utf-8") as file:
         file.write('{"request": "ab')
     oracle.requests.clear()
-    told = book.run(*words(oracle.url)).stdout
-    assert f"20 of 20 questions answered; {4 - answered} requests, {answered} from the cache" in told
+    message = book.run(*words(oracle.url)).stdout
+    assert f"20 of 20 questions answered; {4 - answered} requests, {answered} from the cache" in message
     assert "4 from the cache" in book.run(*words(oracle.url)).stdout
 
 
 @pytest.mark.parametrize(
-    "faults, more, told",
+    "faults, more, message",
     [
         ([401] * 9, [], "HTTP status 401"),
         ([500] * 99, ["--retries=1"], "does not answer (HTTP status 500)"),
@@ -187,11 +187,11 @@ def test_a_killed_run_goes_on_where_it_was(book):
         ([], ["--backend=gpt"], "book, llm"),
     ],
 )
-def test_mistakes_are_told_without_the_key(book, faults, more, told):
+def test_mistakes_are_told_without_the_key(book, faults, more, message):
     """In one line each; the server repeats the key, we do not; the questions that were there stay."""
     kept = book.write("data/tiny_sft/questions.jsonl", "as it was\n")
     done = book.run(*words(Oracle(faults).url, *more), status=2, OPENAI_API_KEY=KEY)
-    assert told in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")
     assert KEY not in done.stderr + done.stdout and "Traceback" not in done.stderr
     assert kept.read_text(encoding="utf-8") == "as it was\n"
 
@@ -217,6 +217,6 @@ def test_llama_cpps_server_answers_with_a_model_of_ours(book):
     params.model.path, params.n_parallel, params.verbosity = str(book.folder / "talks.gguf"), 1, 0
     server = xllamacpp.Server(params)
     (book.folder / "data/tiny_sft/llm_cache.jsonl").unlink()
-    told = book.run(*words(f"{server.listening_address}/v1", "--questions=10", "--workers=2")).stdout
-    assert "10 of 10 questions answered; 2 requests" in told
+    message = book.run(*words(f"{server.listening_address}/v1", "--questions=10", "--workers=2")).stdout
+    assert "10 of 10 questions answered; 2 requests" in message
     assert lines(book, "questions") == expected

@@ -127,12 +127,12 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(project, adapted, more):
 def test_four_bits_are_four_bits(chat):
     """A frozen layer takes an eighth of its float32 and some for the scales; all else stays as it is."""
     model = build_model(load_checkpoint(chat))
-    whole = sum(p.numel() * 4 for n, p in model.named_parameters() if ".h." in n and p.dim() == 2)
+    full = sum(p.numel() * 4 for n, p in model.named_parameters() if ".h." in n and p.dim() == 2)
     attach(model, Adapter(4, 16.0), "nf4")
     layers = [layer for layer in model.modules() if isinstance(layer, NF4Linear)]
-    assert sum(layer.packed.nbytes for layer in layers) == whole / 8
+    assert sum(layer.packed.nbytes for layer in layers) == full / 8
     scales = sum(layer.state.absmax.nbytes for layer in layers)
-    assert scales == whole / 4 / 64 and all(layer.state.absmax.dtype == torch.uint8 for layer in layers)
+    assert scales == full / 4 / 64 and all(layer.state.absmax.dtype == torch.uint8 for layer in layers)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == set(Adapter(4, 16.0).of(model).weights)
 
@@ -185,8 +185,8 @@ def test_mistakes_are_told(project, adapted, chat, tmp_path):
     assert "LoRA changes a model" in project.fails("train.py", "--dataset=talk", "--lora_rank=4", new)
     assert "no layer 'q_proj'" in project.fails(*LORA, "--lora_targets=c_attn,q_proj", new)
     assert "another model" in project.fails("sample.py", "--out_dir=out/small", "--lora=out/lora")
-    for place, told in (("out/small", "no file"), ("out/small/ckpt.pt", "holds no adapter")):
-        with pytest.raises(UserError, match=told):
+    for place, message in (("out/small", "no file"), ("out/small/ckpt.pt", "holds no adapter")):
+        with pytest.raises(UserError, match=message):
             open_model(chat, str(project.folder / place))
     nested = [word for word in LORA if "ckpt_dir" not in word] + ["--ckpt_dir=out/lora"]
     assert "is an adapter itself" in project.fails(*nested, new)
@@ -210,7 +210,7 @@ def edit(path, **changes):
 
 
 @pytest.mark.parametrize(
-    "told, damage",
+    "message, damage",
     [
         ("holds no LoRA adapter", lambda f: edit(f / CONFIG, peft_type="IA3")),
         ("has use_dora", lambda f: edit(f / CONFIG, use_dora=True)),
@@ -220,12 +220,12 @@ def edit(path, **changes):
         ("is broken", lambda f: (f / CONFIG).write_text("[", encoding="utf-8")),
     ],
 )
-def test_a_damaged_adapter_is_told(adapted, tmp_path, told, damage):
+def test_a_damaged_adapter_is_told(adapted, tmp_path, message, damage):
     """What is wrong, and what to do."""
     folder = tmp_path / "lora"
     shutil.copytree(adapted, folder)
     damage(folder)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_adapter(folder)
     assert caught.value.todo
 

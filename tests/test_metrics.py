@@ -99,9 +99,9 @@ def test_answers_are_scored_and_summed_up():
         {"Question": "三", "Answer": "丁"},
     ]
     texts = ["甲「乙」。", "丙书中没有。", "「戊」"]
-    made = [Completion(text, 4, True, 0.5) for text in texts]
-    scores = [answer_scores(m, r, "甲「乙」。丁", "乙", {"书中没有"}) for m, r in zip(made, records)]
-    metrics = summary(made, scores, records)
+    completions = [Completion(text, 4, True, 0.5) for text in texts]
+    scores = [answer_scores(m, r, "甲「乙」。丁", "乙", {"书中没有"}) for m, r in zip(completions, records)]
+    metrics = summary(completions, scores, records)
     assert metrics["n"] == 3 and metrics["accuracy"] == 1.0 and metrics["exact_match"] == pytest.approx(1 / 3)
     assert metrics["quotes_in_book"] == 0.5 and metrics["refusal_share"] == pytest.approx(1 / 3)
     assert metrics["tokens_per_second"] == 8 and metrics["length"] == pytest.approx(14 / 3)

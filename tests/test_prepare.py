@@ -77,7 +77,7 @@ def test_two_books_hold_out_the_end_of_each(project):
 
 
 @pytest.mark.parametrize(
-    "content, words, told",
+    "content, words, message",
     [
         (None, [], "run python data/fetch_data.py bad"),
         (b"", [], "is empty"),
@@ -88,12 +88,12 @@ def test_two_books_hold_out_the_end_of_each(project):
         ("好".encode(), ["--tokenizer=words"], "gpt2, bpe"),
     ],
 )
-def test_bad_books_are_told(project, content, words, told):
+def test_bad_books_are_told(project, content, words, message):
     """One line, and nothing is written."""
     import shutil
 
     shutil.rmtree(project.folder / "data/bad", ignore_errors=True)
     if content is not None:
         project.write("data/bad/input.txt", content)
-    assert told in project.fails("data/prepare.py", "bad", *words)
+    assert message in project.fails("data/prepare.py", "bad", *words)
     assert not (project.folder / "data/bad/train.bin").exists()

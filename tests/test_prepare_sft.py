@@ -175,7 +175,7 @@ def test_memory_stays_flat(project):
 def test_every_sample_is_written_once(project):
     """Whatever the packing and the share held out: no sample is lost, doubled or mixed with another."""
     records = [{"Question": f"第{n}题？", "Answer": "甲" * (n % 23 + 1) + str(n)} for n in range(300)]
-    told = prepare(project, "whole", records, "--val_fraction=0.1").stdout
+    message = prepare(project, "whole", records, "--val_fraction=0.1").stdout
     tokenizer = load_tokenizer(project.folder / "data/sanguo_bpe")
     found = []
     for split in ("train", "val"):
@@ -191,7 +191,7 @@ def test_every_sample_is_written_once(project):
     expected = sorted(f"问：{r['Question']}\n答：{r['Answer']}" for r in records)
     assert sorted(text for _, text in found) == expected
     held_out = sum(split == "val" for split, _ in found)
-    assert 15 <= held_out <= 50 and f"kept {len(records)} as Question" in told
+    assert 15 <= held_out <= 50 and f"kept {len(records)} as Question" in message
 
 
 def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained, monkeypatch):
@@ -247,8 +247,9 @@ def test_bad_records_are_counted_told_and_left_out(project):
 def test_strict_stops_at_the_first(project, line, reason):
     """And nothing is written."""
     project.write("data/strict.jsonl", json.dumps(FORMS["question"]) + "\n" + line + "\n")
-    told = project.fails("data/prepare_sft.py", "data/strict.jsonl", "--dataset=strict", "--block_size=64", "--strict")
-    assert f"data/strict.jsonl line 2 {reason}" in told and not (project.folder / "data/strict").exists()
+    words = ["data/strict.jsonl", "--dataset=strict", "--block_size=64", "--strict"]
+    message = project.fails("data/prepare_sft.py", *words)
+    assert f"data/strict.jsonl line 2 {reason}" in message and not (project.folder / "data/strict").exists()
 
 
 def test_long_samples_can_be_truncated(project):
@@ -258,7 +259,7 @@ def test_long_samples_can_be_truncated(project):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         ([], "name one FILE.jsonl"),
         (["nowhere.jsonl", "--dataset=x"], "no file nowhere.jsonl"),
@@ -269,8 +270,8 @@ def test_long_samples_can_be_truncated(project):
         (["bad.jsonl", "--dataset=x", "--too_long=fold"], "drop, truncate"),
     ],
 )
-def test_mistakes_are_told(project, words, told):
+def test_mistakes_are_told(project, words, message):
     """In one line each."""
     project.write("bad.jsonl", "not json\n")
     project.write("bytes.jsonl", b"\xff\xfe\xfa" * 30)
-    assert told in project.fails("data/prepare_sft.py", *words)
+    assert message in project.fails("data/prepare_sft.py", *words)

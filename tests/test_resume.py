@@ -69,8 +69,8 @@ def test_a_hundred_kills(project, chat):
     """SIGKILL at a hundred random points, while starting, training or saving; none changes a loss."""
     drawn, runs = random.Random(0), 0
     for name in VARIANTS:
-        whole, killed = (project.folder / f"out/{kind}-hundred-{name}" for kind in ("whole", "killed"))
-        project.run(*command(name, whole), process=True, **threads(name))
+        untouched, killed = (project.folder / f"out/{kind}-hundred-{name}" for kind in ("whole", "killed"))
+        project.run(*command(name, untouched), process=True, **threads(name))
         kills = 0
         while kills < 17:
             shutil.rmtree(killed, ignore_errors=True)
@@ -83,6 +83,6 @@ def test_a_hundred_kills(project, chat):
                 kills += 1
                 process = start(project, command(name, killed), **threads(name))
             assert process.returncode == 0, said(process)
-            assert_same_run(whole, killed)
+            assert_same_run(untouched, killed)
             runs += 1
         print(f"\n{name}: {kills} kills, {runs} runs so far")

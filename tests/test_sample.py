@@ -117,7 +117,7 @@ def test_out_dir_alone_can_be_moved(project, chat):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--out_dir=out/nowhere"], "train first"),
         (["--start=" + "曹操" * 200], "ask a shorter one"),
@@ -133,6 +133,6 @@ def test_out_dir_alone_can_be_moved(project, chat):
         (["--topk=5"], "did you mean --top_k?"),
     ],
 )
-def test_mistakes_are_told(project, chat, words, told):
+def test_mistakes_are_told(project, chat, words, message):
     """In one line each."""
-    assert told in project.fails("sample.py", "--out_dir=out/talk", *words)
+    assert message in project.fails("sample.py", "--out_dir=out/talk", *words)

@@ -54,7 +54,7 @@ def test_the_command_line_plays_the_talk(hotel):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--table=nowhere.jsonl", "--chat"], "no file nowhere.jsonl"),
         (["--table=bad.jsonl", "--chat"], "bad.jsonl is no JSON lines"),
@@ -64,9 +64,9 @@ def test_the_command_line_plays_the_talk(hotel):
         (["--table=good.jsonl", "--chat"], "has not learnt to search"),
     ],
 )
-def test_mistakes_are_told(project, chat, words, told):
+def test_mistakes_are_told(project, chat, words, message):
     """In one line each."""
     project.write("bad.jsonl", '{"a": 1}\n{"a"\n')
     project.write("list.jsonl", "[1, 2]\n")
     project.write("good.jsonl", '{"a": 1}\n')
-    assert told in project.fails("sample.py", "--out_dir=out/talk", *words)
+    assert message in project.fails("sample.py", "--out_dir=out/talk", *words)

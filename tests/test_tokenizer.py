@@ -109,5 +109,5 @@ def test_a_damaged_tokenizer_file_is_told(project, damage):
     project.write("data/damaged/meta.json", '{"tokenizer": "bpe"}')
     project.write("data/damaged/tokenizer.tiktoken", damage)
     project.write("words.jsonl", '{"Question": "问", "Answer": "答"}\n')
-    told = project.fails("data/prepare_sft.py", "words.jsonl", "--dataset=x", "--tokenizer_from=data/damaged")
-    assert "is no whole tokenizer" in told
+    message = project.fails("data/prepare_sft.py", "words.jsonl", "--dataset=x", "--tokenizer_from=data/damaged")
+    assert "is no whole tokenizer" in message

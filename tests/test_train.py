@@ -179,7 +179,7 @@ def test_eval_only_tells_the_losses_and_changes_nothing(project, pretrained):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--dataset=nowhere"], "run python data/prepare.py"),
         (["--init_from=resume", "--out_dir=out/nowhere"], "no checkpoint"),
@@ -195,20 +195,20 @@ def test_eval_only_tells_the_losses_and_changes_nothing(project, pretrained):
         (["--init_from=finetune", "--ckpt_dir=out/small", "--dataset=sanguo"], "another tokenizer"),
     ],
 )
-def test_mistakes_are_told_in_one_line(project, pretrained, words, told):
+def test_mistakes_are_told_in_one_line(project, pretrained, words, message):
     """Each with what to do, before anything is written."""
-    assert told in project.fails("train.py", *QUICK, "--out_dir=out/mistake", *words)
+    assert message in project.fails("train.py", *QUICK, "--out_dir=out/mistake", *words)
     assert not (project.folder / "out/mistake/ckpt.pt").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "foreign", "shape"])
 def test_damaged_checkpoints_are_told(project, pretrained, damage):
     """Cut off, no checkpoint at all, a pickle of something else, weights of another shape."""
-    whole = (pretrained / "ckpt.pt").read_bytes()
+    content = (pretrained / "ckpt.pt").read_bytes()
     folder = project.folder / "out" / f"damaged-{damage}"
     shutil.copytree(pretrained, folder, dirs_exist_ok=True)
     if damage == "cut":
-        (folder / "ckpt.pt").write_bytes(whole[: len(whole) // 2])
+        (folder / "ckpt.pt").write_bytes(content[: len(content) // 2])
     elif damage == "text":
         (folder / "ckpt.pt").write_bytes("却说曹操".encode())
     elif damage == "foreign":
@@ -218,9 +218,9 @@ def test_damaged_checkpoints_are_told(project, pretrained, damage):
         checkpoint["model_args"]["n_layer"] = 5
         torch.save(checkpoint, folder / "ckpt.pt")
     for script in ("sample.py", "evaluations.py"):
-        told = project.fails(script, f"--out_dir=out/damaged-{damage}")
-        assert "no checkpoint of MiniGLM" in told or "do not fit" in told
-    told = project.fails(
+        message = project.fails(script, f"--out_dir=out/damaged-{damage}")
+        assert "no checkpoint of MiniGLM" in message or "do not fit" in message
+    message = project.fails(
         "train.py", *QUICK, "--init_from=finetune", f"--ckpt_dir=out/damaged-{damage}", "--out_dir=out/mistake"
     )
-    assert "no checkpoint of MiniGLM" in told or "do not fit" in told
+    assert "no checkpoint of MiniGLM" in message or "do not fit" in message

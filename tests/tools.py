@@ -179,8 +179,8 @@ class Project:
         if self.folder.exists():
             return
         shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(".*", "out*", "__pycache__", "tests"))
-        for made in [path for path in (self.folder / "data").iterdir() if path.is_dir()]:
-            shutil.rmtree(made)
+        for data_set in [path for path in (self.folder / "data").iterdir() if path.is_dir()]:
+            shutil.rmtree(data_set)
 
     def run(self, *words, status=0, timeout=600, typed=None, process=False, **environment):
         """Run `python WORDS`, with `typed` on its input; check its exit status, give stdout and stderr.
@@ -211,8 +211,8 @@ class Project:
             status = run_script(self.folder / words[0])
         for stream in streams:
             stream.flush()
-        told = [stream.buffer.getvalue().decode().replace("\r\n", "\n").replace("\r", "\n") for stream in streams]
-        return subprocess.CompletedProcess(words, status, *told)
+        output = [stream.buffer.getvalue().decode().replace("\r\n", "\n").replace("\r", "\n") for stream in streams]
+        return subprocess.CompletedProcess(words, status, *output)
 
     def fails(self, *words, **more):
         """Run `python WORDS`, which must fail as a user's mistake does; give the message after `error: `."""
@@ -285,13 +285,13 @@ def same(one, two):
     return one == two
 
 
-def assert_same_run(whole, other):
+def assert_same_run(untouched, other):
     """Two runs ended with the same losses, weights, optimizer states and best checkpoint."""
     for split in ("train", "train_eval", "val"):
-        losses = [[(event["iter"], event["loss"]) for event in events(run, split)] for run in (whole, other)]
+        losses = [[(event["iter"], event["loss"]) for event in events(run, split)] for run in (untouched, other)]
         assert losses[0] == losses[1] and losses[0]
-    assert same(state(whole), state(other))
-    assert same(state(whole, "best.pt"), state(other, "best.pt"))
+    assert same(state(untouched), state(other))
+    assert same(state(untouched, "best.pt"), state(other, "best.pt"))
     assert not list(other.glob("*.partial"))
 
 
