@@ -142,7 +142,8 @@ def look_inside(
     which candidates are marked, each alone; what is chosen follows `sampling`.
     """
     show, heat = loaded.tokenizer.show, sampling.temperature or 1.0
-    for (token, *_), logits in generate(loaded.model, [prompt], max_new_tokens, sampling, loaded.tokenizer.end_id):
+    for (token,), logits in generate(loaded.model, [prompt], max_new_tokens, sampling, loaded.tokenizer.end_id):
+        assert token is not None  # with a prompt alone the generator ends as it does
         probabilities, ids = (logits / heat).softmax(-1)[0].topk(5)
         by_k = filter_logits(logits, heat, top_k=kept_k)[0].isfinite()
         by_p = filter_logits(logits, heat, top_p=kept_p)[0].isfinite()
@@ -150,7 +151,7 @@ def look_inside(
             Candidate(show(each), probability, bool(by_k[each]), bool(by_p[each]))
             for each, probability in zip(ids.tolist(), probabilities.tolist())
         ]
-        yield show(token or 0), candidates
+        yield show(token), candidates
 
 
 def complete(

@@ -29,7 +29,6 @@ from model import GLMConfig, MiniGLM
 CHECKPOINT, BEST, NUMBERED = "ckpt.pt", "best.pt", "ckpt-{:08d}.pt"
 # All that the pickle in a checkpoint of ours calls. weights_only=True allows more: bytearray(3 << 30), for one.
 CALLED = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
-NO_RUN = "the checkpoint in {} is none that a run can go on from"
 
 
 @dataclass

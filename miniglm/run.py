@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from miniglm.checkpoint import (
     CHECKPOINT,
-    NO_RUN,
     Checkpoint,
     State,
     adapter_of,
@@ -103,7 +102,9 @@ class Run:
         except (MemoryError, torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:  # a damaged state fails in many ways
-            raise UserError(NO_RUN.format(self.folder), "train again") from error
+            raise UserError(
+                f"the checkpoint in {self.folder} is none that a run can go on from", "train again"
+            ) from error
         self.state = checkpoint.state
 
     def tell_changes(self, before: dict):
