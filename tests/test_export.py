@@ -78,13 +78,13 @@ def test_narrow_files_keep_the_perplexity(project, pretrained):
 
 
 @pytest.fixture(scope="module")
-def onnx_session(chat, made):
+def onnx_session(chat, maker):
     """The small chat model in onnxruntime."""
 
     def make(project):
         project.run("export.py", "--out_dir=out/talk", "--to=onnx", "--save_path=made/talk.onnx")
 
-    return onnxruntime.InferenceSession(made(make, "made/talk.onnx"))
+    return onnxruntime.InferenceSession(maker(make, "made/talk.onnx"))
 
 
 def onnx_step(session, ids, mask, past=None):
@@ -129,8 +129,8 @@ def test_onnxruntime_answers_as_we_do(chat, onnx_session):
         for row, (token,) in zip(said, ids):
             row.append(token)
     ours = complete(loaded, prompts, 60, Sampling(temperature=0))
-    for row, made, (_, answer) in zip(said, ours, TALK):
-        assert loaded.tokenizer.decode(row[: row.index(loaded.tokenizer.end_id)]) == made.text == answer
+    for row, completion, (_, answer) in zip(said, ours, TALK):
+        assert loaded.tokenizer.decode(row[: row.index(loaded.tokenizer.end_id)]) == completion.text == answer
 
 
 @pytest.mark.parametrize("dtype, share", [("f16", 0.55), ("bf16", 0.55), ("q8_0", 0.35), ("q4_0", 0.25)])
