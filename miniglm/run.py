@@ -264,6 +264,7 @@ class Stop:
         """Takes the signals from now on. max_minutes: 0 for no limit. progress: the bar to be silenced."""
         self.max_minutes, self.progress, self.group = max_minutes, progress, group
         self.reason = ""  # why, "" as long as it is not
+        self.interrupted = False  # by Ctrl-C
         self.began = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
@@ -276,9 +277,10 @@ class Stop:
         return bool(self.reason)
 
     def _on_signal(self, number, frame):
-        if number == signal.SIGINT and self.reason == "SIGINT":
+        if number == signal.SIGINT and self.interrupted:
             raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        self.reason = self.reason or signal.Signals(number).name
         self.progress.disable = True  # what it writes to may have had the same Ctrl-C
         if self.group.main:
             with contextlib.suppress(OSError):
