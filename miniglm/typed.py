@@ -1,0 +1,153 @@
+"""What a reader types, written as the questions that a model was trained on are: one normalisation for both.
+
+    Normalization("simplified")(" 張飛 字什麼??")    # 张飞字什么？
+
+Half- and full-width marks, letters and digits, spaces, repeated marks, invisible characters, and the script: the
+traditional characters of a question to a book in simplified ones, or the other way round. It belongs to a model that
+was fine-tuned on conversations, and stands in its config.json. What an open model reads, and what a model goes on from,
+is never changed.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from opencc import OpenCC
+
+SIMPLIFIED, TRADITIONAL = "simplified", "traditional"
+HAN = r"\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+BESIDE = f"[{HAN}，。？！：；、（）《》“”‘’…—]"  # a Chinese character or mark
+# Byte order marks, zero-width characters, directions of writing, soft hyphens, controls but for tab and line end.
+INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0f\ufeff]")
+OTHER_WIDTH = str.maketrans(
+    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，！？：；（）～"}
+    | dict.fromkeys("\u3000\xa0\u2002\u2003", " ")
+    | dict(zip("｡､｢｣", "。、“”"))
+)
+FULL_MARKS = str.maketrans(",?!:;()", "，？！：；（）")
+QUOTES = str.maketrans("「」『』﹁﹂〝〞„‟", "“”‘’“”“”“”")
+RARE = 20  # a character stays as it is where a text has one of it to fewer than so many of what it would become
+
+
+def visible(text: str) -> str:
+    """A text without characters that nobody sees, and with plain line ends."""
+    return INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def chinese_marks(text: str) -> str:
+    """A text with letters and digits of ASCII and, beside Chinese characters, the marks of Chinese text.
+
+    A text without a Chinese character keeps its marks, and so do 3.14, 12:30 and an address within one.
+    """
+    text = text.translate(OTHER_WIDTH)
+    if not re.search(f"[{HAN}]", text):
+        return text
+
+    def in_full(match):
+        return match[0].translate(FULL_MARKS)
+
+    text = re.sub(rf"(?<={BESIDE})\([^()\n]*\)|\([^()\n]*[{HAN}][^()\n]*\)|\([^()\n]*\)(?={BESIDE})", in_full, text)
+    text = re.sub(rf"(?<={BESIDE}) *[,:;]|[,:;] *(?={BESIDE})", in_full, text)
+    text = re.sub(rf"(?<={BESIDE}) *[?!]+|[?!]+(?=\s|$|{BESIDE})", in_full, text)
+    text = re.sub(rf"(?<={BESIDE}) *\.(?![\w.])", "。", text)
+    text = re.sub(rf"'([^'\n]*[{HAN}][^'\n]*)'", r"“\1”", text.translate(QUOTES))
+    if len(re.findall('["“”]', text)) % 2 == 0:
+        sides = iter("“”" * len(text))
+        text = re.sub('["“”]', lambda match: next(sides), text)
+    return text
+
+
+def close_up(text: str) -> str:
+    """A text without the spaces beside Chinese characters and marks, and at its ends."""
+    return re.sub(rf"(?<={BESIDE})[ \t]+|[ \t]+(?={BESIDE})", "", text).strip()
+
+
+def once(text: str) -> str:
+    """A text with each mark once where it stands several times (？ for ！？, …… for 。。。), and without ～ at its end."""
+    text = re.sub("[？！]{2,}", lambda match: "？" if "？" in match[0] else "！", text)
+    text = re.sub("。{3,}|…+", "……", text)
+    text = re.sub("([，。：；、])\\1+", r"\1", text)
+    return re.sub(rf"(?<={BESIDE})[~～]+(?=[，。？！]?$)", "", text)
+
+
+STEPS: tuple[Callable[[str], str], ...] = (visible, chinese_marks, close_up, once)
+
+
+@functools.cache
+def converter(direction: str) -> OpenCC:
+    """OpenCC's converter in a direction: t2s to simplified characters, s2tw to traditional ones as in Taiwan."""
+    return OpenCC(direction)
+
+
+def in_script(text: str, script: str) -> str:
+    """A text in SIMPLIFIED or TRADITIONAL characters, by OpenCC's tables of words; as it is where the script is "".
+
+    Into traditional ones by way of simplified ones, so that the spellings of different places become one.
+    """
+    if not script:
+        return text
+    text = converter("t2s").convert(text)
+    return converter("s2tw").convert(text) if script == TRADITIONAL else text
+
+
+def script_of(characters: Counter) -> str:
+    """The script of a text with so many of each character: SIMPLIFIED, TRADITIONAL, or "" where that is not plain."""
+    simplified = traditional = 0
+    for character, count in characters.items():
+        if in_script(character, SIMPLIFIED) != character:
+            traditional += count
+        elif in_script(character, TRADITIONAL) != character:
+            simplified += count
+    if (
+        traditional > simplified
+    ):  # of the characters of a traditional text, hundreds are simplified forms of others, too
+        return TRADITIONAL
+    return SIMPLIFIED if simplified > 4 * traditional else ""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What becomes of a question before a model reads it: the STEPS, and the script that the model was trained on."""
+
+    script: str = ""  # SIMPLIFIED, TRADITIONAL, or "": both as they come
+    kept: str = ""  # characters that are not taken for the other script's: 乾, where a book tells of 孙乾
+
+    @classmethod
+    def of(cls, characters: Counter) -> "Normalization":
+        """The normalisation of questions to a model that is trained on a text with so many of each character."""
+        script = script_of(characters)
+        if script != SIMPLIFIED:
+            return cls(script)
+        others = {character: in_script(character, script) for character in characters}
+        kept = [
+            character
+            for character, other in others.items()
+            if other != character and characters[character] * RARE >= characters[other]
+        ]
+        return cls(script, "".join(sorted(kept)))
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Normalization | None":
+        """What to_json gave; None for None. Raises ValueError, TypeError or KeyError for anything else."""
+        if value is None:
+            return None
+        script, kept = value["script"], value["kept"]
+        if script not in (SIMPLIFIED, TRADITIONAL, "") or not isinstance(kept, str):
+            raise ValueError(f"no normalisation: {value}")
+        return cls(script, kept)
+
+    def to_json(self) -> dict[str, str]:
+        """What stands in meta.json and config.json."""
+        return {"script": self.script, "kept": self.kept}
+
+    def __call__(self, text: str) -> str:
+        """A question as the model reads it."""
+        for step in STEPS:
+            text = step(text)
+        if not self.kept:
+            return in_script(text, self.script)
+        parts = re.split(f"([{re.escape(self.kept)}]+)", text)
+        return "".join(part if part[:1] in self.kept else in_script(part, self.script) for part in parts)
