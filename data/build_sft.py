@@ -23,14 +23,19 @@ from typing import Annotated, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import Bounds, FilePath, Natural, Positive, configure
-from miniglm.book.facts import TITLES, book_facts, read_book, read_list
-from miniglm.book.questions import Book, book_records
+from miniglm.book.absence import Absence
+from miniglm.book.facts import TITLES, book_facts, read_list
+from miniglm.book.questions import Book, book_records, without_denials
+from miniglm.book.sections import describe, read_book, unit_of
+from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, write_whole
+from miniglm.typed import script_of
 
 # -----------------------------------------------------------------------------
 dataset = ""  # write to data/DATASET instead of data/NAME_sft
-names = ["sanguo"]  # the book, given without --; it has headings such as 第一回 or 第12章
+names = ["sanguo"]  # the book, given without --
+heading = ""  # a regular expression for headings other than 第一回, 第12章, 楔子: --heading='[0-9]+\.'
 entities: FilePath = ""  # the list of people; the default is data/NAME/entities.json where there is one
 title = ""  # how the questions call the book, as in 《三国演义》里; the default is known for the four novels
 backend: Literal["book", "llm"] = "book"  # answers computed from the book, or by a language model that quotes it
@@ -64,29 +69,35 @@ target = Path("data", dataset or f"{name}_sft")
 claim(target)
 
 # The book, and what it bears out.
-chapters = read_book(Path("data", name, "input.txt"))
+text, sections = read_book(Path("data", name, "input.txt"), heading)
+print(describe(sections))
+words = Words(title or TITLES.get(name, ""), unit_of(sections), script_of(Counter(text)))
 list_of_people = entities or f"data/{name}/entities.json"
 listed = read_list(list_of_people) if entities or Path(list_of_people).exists() else {}
-facts, people = book_facts(chapters, listed, min_mentions, max_pairs)
-book = Book(title or TITLES.get(name, ""), chapters, facts, people)
+facts, people = book_facts(sections, listed, min_mentions, max_pairs, words)
+absence = Absence(text, sections, people, words)
+book = Book(sections, facts, people, absence, words)
 if not people:
     print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
 
 # The questions.
 rng = random.Random(seed)
 if backend == "book":
-    todo = "give its chapters titles, or a list of people as --entities=FILE"
+    todo = "give a list of people as --entities=FILE, or an expression for its headings as --heading=REGEX"
     refuse(not facts, f"{name} gives nothing to ask about", todo)
     kinds = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     files = book_records(book, wordings, absent_share, unseen_share, validation, eval_questions, rng)
+    files, denials = without_denials(files, absence)
+    if denials:
+        print(f"left out: {denials:,} answers that deny what the book has")
 else:
     from miniglm.book.llm import Server, ask, quoted_records, seed_questions
 
     refuse(not model, "no model is named", "give --model=NAME or set OPENAI_MODEL")
     asked = seed_questions(book, main_people, rng)[:questions]
     server = Server(base_url, model, api_key, target / "llm_cache.jsonl", retries, max_requests, timeout)
-    answers, left_out = ask(server, asked, chapters, passages, workers)
+    answers, left_out = ask(server, asked, sections, passages, workers)
     requests = f"{server.sent} requests, {server.cached} from the cache"
     print(f"{len(answers):,} of {len(asked):,} questions answered; {requests}")
     for reason, count in left_out.most_common():

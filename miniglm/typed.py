@@ -66,7 +66,7 @@ def close_up(text: str) -> str:
 
 
 def once(text: str) -> str:
-    """A text with each mark once where it stands several times (？ for ！？, …… for 。。。), and without ～ at its end."""
+    """A text with each mark once where it stands several times (？ for ！？), and without ～ at its end."""
     text = re.sub("[？！]{2,}", lambda match: "？" if "？" in match[0] else "！", text)
     text = re.sub("。{3,}|…+", "……", text)
     text = re.sub("([，。：；、])\\1+", r"\1", text)

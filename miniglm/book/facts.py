@@ -3,70 +3,23 @@
 import itertools
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
 
+from miniglm.book.sections import Section, chinese_number, writings
+from miniglm.book.wordings import Words
 from miniglm.errors import refuse
-from miniglm.files import read_json, read_text
+from miniglm.files import read_json
 
 TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
-ABSENT = "书中没有"  # what an answer says about what the book does not have
-# Well known from other books and from life, to see whether a model invents when it is asked about them. Never trained.
-ELSEWHERE = (
-    "贾宝玉 林黛玉 薛宝钗 王熙凤 贾政 史湘云 刘姥姥 孙悟空 猪八戒 沙僧 唐僧 白骨精 红孩儿 牛魔王 宋江 林冲 武松 鲁智深 "
-    "李逵 吴用 潘金莲 西门庆 高俅 郭靖 黄蓉 杨过 小龙女 段誉 萧峰 虚竹 张无忌 令狐冲 韦小宝 洪七公 欧阳锋 周伯通 李白 "
-    "杜甫 白居易 苏轼 王安石 司马光 岳飞 文天祥 李世民 武则天 朱元璋 康熙 李清照 陆游 孔乙己 阿Q 祥林嫂 哈利波特 "
-    "福尔摩斯 拿破仑 莎士比亚 牛顿 爱因斯坦 林肯"
-)
-HEADING = re.compile(r"^(第[〇零一二三四五六七八九十百千两\d]{1,9}[回章节])(?:[ \u3000:：]+(.{0,60}))?$", re.MULTILINE)
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
 SENTENCE = r"[^。！？\n]+[。！？]?"
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 HANZI = r"[\u4e00-\u9fff]"
 # What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
-ACTS = r"(?:曰|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
+ACTS = r"(?:曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
 CALLED = (
     r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
 )
-
-
-class Chapter(NamedTuple):
-    """A chapter of a book."""
-
-    label: str  # 第N回, as its heading has it
-    heading: list  # the lines behind the label
-    text: str
-
-
-def chinese_number(number: int, zero="零") -> str:
-    """1 to 9999 in Chinese, more in digits. `zero` marks a skipped place: 106 is 一百零六, with zero="" 一百六."""
-    if number > 9999:
-        return str(number)
-    text, skipped = "", False
-    for value, unit in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
-        digit, number = divmod(number, value)
-        if digit and skipped and text:
-            text += zero
-        if digit:
-            text += "零一二三四五六七八九"[digit] + unit
-        skipped = not digit
-    return text.removeprefix("一") if text.startswith("一十") else text
-
-
-def read_book(path: Path) -> list[Chapter]:
-    """The chapters of the book in `path`. Raises UserError where there are none, or two with the same number."""
-    refuse(not path.is_file(), f"no book {path}", f"run python data/fetch_data.py {path.parent.name}")
-    text = read_text(path, "fetch it with data/fetch_data.py, which recognises encodings")
-    headings = list(HEADING.finditer(text))
-    refuse(
-        not headings,
-        f"{path} has no chapter headings such as 第一回 or 第12章",
-        "add them, a line each, or use prepare_sft.py",
-    )
-    twice = next((label for label, count in Counter(match[1] for match in headings).items() if count > 1), None)
-    refuse(twice, f"{path} has several headings {twice}", "number the chapters through, without a table of contents")
-    ends = [match.start() for match in headings[1:]] + [len(text)]
-    return [Chapter(m[1], (m[2] or "").split(), text[m.end() : end]) for m, end in zip(headings, ends)]
 
 
 def read_list(path) -> dict[str, list[str]]:
@@ -100,16 +53,25 @@ def read_people(people, text, min_mentions):
     kept = {}
     for name, aliases in people.items():
         after = followers[name]
-        if len(name) < 2 or after.total() < min_mentions or name not in acting or re.search("[氏后王]$|夫人$", name):
-            continue  # a surname alone, a title or 李氏 may be many persons; 浮云 does nothing
+        if len(name) < 2 or after.total() < min_mentions or re.search("[氏后王]$|夫人$", name):
+            continue  # a surname alone, a title or 李氏 may be many persons
+        if not is_unmistakable(name) and name not in acting:
+            continue  # 浮云 does nothing
         character, often = after.most_common(1)[0]
-        if often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为也等":
+        in_phrase = often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为也等"
+        if in_phrase and not is_unmistakable(name):
             continue  # part of a phrase: 马相 stands mostly in 两马相交
         character, often = leaders[name].most_common(1)[0]
-        if often > 0.85 * after.total() and after.total() > 4 and re.match(HANZI, character):
+        in_word = often > 0.85 * after.total() and after.total() > 4 and re.match(HANZI, character)
+        if in_word and not is_unmistakable(name):
             continue  # part of a longer word that the list does not have
         kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
     return kept
+
+
+def is_unmistakable(name: str) -> bool:
+    """Whether a name is long enough to mean a person wherever it stands: 太史慈, while 马相 stands in 两马相交 too."""
+    return len(name) > 2
 
 
 def any_of(words) -> re.Pattern:
@@ -194,35 +156,17 @@ def sentences(text) -> list[str]:
     return re.findall(SENTENCE, text)
 
 
-def chapter_numerals(number, label):
-    """The numerals by which chapter `label`, the number-th, may be asked for: 一百六, 一百零六, 106.
-
-    Its own numeral alone where that is not its number, as in a second volume that goes on counting.
-    """
-    own = re.sub("[第回章节]", "", label)
-    if own not in numerals(number):
-        return [own]
-    return [own, *(form for form in numerals(number)[:2] if form != own)]
-
-
-def numerals(number) -> list[str]:
-    """The ways to write a number: 一百零六, 106, 一百六; of 116 also 一百十六."""
-    plain = chinese_number(number, zero="")
-    return [chinese_number(number), str(number), plain, plain.replace("百一十", "百十")]
-
-
-def chapter_facts(chapters):
+def chapter_facts(sections: Sequence[Section], words: Words):
     """Facts about headings, see book_facts: what chapter N is called, and which chapter a heading's line belongs to."""
-    lines = Counter(line for _, heading, _ in chapters for line in heading)
-    for number, (label, heading, _) in enumerate(chapters, 1):
-        if not heading:
+    lines = Counter(line for section in sections for line in section.title)
+    for label, _, title, _ in sections:
+        if not title or not label:
             continue
-        word = "回目" if label.endswith("回") else "标题"
-        answer = f"{label}的{word}是{''.join(f'「{line}」' for line in heading)}。"
-        yield {"kind": "title", "about": label, "x": chapter_numerals(number, label), "Answer": answer, "Key": heading}
-        for line in heading:
+        answer = words.answer("title", place=label, lines="".join(f"「{line}」" for line in title))
+        yield {"kind": "title", "about": label, "x": writings(label), "Answer": answer, "Key": title}
+        for line in title:
             if lines[line] == 1:
-                answer = f"「{line}」是{label}的{word}。"
+                answer = words.answer("heading", x=line, place=label)
                 yield {"kind": "heading", "about": label, "x": [line], "Answer": answer, "Key": label}
 
 
@@ -232,22 +176,22 @@ def introductions(name):
     return [f"姓{family}{comma}名{given}" for family, given in splits for comma in ("", "，")]
 
 
-def name_places(chapters, known):
-    """{name: {chapter's index: [match, …]}} of all names that the pattern `known` finds: 张翼 is not in 张翼德."""
+def name_places(sections, known):
+    """{name: {section's index: [match, …]}} of all names that the pattern `known` finds: 张翼 is not in 张翼德."""
     places = defaultdict(lambda: defaultdict(list))
-    for index, (_, _, text) in enumerate(chapters):
-        for match in known.finditer(text):
+    for index, section in enumerate(sections):
+        for match in known.finditer(section.text):
             places[match[0]][index].append(match)
     return places
 
 
-def first_mention(name, chapters, nicknames, places):
+def first_mention(name, sections, nicknames, places):
     """(第N回, the sentence, the name as written there) that names a person first; None where that is in doubt.
 
-    It is in doubt where a name of theirs alone (`nicknames`) stands in an earlier chapter, and where nothing in the
-    chapter shows that a person is meant: 二人许允 is no 许允. places: see name_places.
+    It is in doubt where a name of theirs alone (`nicknames`) stands in an earlier section, and where nothing in the
+    section shows that a person is meant: 二人许允 is no 许允. places: see name_places.
     """
-    for index, (label, _, text) in enumerate(chapters):
+    for index, (label, _, _, text) in enumerate(sections):
         matches = places[name].get(index, [])
         mentions = [(match.start(), name) for match in matches]
         mentions += [(text.find(words), words) for words in introductions(name) if words in text]
@@ -255,7 +199,7 @@ def first_mention(name, chapters, nicknames, places):
             position, words = min(mentions)
             begin = max(text.rfind(stop, 0, position) for stop in "。！？\n") + 1
             sentence = sentences(text[begin:])[0]
-            is_person = words != name or any(beside_person(text, match) for match in matches)
+            is_person = words != name or is_unmistakable(name) or any(beside_person(text, match) for match in matches)
             return (label, sentence, words) if is_person and words in sentence else None
         if any(nickname in text for nickname in nicknames):
             return None
@@ -268,7 +212,7 @@ def beside_person(text, match) -> bool:
     return bool(re.match(ACTS, behind) or re.search(CALLED + "$", before))
 
 
-def person_facts(chapters, people, courtesy, others, places):
+def person_facts(sections, people, courtesy, others, places, words):
     """Facts about one person, see book_facts: names, first chapter, first sentence.
 
     courtesy: {name: courtesy name}. others: {name: [other names]}. places: see name_places.
@@ -276,86 +220,95 @@ def person_facts(chapters, people, courtesy, others, places):
     bearers = defaultdict(list)
     for name, zi in courtesy.items():
         bearers[zi].append(name)
-        yield {"kind": "courtesy", "about": name, "x": [name], "Answer": f"{name}字{zi}。", "Key": zi}
+        yield about_person("courtesy", name, words.answer("courtesy", x=name, zi=zi), zi)
     for zi, bearing in bearers.items():
-        answer = f"字{zi}的是{'、'.join(bearing)}。"
-        yield {"kind": "whose", "about": bearing[0], "x": [zi], "Answer": answer, "Key": bearing}
+        answer = words.answer("whose", x=zi, names="、".join(bearing))
+        yield about_person("whose", bearing[0], answer, bearing) | {"x": [zi]}
     for name, aliases in others.items():
-        answer = f"{name}又称{'、'.join(aliases)}。"
-        yield {"kind": "alias", "about": name, "x": [name], "Answer": answer, "Key": aliases}
+        yield about_person("alias", name, words.answer("alias", x=name, names="、".join(aliases)), aliases)
     for name in people:
         zi, nicknames = courtesy.get(name), others.get(name, [])
         if zi and len(bearers[zi]) == 1:
             nicknames = [zi, *nicknames]
-        mention = first_mention(name, chapters, nicknames, places)
+        mention = first_mention(name, sections, nicknames, places)
         if not mention:
             if zi:
-                yield {"kind": "who", "about": name, "x": [name], "Answer": f"{name}，字{zi}。", "Key": [name, zi]}
+                yield about_person("who", name, words.answer("who", x=name, zi=zi), [name, zi])
             continue
-        label, sentence, spelling = mention
-        yield {"kind": "first", "about": name, "x": [name], "Answer": f"{name}最早见于{label}。", "Key": label}
+        place, sentence, spelling = mention
+        where = [place] if place else []
+        if place:
+            yield about_person("first", name, words.answer("first", x=name, place=place), place)
         if quoted := quotation(sentence, [spelling]):
-            answer, key = f"{name}最早见于{label}：「{quoted}」。", [label, quoted]
-            yield {"kind": "sentence", "about": name, "x": [name], "Answer": answer, "Key": quoted}
+            answer, key = words.answer("sentence", x=name, place=place, quote=quoted), [*where, quoted]
+            yield about_person("sentence", name, answer, quoted) | {"place": place}
             if zi:
-                answer, key = f"{name}，字{zi}，最早见于{label}：「{quoted}」。", [zi, label, quoted]
-            yield {"kind": "who", "about": name, "x": [name], "Answer": answer, "Key": key}
+                answer, key = words.answer("introduced", x=name, zi=zi, place=place, quote=quoted), [zi, *key]
+            yield about_person("who", name, answer, key)
 
 
-def pair_facts(chapters, spellings, known):
+def about_person(kind: str, name: str, answer: str, key: str | list[str]) -> dict:
+    """A fact, see book_facts, about one person, who is asked for by name."""
+    return {"kind": kind, "about": name, "x": [name], "Answer": answer, "Key": key}
+
+
+def pair_facts(sections, spellings, known, words):
     """Facts, see book_facts, about the first sentence that names two people by their full names.
 
     Left out are pairs whom an earlier sentence names together by other names. spellings: {name as written: person}.
     known: a pattern that finds all names, of others too.
     """
     by_any, found = set(), {}
-    for label, _, text in chapters:
+    for label, _, _, text in sections:
         for sentence in sentences(text):
-            words = list(dict.fromkeys(word for word in known.findall(sentence) if word in spellings))
-            if len(words) > CROWD:
+            named = list(dict.fromkeys(word for word in known.findall(sentence) if word in spellings))
+            if len(named) > CROWD:
                 continue
-            for x, y in itertools.combinations(words, 2):
+            for x, y in itertools.combinations(named, 2):
                 pair = frozenset((spellings[x], spellings[y]))
                 if len(pair) == 2 and pair not in by_any and pair == {x, y}:
                     found[pair] = (x, y, label, sentence)
-            people = sorted({spellings[word] for word in words})
+            people = sorted({spellings[word] for word in named})
             by_any |= {frozenset(pair) for pair in itertools.combinations(people, 2)}
-    for x, y, label, sentence in found.values():
+    for x, y, place, sentence in found.values():
         if quoted := quotation(sentence, [x, y]):
-            answer = f"{x}、{y}最早同见于{label}：「{quoted}」。"
-            yield {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": [label, quoted]}
+            answer = words.answer("pair", x=x, y=y, place=place, quote=quoted)
+            key = [place, quoted] if place else quoted
+            fact = {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": key}
+            yield fact | {"place": place}
 
 
-def mention_facts(chapters, spellings):
-    """Facts, see book_facts: who is named most in each chapter and in the whole book, by any of their names.
+def mention_facts(sections, spellings, words):
+    """Facts, see book_facts: who is named most in each section and in the whole book, by any of their names.
 
     spellings: {name as written: person}.
     """
     total = Counter()
-    for number, (label, _, text) in enumerate(chapters, 1):
+    for label, _, _, text in sections:
         counts = count_mentions(text, spellings)
         total += counts
         chief = [name for name, count in counts.most_common(4) if count > 1]
-        if len(chief) > 1:
-            answer = f"{label}主要有{'、'.join(chief)}。"
-            yield {"kind": "cast", "about": label, "x": chapter_numerals(number, label), "Answer": answer, "Key": chief}
+        if len(chief) > 1 and label:
+            answer = words.answer("cast", place=label, names="、".join(chief))
+            yield {"kind": "cast", "about": label, "x": writings(label), "Answer": answer, "Key": chief}
     for n in (3, 5, 10):
         chief = [name for name, _ in total.most_common(n)]
         if len(chief) == n:
             forms = [str(n), chinese_number(n)]
-            answer = f"按姓名、字和别称数，书中出现最多的{chinese_number(n)}人是{'、'.join(chief)}。"
+            answer = words.answer("chief", n=forms[1], names="、".join(chief))
             yield {"kind": "chief", "about": "", "x": forms, "Answer": answer, "Key": chief}
 
 
-def book_facts(chapters, listed, min_mentions, max_pairs):
+def book_facts(sections: Sequence[Section], listed, min_mentions, max_pairs, words: Words):
     """(all facts that the book bears out, {name: [other names]} of the people in them).
 
-    A fact is {"kind", "about", "x", "Answer", "Key"}: about, a person, a pair or a chapter; x, the forms in which the
+    A fact is {"kind", "about", "x", "Answer", "Key"}: about, a person, a pair or a section; x, the forms in which the
     question may name it; Key, what a right answer must contain, a text or a list of texts. A pair has "y", the second.
+    "place" is the section that the answer names, "" where it can name none.
     listed: {name: [spellings]}, as read_list gives it. min_mentions: people named less often are left out.
     max_pairs: facts about two people, at most; they are 30 % of all at most, too.
     """
-    facts, text = list(chapter_facts(chapters)), "\n".join(chapter.text for chapter in chapters)
+    facts, text = list(chapter_facts(sections, words)), "\n".join(section.text for section in sections)
     people = read_people(listed, text, min_mentions) if listed else {}
     if people:
         courtesy = courtesy_names(people, text)
@@ -366,79 +319,10 @@ def book_facts(chapters, listed, min_mentions, max_pairs):
         spellings |= {alias: person for person, aliases in others.items() for alias in aliases}
         every_name = {word for name, aliases in listed.items() for word in (name, *aliases) if len(word) > 1}
         known = any_of({*spellings, *every_name})
-        facts += person_facts(chapters, people, courtesy, others, name_places(chapters, known))
-        facts += mention_facts(chapters, spellings)
+        facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words)
+        facts += mention_facts(sections, spellings, words)
         mentions = count_mentions(text, spellings)
-        pairs = pair_facts(chapters, spellings, known)
+        pairs = pair_facts(sections, spellings, known, words)
         pairs = sorted(pairs, key=lambda fact: -min(mentions[fact["x"][0]], mentions[fact["y"]]))
         facts += pairs[: min(max_pairs, len(facts) * 3 // 7)]
     return facts, people
-
-
-def whole_text(chapters) -> str:
-    """The text of the book with the lines of its headings, without their labels."""
-    return "\n".join(line for _, heading, text in chapters for line in (*heading, text))
-
-
-def absent_facts(chapters, people, rng):
-    """Facts, see book_facts, about people and chapters that the book does not have, which is what their answers say.
-
-    Names are put together from those of people who are in it and from its characters. Nobody comes twice: the supply
-    is endless for any real book, and ends where nobody new is found. rng: a random.Random that draws.
-    """
-    text = whole_text(chapters)
-    families, givens = [name[: 2 if len(name) > 3 else 1] for name in people], [name[1:] for name in people]
-    characters = re.findall(HANZI, text)
-    if not characters:
-        return
-    numbered = {form for number, (label, _, _) in enumerate(chapters, 1) for form in chapter_numerals(number, label)}
-    highest = min(9999, 10 * len(chapters) + 100)
-    kinds, weights = ["who", "first", "courtesy", "sentence", "alias", "pair"], [5, 4, 3, 3, 1, 2]
-    seen, misses = set(ELSEWHERE.split()), 0
-    while misses < 1000:
-        if not people or rng.random() < 0.12:
-            forms = numerals(rng.randint(1, highest))
-            subject = rng.choice(forms[:2])
-            fact = absent_chapter(subject, chapters, rng.choice(["title", "cast"]))
-            there_is = not numbered.isdisjoint(forms)
-        else:
-            family = rng.choice(families if rng.random() < 0.75 else characters)
-            given = rng.choice(givens) if rng.random() < 0.5 else "".join(rng.choices(characters, k=rng.choice([1, 2])))
-            subject = family + given
-            there_is = subject in text or subject in people
-            fact = absent_person(subject, rng.choices(kinds, weights)[0])
-            if fact["kind"] == "pair":
-                both = rng.sample([subject, rng.choice(list(people))], 2)
-                fact |= {"x": both[:1], "y": both[1]}
-        if there_is or subject in seen:
-            misses += 1
-            continue
-        seen.add(subject)
-        misses = 0
-        yield fact
-
-
-def elsewhere_facts(chapters, rng):
-    """A fact, see book_facts, about each of ELSEWHERE whom the book does not have. rng: a random.Random that draws."""
-    text = whole_text(chapters)
-    for name in ELSEWHERE.split():
-        if name not in text:
-            yield absent_person(name, rng.choice(["who", "who", "first", "courtesy", "sentence"]))
-
-
-def absent_person(name, kind):
-    """The fact, see book_facts, that answers a question of that kind about somebody whom the book does not have.
-
-    Its answer begins as one about a known person would: having said the name, a model can tell more easily.
-    """
-    return {"kind": kind, "about": name, "x": [name], "Answer": f"{name}，{ABSENT}这个人。", "Key": ABSENT}
-
-
-def absent_chapter(form, chapters, kind):
-    """The fact, see book_facts, that answers a question of that kind about a chapter that the book does not have.
-
-    form: its number, in any numeral.
-    """
-    unit = chapters[0][0][-1]
-    answer = f"第{form}{unit}{ABSENT}，全书共{chinese_number(len(chapters))}{unit}。"
-    return {"kind": kind, "about": form, "x": [form], "Answer": answer, "Key": ABSENT}

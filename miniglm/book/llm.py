@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +21,9 @@ import bm25s
 import requests
 from tqdm import tqdm
 
-from miniglm.book.facts import sentences, whole_text
+from miniglm.book.facts import sentences
 from miniglm.book.questions import Book, at_most, record
+from miniglm.book.sections import Section
 from miniglm.errors import UserError, refuse
 from miniglm.retry import FailedTry, retry_policy, with_retries
 
@@ -188,18 +190,18 @@ def seed_questions(book: Book, main_people: int, rng) -> list[str]:
 
     main_people: how many of the people are asked about, the most named. rng: a random.Random that draws.
     """
-    text = "\n".join(chapter.text for chapter in book.chapters)
+    text = "\n".join(section.text for section in book.sections)
     people = sorted(book.people, key=lambda name: -text.count(name))[:main_people]
     filled = {
-        "book": [{"t": f"《{book.title}》" if book.title else "这部书"}],
+        "book": [{"t": f"《{book.words.title}》" if book.words.title else "这部书"}],
         "person": [{"x": name} for name in people],
         "pair": [{"x": fact["x"][0], "y": fact["y"]} for fact in book.facts if fact["kind"] == "pair"],
-        "episode": [{"x": line} for chapter in book.chapters for line in chapter.heading],
+        "episode": [{"x": line} for section in book.sections for line in section.title],
     }
     by_kind = [
         rng.sample(questions, len(questions))
         for kind, seeds in SEEDS.items()
-        if (questions := [seed.format(**words) for words in filled[kind] for seed in seeds.split()])
+        if (questions := [book.words.own(seed).format(**words) for words in filled[kind] for seed in seeds.split()])
     ]
     return [question for turn in itertools.zip_longest(*by_kind) for question in turn if question]
 
@@ -207,17 +209,17 @@ def seed_questions(book: Book, main_people: int, rng) -> list[str]:
 class Passages:
     """The book in pieces, found by what a question has in common with them: BM25 over pairs of characters."""
 
-    def __init__(self, chapters):
-        """chapters: of the book, as facts.read_book gives them."""
+    def __init__(self, sections: Sequence[Section]):
         self.pieces = []
-        for label, heading, text in chapters:
-            piece = " ".join(heading) + "。" if heading else ""
+        for label, _, title, text in sections:
+            place = f"（{label}）" if label else ""
+            piece = " ".join(title) + "。" if title else ""
             for sentence in sentences(text):
                 if len(piece) + len(sentence) > PASSAGE and piece:
-                    self.pieces.append(f"（{label}）{piece}")
+                    self.pieces.append(place + piece)
                     piece = ""
                 piece += sentence
-            self.pieces.append(f"（{label}）{piece}")
+            self.pieces.append(place + piece)
         self.index = bm25s.BM25()
         self.index.index([self.terms(piece) for piece in self.pieces], show_progress=False)
 
@@ -266,14 +268,14 @@ def fault(answer, book_text) -> str | None:
     return None if all(quote in book_text for quote in quotes) else "quote what is not in the book"
 
 
-def ask(server: Server, questions, chapters, passages_each: int, workers: int) -> tuple[dict[str, str], Counter]:
+def ask(server: Server, questions, sections, passages_each: int, workers: int) -> tuple[dict[str, str], Counter]:
     """({question: answer} of those answered well, how many of the others are left out for which reason).
 
     passages_each: how many pieces of the book go with each question. workers: requests under way at once.
     Raises UserError where the server refuses or cannot be reached; what it answered is in its cache.
     """
-    book_text = whole_text(chapters)
-    passages = Passages(chapters)
+    book_text = "\n".join(line for section in sections for line in (*section.title, section.text))
+    passages = Passages(sections)
     groups = [questions[start : start + TOGETHER] for start in range(0, len(questions), TOGETHER)]
 
     def outcome(group):

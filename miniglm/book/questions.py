@@ -1,15 +1,15 @@
 """Records of questions and answers about a book, made of its facts, and talks in which its people are looked up."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
-from miniglm.book.facts import Chapter, absent_facts, elsewhere_facts
-from miniglm.book.wordings import LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, phrasings
+from miniglm.book.absence import Absence
+from miniglm.book.sections import Section
+from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
 from miniglm.search import search
 
@@ -18,25 +18,19 @@ from miniglm.search import search
 class Book:
     """A book that questions are asked about, and what is known about it."""
 
-    title: str  # without 《》; "" where it is not known
-    chapters: list[Chapter]
+    sections: list[Section]
     facts: list[dict]  # as facts.book_facts gives them
     people: dict[str, list[str]]  # {name: other names}
+    absence: Absence
+    words: Words
 
     def ask(self, fact, rng: Random) -> list[str]:
         """All questions about a fact in the words that are trained, in random order."""
-        return self._phrasings(fact, TRAINED_WORDINGS, LEADS, rng)
+        return self.words.questions(fact, TRAINED_WORDINGS, LEADS, rng)
 
     def ask_anew(self, fact, rng: Random) -> list[str]:
         """All questions about a fact in words that are never trained, in random order."""
-        return self._phrasings(fact, NEW_WORDINGS, [""], rng)
-
-    def _phrasings(self, fact, wordings, leads, rng):
-        places = ["", "书中"]
-        if self.title:
-            places.append(f"《{self.title}》里")
-        unit = self.chapters[0].label[-1]  # 回, 章 or 节
-        return phrasings(fact, wordings[fact["kind"]], leads, places, unit, rng)
+        return self.words.questions(fact, NEW_WORDINGS, [""], rng)
 
 
 def record(question: str, answer: str, kind: str, **more) -> dict:
@@ -69,12 +63,12 @@ def book_records(
     subjects = list(dict.fromkeys(fact["about"] for fact in book.facts if fact["kind"] != "chief"))
     held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
     training, reworded, evaluation = fact_records(book, held_out, wordings, rng)
-    absent = absent_facts(book.chapters, book.people, rng)
+    absent = book.absence.facts(rng)
     wanted = round(absent_share * len(training))
     training += absent_records(book, islice(absent, wanted), rng)
     reworded += absent_records(book, islice(absent, wanted // 20), rng)
     if absent_share:
-        unheard_of = [*elsewhere_facts(book.chapters, rng), *islice(absent, eval_questions // 2)]
+        unheard_of = [*book.absence.elsewhere(rng), *islice(absent, eval_questions // 2)]
         evaluation["absent"] = absent_records(book, unheard_of, rng, evaluated=True)
     if validation == "unseen":
         unseen = evaluation.get("unseen", [])
@@ -89,6 +83,17 @@ def book_records(
         "people": table,
         "talks": list(talks(book, table, known, islice(strangers, len(known) // 2), rng)) if book.people else [],
     }
+
+
+def without_denials(files: dict[str, list[dict]], absence: Absence) -> tuple[dict[str, list[dict]], int]:
+    """({file: its records} without those whose answer denies what the book has, how many those are)."""
+    kept = {file: [each for each in records if not absence.denies(answer_of(each))] for file, records in files.items()}
+    return kept, sum(map(len, files.values())) - sum(map(len, kept.values()))
+
+
+def answer_of(record: dict) -> str:
+    """What a record answers last; "" where it is no question."""
+    return record["messages"][-1]["content"] if "messages" in record else record.get("Answer", "")
 
 
 def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
@@ -128,8 +133,8 @@ def people_table(facts: list[dict]) -> list[dict]:
     table = {}
     for fact in facts:
         if fact["kind"] in ("courtesy", "first"):
-            column = {"courtesy": "字", "first": "首见"}[fact["kind"]]
-            table.setdefault(fact["about"], {"姓名": fact["about"]})[column] = fact["Key"]
+            row = table.setdefault(fact["about"], {"姓名": fact["about"]})
+            row[ANSWERED[fact["kind"]]] = fact["Key"]
     return list(table.values())
 
 
@@ -140,12 +145,13 @@ def talks(book: Book, table: list, known: list, absent: Iterable[dict], rng: Ran
     are not in the table.
     """
     for row in known:
-        for kind, (column, answer) in LOOKED_UP.items():
+        filled = {"x": row["姓名"], "zi": row.get("字"), "names": row["姓名"], "place": row.get("首见")}
+        for kind, column in LOOKED_UP.items():
             call = {column: row.get(column)}
-            found_alone = search(table, json.dumps(call)) == [row]
-            if found_alone and all(field in row for field in re.findall("{(.+?)}", answer)):
+            if row.get(ANSWERED[kind]) and search(table, json.dumps(call)) == [row]:
                 question = book.ask({"kind": kind, "x": [row[column]]}, rng)[0]
-                yield talk(question, call, [row], answer.format(**row))
+                answer = book.words.answer(kind, **filled | {"x": row[column]})
+                yield talk(question, call, [row], answer)
     for fact in absent:
         yield talk(book.ask(fact, rng)[0], {"姓名": fact["about"]}, [], fact["Answer"])
 

@@ -9,7 +9,7 @@ A heading is a line of its own: 第一回 宴桃园豪杰三结义, 正文 第00
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -52,6 +52,7 @@ class Block:
 LEVELS = dict.fromkeys("卷部册冊编編集篇", VOLUME) | {"部分": VOLUME}
 LEVELS |= dict.fromkeys("回章话話折幕", CHAPTER) | dict.fromkeys("节節", PART)
 NUMERAL = r"[\d〇零○一二三四五六七八九两兩壹贰貳叁參肆伍陆陸柒捌玖十百千万廿卅卌拾佰仟]{1,9}"
+NOT_NUMERIC = str.maketrans("○两", "〇二")  # to Unicode
 NUMBERED = re.compile(rf"第\s*({NUMERAL})\s*(部分|[{''.join(LEVELS)}])")
 VOLUMES = re.compile(rf"卷\s*({NUMERAL})|[上中下][卷部册冊篇集]")  # without 第
 NAMED = re.compile(
@@ -73,13 +74,13 @@ def number_of(numeral: str) -> int | None:
 
     The last digit behind 百 or 千 counts ones: the novels write 第一百六回 for the 106th.
     """
-    values = [2 if c == "两" else 0 if c in "○Ｏ" else unicodedata.numeric(c, None) for c in numeral]
-    if not values or None in values:
+    values = [int(unicodedata.numeric(character, -1)) for character in numeral.translate(NOT_NUMERIC)]
+    if not values or min(values) < 0:
         return None
-    if all(value < 10 for value in values):  # digits, each in its place
-        return int("".join(str(int(value)) for value in values))
+    if max(values) < 10:  # digits, each in its place
+        return int("".join(map(str, values)))
     total = digit = 0
-    for value in map(int, values):
+    for value in values:
         if value < 10:
             digit = 10 * digit + value
         elif value >= 10_000:
@@ -307,3 +308,24 @@ def read_book(path: Path, pattern: str = "") -> tuple[str, list[Section]]:
     refuse(not path.is_file(), f"no book {path}", f"run python data/fetch_data.py {path.parent.name}")
     text = read_text(path, "fetch it with data/fetch_data.py, which recognises encodings")
     return text, sections_of(text, pattern)
+
+
+def unit_of(sections: Sequence[Section]) -> str:
+    """What most chapters of a book are called, 回 or 章; "" where none has a label of its own."""
+    units = Counter(section.label[-1] for section in sections if section.label and section.number is not None)
+    return units.most_common(1)[0][0] if units else ""
+
+
+def describe(sections: Sequence[Section]) -> str:
+    """What was found in a book, in a line for its reader."""
+    chapters = [section.label for section in sections if section.label and section.number is not None]
+    named = [section.label for section in sections if section.label and section.number is None]
+    unclear = sum(section.number is not None and not section.label for section in sections)
+    found = f"{len(chapters):,} chapters, {chapters[0]} to {chapters[-1]}" if chapters else "no chapters"
+    if named:
+        found += f"; {len(named)} other sections: {'、'.join(named[:12])}"
+    if unclear:
+        found += f"; {unclear:,} headings that stand several times, what is below them is asked about without a chapter"
+    if not chapters:
+        found += "; people and sentences are asked about without them (--heading=REGEX tells how headings begin)"
+    return found

@@ -1,10 +1,14 @@
 """The words in which a fact about a book is asked for, by kind of fact."""
 
 import itertools
+from random import Random
+
+from miniglm.typed import TRADITIONAL, in_script
 
 # A table of wordings gives for each kind of fact the templates of its questions, separated by spaces: {x} is what the
-# fact is about, {y} the second of a pair, {t} 《title》里, 书中 or nothing. A question that ends with ？ may get one of
-# LEADS in front. TRAINED_WORDINGS are trained, a few for each fact; NEW_WORDINGS are only asked in eval.jsonl.
+# fact is about (张飞, 第一回), {y} the second of a pair, {t} 《title》里, 书中 or nothing. A question that ends with ？
+# may get one of LEADS in front. TRAINED_WORDINGS are trained, a few for each fact; NEW_WORDINGS are only asked in
+# eval.jsonl.
 LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "你知道", "那么", "再问一下，"]
 TRAINED_WORDINGS = {
     "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 "
@@ -39,15 +43,15 @@ TRAINED_WORDINGS = {
     "{x}与{y}首次同在一句是哪一回？ 最先把{x}和{y}写在一句里的是第几回？ {x}跟{y}的名字最早在哪一句一起出现？ "
     "第几回首先把{x}与{y}写在一句？ {x}和{y}最早同句的原文怎么写？ 首先同时提到{x}跟{y}的句子是哪句？ "
     "{t}{x}同{y}最先写在一句里是哪里？ 引用最先同时写到{x}和{y}的句子。",
-    "title": "第{x}回的回目是什么？ 第{x}回叫什么？ 第{x}回的标题是什么？ {t}第{x}回的回目是什么？ "
-    "第{x}回题目是什么？ 说出第{x}回的回目。 {t}第{x}回叫什么名字？ 第{x}回回目怎么写？ 第{x}回的题目叫什么？ "
-    "写出第{x}回的标题。 第{x}回的名字？ {t}第{x}回标题怎么写？",
+    "title": "{x}的回目是什么？ {x}叫什么？ {x}的标题是什么？ {t}{x}的回目是什么？ "
+    "{x}题目是什么？ 说出{x}的回目。 {t}{x}叫什么名字？ {x}回目怎么写？ {x}的题目叫什么？ "
+    "写出{x}的标题。 {x}的名字？ {t}{x}标题怎么写？",
     "heading": "“{x}”是第几回？ “{x}”是哪一回的回目？ {t}“{x}”在第几回？ 哪一回叫“{x}”？ “{x}”出自哪一回？ "
     "回目“{x}”是第几回的？ {t}哪一回的回目有“{x}”？ “{x}”见于第几回？ {x}是第几回？ {x}是哪一回？ 标题“{x}”在哪一回？ "
     "说出“{x}”的回数。 第几回的题目是“{x}”？",
-    "cast": "第{x}回有哪些人物？ 第{x}回里有谁？ 第{x}回主要写了谁？ {t}第{x}回的人物有谁？ "
-    "第{x}回出场的主要人物有哪些？ 哪些人出现在第{x}回？ {t}第{x}回写到了哪些人？ 说说第{x}回的人物。 第{x}回都有谁？ "
-    "第{x}回讲了哪些人？ 列出第{x}回的主要人物。",
+    "cast": "{x}有哪些人物？ {x}里有谁？ {x}主要写了谁？ {t}{x}的人物有谁？ "
+    "{x}出场的主要人物有哪些？ 哪些人出现在{x}？ {t}{x}写到了哪些人？ 说说{x}的人物。 {x}都有谁？ "
+    "{x}讲了哪些人？ 列出{x}的主要人物。",
     "chief": "{t}出现最多的{x}个人物是谁？ 主要人物有哪{x}个？ {t}写得最多的{x}个人是谁？ 说出最主要的{x}个人物。 "
     "{t}最重要的{x}个角色是谁？ 哪{x}个人物出现次数最多？ {t}的{x}大主角是谁？ 前{x}名人物是谁？ "
     "最常出现的{x}个人物是谁？ {t}谁是最主要的{x}个人？",
@@ -61,42 +65,84 @@ NEW_WORDINGS = {
     "first": "请问{x}最先出现于第几回？ {x}是从哪一回开始出现的？ 第一次提到{x}是在哪一回？",
     "sentence": "书里第一次提{x}的原话是什么？ 请引用{x}出场的那句原文。 {x}出场那句话怎么说？",
     "pair": "请问哪一句里{x}跟{y}最先同时出现？ {x}与{y}头一次写在同一句是在哪一回？ 首先把{x}和{y}写在一起的是哪句？",
-    "title": "请问第{x}回的题目是怎样的？ 第{x}回的名称是什么？ 告诉我第{x}回的标题。",
+    "title": "请问{x}的题目是怎样的？ {x}的名称是什么？ 告诉我{x}的标题。",
     "heading": "请问“{x}”属于哪一回？ “{x}”这个标题是第几回的？ 题为“{x}”的是哪一回？",
-    "cast": "请问第{x}回都有谁出场？ 第{x}回讲的是哪些人？ 第{x}回中出现了什么人？",
+    "cast": "请问{x}都有谁出场？ {x}讲的是哪些人？ {x}中出现了什么人？",
     "chief": "请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
 }
 
-# Of a talk in which the assistant first looks a person up in a table, for each kind of question: the column in which it
-# searches, and the answer, a template of columns.
-LOOKED_UP = {
-    "courtesy": ("姓名", "{姓名}字{字}。"),
-    "whose": ("字", "字{字}的是{姓名}。"),
-    "first": ("姓名", "{姓名}最早见于{首见}。"),
+ANSWERS = {  # by kind of fact; {place} is where it stands: 第一回, 楔子, or nothing where the book has no chapters
+    "courtesy": "{x}字{zi}。",
+    "whose": "字{x}的是{names}。",
+    "alias": "{x}又称{names}。",
+    "who": "{x}，字{zi}。",
+    "first": "{x}最早见于{place}。",
+    "sentence": "{x}最早见于{place}：「{quote}」。",
+    "introduced": "{x}，字{zi}，最早见于{place}：「{quote}」。",
+    "pair": "{x}、{y}最早同见于{place}：「{quote}」。",
+    "title": "{place}的标题是{lines}。",
+    "heading": "「{x}」是{place}的标题。",
+    "cast": "{place}主要有{names}。",
+    "chief": "按姓名、字和别称数，书中出现最多的{n}人是{names}。",
+    "absent": "{x}，书中没有这个人。",
+    "absent chapter": "{x}书中没有，全书共{n}。",
 }
+ABSENT = "书中没有"  # what an answer says about what the book does not have
+# Of a talk in which the assistant looks a person up in a table, by kind of question: the column in which it searches,
+# and the one that answers.
+LOOKED_UP = {"courtesy": "姓名", "whose": "字", "first": "姓名"}
+ANSWERED = {"courtesy": "字", "whose": "字", "first": "首见"}
 
 
-def phrasings(fact, templates, leads, places, unit, rng):
-    """All questions about `fact` that `templates`, a text, give: a list in random order, the forms of its x in turn.
+class Words:
+    """The words about one book: in its script, and with its word for a chapter."""
 
-    leads: what may stand before a question. places: what {t} may become, nothing first. unit: of chapters, as 回.
-    rng: a random.Random that draws.
-    """
-    by_form = []
-    if unit != "回":
-        templates = templates.replace("回目", "标题").replace("回", unit)
-    for x in fact["x"]:
-        asked = {}
-        for template in templates.split():
-            place = lead = ""
-            if template.startswith("{t}"):
-                place = rng.choice(places)
-            elif "{t}" in template:
-                place = rng.choice(places[1:])
-            if template.endswith("？"):
-                lead = rng.choice(leads)
-            question = template.format(x=x, y=fact.get("y"), t=place).removeprefix("的")  # {t}的{x} without a place
-            asked[lead + question] = None
-        by_form.append(rng.sample(list(asked), len(asked)))
-    rng.shuffle(by_form)
-    return [question for turn in itertools.zip_longest(*by_form) for question in turn if question]
+    def __init__(self, title: str = "", unit: str = "", script: str = ""):
+        """title: of the book, without 《》. unit: of its chapters, as 回; "" where it has none. script: see typed."""
+        self.unit, self.script = unit, script
+        self.title = self.own(title)
+        self.places = ["", "书中", f"《{title}》里"] if title else ["", "书中"]
+
+    def own(self, text: str) -> str:
+        """Words of ours, which are simplified, in the book's script."""
+        return in_script(text, TRADITIONAL) if self.script == TRADITIONAL else text
+
+    @property
+    def absent(self) -> str:
+        """What an answer says about what the book does not have."""
+        return self.own(ABSENT)
+
+    def answer(self, kind: str, **about: str) -> str:
+        """The answer of a kind, filled with what the book says, which stays as it is."""
+        template = ANSWERS[kind]
+        if kind in ("title", "heading") and about["place"].endswith("回"):
+            template = template.replace("标题", "回目")
+        return self.own(template).format(**about)
+
+    def questions(self, fact: dict, wordings: dict[str, str], leads: list[str], rng: Random) -> list[str]:
+        """All questions about a fact that its kind's templates in `wordings` give, the forms of its x in turn.
+
+        They are in random order. leads: what may stand before one.
+        """
+        templates = wordings[fact["kind"]].split()
+        if not self.unit or not fact.get("place", True):
+            templates = [template for template in templates if "回" not in template]
+        elif self.unit != "回":
+            templates = [template.replace("回目", "标题").replace("回", self.unit) for template in templates]
+        by_form = []
+        for x in fact["x"]:
+            asked = {}
+            for template in templates:
+                place = lead = ""
+                if template.startswith("{t}"):
+                    place = rng.choice(self.places)
+                elif "{t}" in template:
+                    place = rng.choice(self.places[1:])
+                if template.endswith("？"):
+                    lead = rng.choice(leads)
+                words = {"x": x, "y": fact.get("y"), "t": self.own(place)}
+                question = self.own(template).format(**words).removeprefix("的")  # {t}的{x} without a place
+                asked[self.own(lead) + question] = None
+            by_form.append(rng.sample(list(asked), len(asked)))
+        rng.shuffle(by_form)
+        return [question for turn in itertools.zip_longest(*by_form) for question in turn if question]

@@ -1,0 +1,109 @@
+"""What a book does not have, people and chapters, and how a question about them is answered."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from random import Random
+
+from miniglm.book.facts import HANZI
+from miniglm.book.sections import NUMBERED, Section, chinese_number, number_of, numbers_named, writings
+from miniglm.book.wordings import Words
+from miniglm.typed import SIMPLIFIED, in_script
+
+# Well known from other books and from life, to see whether a model invents when it is asked about them. Never trained.
+ELSEWHERE = (
+    "贾宝玉 林黛玉 薛宝钗 王熙凤 贾政 史湘云 刘姥姥 孙悟空 猪八戒 沙僧 唐僧 白骨精 红孩儿 牛魔王 宋江 林冲 武松 鲁智深 "
+    "李逵 吴用 潘金莲 西门庆 高俅 郭靖 黄蓉 杨过 小龙女 段誉 萧峰 虚竹 张无忌 令狐冲 韦小宝 洪七公 欧阳锋 周伯通 李白 "
+    "杜甫 白居易 苏轼 王安石 司马光 岳飞 文天祥 李世民 武则天 朱元璋 康熙 李清照 陆游 孔乙己 阿Q 祥林嫂 哈利波特 "
+    "福尔摩斯 拿破仑 莎士比亚 牛顿 爱因斯坦 林肯"
+)
+KINDS = {"who": 5, "first": 4, "courtesy": 3, "sentence": 3, "alias": 1, "pair": 2}  # of questions, how often each
+
+
+class Absence:
+    """The people and chapters that a book does not have, each a fact as facts.book_facts gives them."""
+
+    def __init__(self, text: str, sections: Sequence[Section], people: Collection[str], words: Words):
+        """text: of the whole book. people: the names of those in it."""
+        self.words, self.people = words, list(people)
+        self.text = compact(text)
+        chapters = [section for section in sections if section.number is not None]
+        # Of all that may be a chapter, wherever it is named.
+        self.numbers = numbers_named(text) | {section.number for section in chapters}
+        in_doubt = not words.unit or not all(section.label for section in chapters)
+        self.chapters = 0 if in_doubt else len(chapters)
+        self.kinds = {kind: weight for kind, weight in KINDS.items() if words.unit or kind != "first"}
+
+    def has(self, name: str) -> bool:
+        """Whether somebody may be in the book: their name stands anywhere in it, in either script, across lines too."""
+        return compact(name) in self.text
+
+    def denies(self, answer: str) -> bool:
+        """Whether an answer says that the book does not have what it has: a person's name, a chapter's number."""
+        if found := re.fullmatch(self.words.answer("absent chapter", x=NUMBERED.pattern, n=".+"), answer):
+            return number_of(found[1]) in self.numbers
+        found = re.fullmatch(self.words.answer("absent", x="(.+)"), answer)
+        return bool(found) and self.has(found[1])
+
+    def facts(self, rng: Random) -> Iterator[dict]:
+        """Facts about people and chapters that are put together from those in the book and are not in it.
+
+        Nobody comes twice: the supply is endless for any real book, and ends where nobody new is found.
+        """
+        characters = re.findall(HANZI, self.text)
+        if not characters or not self.people and not self.chapters:
+            return
+        families = [name[: 2 if len(name) > 3 else 1] for name in self.people]
+        givens = [name[1:] for name in self.people]
+        highest = min(9999, 10 * self.chapters + 100)
+        misses = 0
+        seen: set[str] = set(map(self.words.own, ELSEWHERE.split()))
+        while misses < 1000:
+            if self.chapters and (not self.people or rng.random() < 0.12):
+                number = rng.randint(1, highest)
+                subject = rng.choice(writings(f"第{chinese_number(number)}{self.words.unit}"))
+                there_is = number in self.numbers
+                fact = self.chapter(subject, rng.choice(["title", "cast"]))
+            else:
+                family = rng.choice(families if rng.random() < 0.75 else characters)
+                drawn = "".join(rng.choices(characters, k=rng.choice([1, 2])))
+                subject = family + (rng.choice(givens) if rng.random() < 0.5 else drawn)
+                there_is = self.has(subject) or subject in self.people
+                fact = self.person(subject, self.draw(rng))
+                if fact["kind"] == "pair":
+                    both = rng.sample([subject, rng.choice(self.people)], 2)
+                    fact |= {"x": both[:1], "y": both[1]}
+            if there_is or subject in seen:
+                misses += 1
+                continue
+            seen.add(subject)
+            misses = 0
+            yield fact
+
+    def elsewhere(self, rng: Random) -> Iterator[dict]:
+        """A fact about each of ELSEWHERE whom the book does not have."""
+        for name in map(self.words.own, ELSEWHERE.split()):
+            if not self.has(name):
+                yield self.person(name, self.draw(rng, but=("alias", "pair")))
+
+    def draw(self, rng: Random, but: Collection[str] = ()) -> str:
+        """A kind of question about a person, none of `but`."""
+        kinds = {kind: weight for kind, weight in self.kinds.items() if kind not in but}
+        return rng.choices(list(kinds), list(kinds.values()))[0]
+
+    def person(self, name: str, kind: str) -> dict:
+        """The fact that answers a question of that kind about somebody whom the book does not have.
+
+        Its answer begins as one about a known person would: having said the name, a model can tell more easily.
+        """
+        answer = self.words.answer("absent", x=name)
+        return {"kind": kind, "about": name, "x": [name], "Answer": answer, "Key": self.words.absent}
+
+    def chapter(self, label: str, kind: str) -> dict:
+        """The fact that answers a question of that kind about a chapter that the book does not have."""
+        answer = self.words.answer("absent chapter", x=label, n=chinese_number(self.chapters) + self.words.unit)
+        return {"kind": kind, "about": label, "x": [label], "Answer": answer, "Key": self.words.absent}
+
+
+def compact(text: str) -> str:
+    """A text in simplified characters and without white space, to look for names in."""
+    return in_script("".join(text.split()), SIMPLIFIED)
