@@ -22,6 +22,7 @@ import torch
 from miniglm.batch import Batch
 from miniglm.errors import refuse
 from miniglm.files import is_plain_name
+from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer, read_meta
 
 SPLITS = ("train", "val")
@@ -42,6 +43,8 @@ def is_sft(dataset: str) -> bool:
 
 class DataSet:
     """What books and conversations have in common: a folder, its tokenizer, its meta.json."""
+
+    normalisation: Normalisation | None = None  # of questions
 
     def __init__(self, dataset: str):
         self.name, self.folder = dataset, Path("data", dataset)
@@ -90,6 +93,7 @@ class Talks(DataSet):
     def __init__(self, dataset: str):
         """Maps the rows, masks and sample numbers. Raises UserError where one is missing or damaged."""
         super().__init__(dataset)
+        self.normalisation = normalisation_in(self.meta, self.folder / "meta.json")
         mapped = {split: _map_sft(dataset, split) for split in SPLITS}
         self.rows = {split: rows for split, (rows, _, _) in mapped.items()}  # (rows, block_size + 1) uint16
         self.masks = {split: mask for split, (_, mask, _) in mapped.items()}  # uint8 like the rows

@@ -13,7 +13,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -24,10 +24,11 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import Bounds, FilePath, configure
-from miniglm.conversation import encode_conversation
+from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
-from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.files import claim, is_plain_name, read_json, sha256, write_json, write_whole
 from miniglm.records import BadRecord, read_records, turns_of
+from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer
 
 # -----------------------------------------------------------------------------
@@ -37,12 +38,14 @@ tokenizer_from: FilePath = "data/sanguo_bpe"  # the data set or out_dir whose to
 block_size: Annotated[int, Bounds(8, 65535)] = 256  # tokens of context; the model's own
 pack = True  # several samples in a row; each still sees only itself
 too_long: Literal["drop", "truncate"] = "drop"  # a sample longer than a row: drop it, or truncate its end
+normalise = True  # questions as miniglm/typed.py has it, now and whenever the model is asked; never for open weights
 strict = False  # stop at the first bad record
 val_file: FilePath = ""  # FILE.jsonl of records for the validation rows
 val_fraction: Annotated[float, Bounds(0, 0.5)] = 0.02  # without it: share of samples that are validated on, not trained
 seed = 1337  # which samples go to the validation rows
 # -----------------------------------------------------------------------------
 
+SCRIPT_SAMPLE = 1 << 24  # characters that are looked at to tell in which script the records are
 OPEN_ROWS = 32  # that are being packed at once; the more, the fuller they get
 
 
@@ -55,10 +58,32 @@ class Sample(NamedTuple):
     searches: bool  # whether the assistant calls the search tool in it
 
 
-def sample_of(record, encoder, row_length, too_long) -> Sample:
+def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
+    """How questions are normalised for a model that is trained on the records of some files.
+
+    A model that has learnt to talk keeps its own, and open weights have none: their questions stay to the letter.
+    """
+    path = Path(tokenizer_from, "config.json")
+    about = read_json(path, "copy the directory again") if path.exists() else {}
+    settings = about.get("settings")
+    if "model_type" in about or isinstance(settings, dict) and settings.get("init_from") == "hf":
+        return None
+    if about.get("chat"):
+        return normalisation_in(about, path)
+    characters = Counter()
+    for path in paths:
+        for _, record in read_records(path):
+            with suppress(BadRecord):
+                characters.update("".join(turn["content"] for turn in turns_of(record)[1]))
+            if characters.total() > SCRIPT_SAMPLE:
+                break
+    return Normalisation.of(characters)
+
+
+def sample_of(record, encoder, row_length, too_long, normalisation) -> Sample:
     """The Sample of a record, at most row_length ids. Raises BadRecord, and UserError as the tokenizer does."""
     form, turns = turns_of(record)
-    ids, mask = encode_conversation(encoder, turns)
+    ids, mask = encode_conversation(encoder, normalised(turns, normalisation))
     if len(ids) > row_length:
         if too_long == "drop":
             raise BadRecord("is longer than the block")
@@ -68,7 +93,7 @@ def sample_of(record, encoder, row_length, too_long) -> Sample:
     return Sample(form, ids, mask, any(turn["role"] == "search" for turn in turns))
 
 
-def samples(paths, encoder, row_length, too_long, strict, left_out: Counter) -> Iterator[Sample]:
+def samples(paths, encoder, row_length, too_long, normalisation, strict, left_out: Counter) -> Iterator[Sample]:
     """The Samples of all good records in some files. Tells what is kept of each file, and why the rest is not.
 
     left_out: is added how many records are left out for which reason. strict: raise UserError for the first of them.
@@ -77,7 +102,7 @@ def samples(paths, encoder, row_length, too_long, strict, left_out: Counter) -> 
         kept, dropped = Counter(), Counter()
         for place, record in tqdm(read_records(path), desc=Path(path).name, unit=" records", leave=False, disable=None):
             try:
-                sample = sample_of(record, encoder, row_length, too_long)
+                sample = sample_of(record, encoder, row_length, too_long, normalisation)
             except (BadRecord, UserError) as reason:
                 refuse(strict, f"{path} {place} {reason}", "mend it, or leave --strict away to skip it")
                 dropped[str(reason)] += 1
@@ -141,6 +166,7 @@ configure(globals(), positional="files")
 refuse(not files, "no records to read", "name one FILE.jsonl or more")
 refuse(not is_plain_name(dataset), f"--dataset={dataset} is no name", "give --dataset=NAME; the rows go to data/NAME")
 encoder = load_tokenizer(tokenizer_from)
+normalisation = normalisation_for(files, tokenizer_from) if normalise else None
 target = Path("data", dataset)
 claim(target)
 row_length = block_size + 1  # the first id of a row is only read, the last one only predicted
@@ -151,10 +177,10 @@ searches, sample = False, None  # whether the search tool is called in any sampl
 with ExitStack() as stack:
     train = Rows(target, "train", row_length, encoder.end_id, pack, stack)
     val = Rows(target, "val", row_length, encoder.end_id, pack, stack)
-    for sample in samples(val_files, encoder, row_length, too_long, strict, left_out):
+    for sample in samples(val_files, encoder, row_length, too_long, normalisation, strict, left_out):
         val.add(sample)
         searches |= sample.searches
-    for sample in samples(files, encoder, row_length, too_long, strict, left_out):
+    for sample in samples(files, encoder, row_length, too_long, normalisation, strict, left_out):
         held_out = not val_files and (val.samples == 0 or drawn.random() < val_fraction)
         (val if held_out else train).add(sample)
         searches |= sample.searches
@@ -172,6 +198,7 @@ with ExitStack() as stack:
         "splits": {"train": train.close(), "val": val.close()},
         "left_out": dict(left_out),
         "searches": searches,
+        "normalisation": normalisation and normalisation.to_json(),
         "sources": [{"name": Path(path).name, "sha256": sha256(path)} for path in [*files, *val_files]],
     }
     (target / "meta.json").unlink(missing_ok=True)  # until everything is written there is no data set

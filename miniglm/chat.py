@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from miniglm.conversation import LEARNED, MARKERS, Messages, encode_conversation, encode_prompt
+from miniglm.conversation import LEARNED, MARKERS, Messages, encode_conversation, encode_prompt, normalised
 from miniglm.decoding import Sampling, beam_search, filter_logits, generate
 from miniglm.errors import UserError, refuse
 from miniglm.origin import Loaded
@@ -43,7 +43,10 @@ def recent_turns(loaded: Loaded, messages: Messages, turns: int) -> Messages:
     exchanges = answered(messages)
     for start in range(max(0, len(exchanges) - turns), len(exchanges)):
         shown = sum(exchanges[start:], []) + messages[-1:]
-        if len(encode_prompt(loaded.tokenizer, shown)) <= loaded.model.config.block_size // 2:
+        if (
+            len(encode_prompt(loaded.tokenizer, normalised(shown, loaded.normalisation)))
+            <= loaded.model.config.block_size // 2
+        ):
             return shown
     return messages[-1:]
 
@@ -71,7 +74,7 @@ def prompt_ids(loaded: Loaded, prompt: str | Messages, choosing: bool = False) -
             raise UserError("nothing to go on from", "write some text (--start=TEXT)")
         return tokenizer.encode(prompt)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    messages = [{**message, "content": message["content"].strip()} for message in messages]
+    messages = normalised(messages, loaded.normalisation)
     empty = not messages or not messages[-1]["content"]
     refuse(empty, "the question is empty", "ask something (--start=QUESTION)")
     ids = encode_conversation(tokenizer, messages)[0] if choosing else encode_prompt(tokenizer, messages)

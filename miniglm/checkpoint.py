@@ -23,6 +23,7 @@ from miniglm.errors import UserError, refuse
 from miniglm.families import Weights
 from miniglm.files import is_plain_name, link_whole, write_json, write_whole
 from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, checked, save_adapter
+from miniglm.typed import Normalisation
 from miniglm.vocabulary import AnyTokenizer
 from model import GLMConfig, MiniGLM
 
@@ -53,6 +54,7 @@ class Checkpoint:
     chat: bool  # whether it was trained on conversations
     fingerprint: str  # of its tokenizer
     searches: bool = False  # whether it has learnt to call the search tool
+    normalisation: Normalisation | None = None  # of the questions that it was trained on
     state: State = field(default_factory=State)
     optimizers: list[dict] = field(default_factory=list)
     scaler: dict = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Checkpoint:
             "settings": self.settings,
             "chat": self.chat,
             "searches": self.searches,
+            "normalisation": self.normalisation and self.normalisation.to_json(),
             "tokenizer": self.fingerprint,
             "optimizers": self.optimizers,
             "scaler": self.scaler,
@@ -79,7 +82,7 @@ class Checkpoint:
     def from_file(cls, content: dict) -> Checkpoint:
         """The checkpoint that was written so. Raises ValueError, TypeError or KeyError where it is none.
 
-        Older ones have neither rate nor skipped steps. The adapter is looked at where it is used, see adapter_of.
+        Older ones have no rate, skipped steps or normalisation. The adapter is looked at where it is used: adapter_of.
         """
         kinds: dict[str, type] = dict.fromkeys(("model", "model_args", "settings"), dict)
         kinds |= {"chat": bool, "tokenizer": str, "optimizers": list, "iter_num": int}
@@ -101,6 +104,7 @@ class Checkpoint:
             chat=content["chat"],
             fingerprint=content["tokenizer"],
             searches=bool(content.get("searches")),
+            normalisation=Normalisation.from_json(content.get("normalisation")),
             state=state,
             optimizers=content["optimizers"],
             scaler=content.get("scaler") or {},
@@ -137,6 +141,7 @@ def save_checkpoint(out_dir, checkpoint: Checkpoint, tokenizer: AnyTokenizer, be
         "model": checkpoint.shape,
         "chat": checkpoint.chat,
         "searches": checkpoint.searches,
+        "normalisation": checkpoint.normalisation and checkpoint.normalisation.to_json(),
         "tokenizer": tokenizer.name,
         "iter_num": step,
         "settings": checkpoint.settings,

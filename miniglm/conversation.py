@@ -7,6 +7,7 @@ A conversation is a list of {"role", "content"}. How it is written for a model o
 """
 
 from miniglm.tokenizer import END
+from miniglm.typed import Normalisation
 from miniglm.vocabulary import AnyTokenizer
 
 # How each role's turn begins. What the assistant says (an answer, or a call of the search tool) closes with the end.
@@ -14,6 +15,15 @@ MARKERS = {"system": "系统：", "user": "问：", "assistant": "答：", "sear
 LEARNED = ("assistant", "search")
 
 Messages = list[dict[str, str]]
+
+
+def normalised(messages: Messages, normalisation: Normalisation | None) -> Messages:
+    """A conversation as a model reads one: its questions normalised, and no white space around any message."""
+    contents = [message["content"].strip() for message in messages]
+    if normalisation:
+        asked = [message["role"] == "user" for message in messages]
+        contents = [normalisation(content) if is_asked else content for content, is_asked in zip(contents, asked)]
+    return [{**message, "content": content} for message, content in zip(messages, contents)]
 
 
 def encode_conversation(tokenizer: AnyTokenizer, messages: Messages) -> tuple[list[int], list[int]]:

@@ -28,6 +28,7 @@ from miniglm.hf import is_hf, read_hf
 from miniglm.lora import Adapter, attach, digest, merged, read_adapter
 from miniglm.machine import cast_weights, pick_device
 from miniglm.parallel import Group
+from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer
 from model import GLMConfig, MiniGLM
 
@@ -41,6 +42,7 @@ class Loaded:
     chat: bool  # whether it was trained on conversations
     searches: bool  # whether it has learnt to call the search tool
     settings: dict  # of its training; empty for a model from elsewhere
+    normalisation: Normalisation | None = None  # of what it is asked; None: it is read as it stands
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def load(place, device: str = "auto", dtype: str = "float32", lora: str = "") ->
     """
     checkpoint, tokenizer = open_model(place, lora)
     model = cast_weights(build_model(checkpoint).eval().to(pick_device(device)), dtype)
-    return Loaded(model, tokenizer, checkpoint.chat, checkpoint.searches, checkpoint.settings)
+    about = (checkpoint.chat, checkpoint.searches, checkpoint.settings, checkpoint.normalisation)
+    return Loaded(model, tokenizer, *about)
 
 
 def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
@@ -93,6 +96,7 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
             refuse(not is_plain_settings(about["settings"]), f"{path} is broken", "copy the directory again")
             checkpoint.settings = about["settings"]
             checkpoint.chat, checkpoint.searches = bool(about.get("chat")), bool(about.get("searches"))
+            checkpoint.normalisation = normalisation_in(about, path)
     return checkpoint, tokenizer
 
 

@@ -203,6 +203,7 @@ class Run:
             chat=self.data.chat,
             fingerprint=fingerprint(self.data.tokenizer),
             searches=self.data.searches,
+            normalisation=self.data.normalisation,
             state=self.state,
             optimizers=self.optimizers.state_dicts(),
             scaler=self.scaler.state_dict(),

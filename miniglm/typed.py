@@ -1,6 +1,6 @@
 """What a reader types, written as the questions that a model was trained on are: one normalisation for both.
 
-    Normalization("simplified")(" 張飛 字什麼??")    # 张飞字什么？
+    Normalisation("simplified")(" 張飛 字什麼??")    # 张飞字什么？
 
 Half- and full-width marks, letters and digits, spaces, repeated marks, invisible characters, and the script: the
 traditional characters of a question to a book in simplified ones, or the other way round. It belongs to a model that
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencc import OpenCC
+
+from miniglm.errors import UserError
 
 SIMPLIFIED, TRADITIONAL = "simplified", "traditional"
 HAN = r"\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -109,14 +111,14 @@ def script_of(characters: Counter) -> str:
 
 
 @dataclass(frozen=True)
-class Normalization:
+class Normalisation:
     """What becomes of a question before a model reads it: the STEPS, and the script that the model was trained on."""
 
     script: str = ""  # SIMPLIFIED, TRADITIONAL, or "": both as they come
     kept: str = ""  # characters that are not taken for the other script's: 乾, where a book tells of 孙乾
 
     @classmethod
-    def of(cls, characters: Counter) -> "Normalization":
+    def of(cls, characters: Counter) -> "Normalisation":
         """The normalisation of questions to a model that is trained on a text with so many of each character."""
         script = script_of(characters)
         if script != SIMPLIFIED:
@@ -130,14 +132,13 @@ class Normalization:
         return cls(script, "".join(sorted(kept)))
 
     @classmethod
-    def from_json(cls, value: Any) -> "Normalization | None":
-        """What to_json gave; None for None. Raises ValueError, TypeError or KeyError for anything else."""
+    def from_json(cls, value: Any) -> "Normalisation | None":
+        """What to_json gave; None for None. Raises ValueError for anything else."""
         if value is None:
             return None
-        script, kept = value["script"], value["kept"]
-        if script not in (SIMPLIFIED, TRADITIONAL, "") or not isinstance(kept, str):
+        if not isinstance(value, dict) or value.get("script") not in (SIMPLIFIED, TRADITIONAL, ""):
             raise ValueError(f"no normalisation: {value}")
-        return cls(script, kept)
+        return cls(value["script"], str(value.get("kept", "")))
 
     def to_json(self) -> dict[str, str]:
         """What stands in meta.json and config.json."""
@@ -151,3 +152,11 @@ class Normalization:
             return in_script(text, self.script)
         parts = re.split(f"([{re.escape(self.kept)}]+)", text)
         return "".join(part if part[:1] in self.kept else in_script(part, self.script) for part in parts)
+
+
+def normalisation_in(about: dict, path) -> Normalisation | None:
+    """The normalisation of questions that meta.json or config.json, read from `path`, tells. Raises UserError."""
+    try:
+        return Normalisation.from_json(about.get("normalisation"))
+    except ValueError as error:
+        raise UserError(f"{path} is broken", "copy the directory again") from error

@@ -16,7 +16,10 @@ SENTENCE = r"[^。！？\n]+[。！？]?"
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 HANZI = r"[\u4e00-\u9fff]"
 # What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
-ACTS = r"(?:曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
+ACTS = (
+    r"(?:曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|"
+    r"字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
+)
 CALLED = (
     r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
 )

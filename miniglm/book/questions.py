@@ -108,10 +108,11 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         if fact["about"] in held_out:
             by_group = {"unseen": usual[0]}
         else:
-            trained = usual[: wordings * MORE_WORDINGS.get(kind, 1)]
+            count = wordings * MORE_WORDINGS.get(kind, 1)
+            trained = list(dict.fromkeys(book.words.as_typed(question, rng) for question in usual[:count]))
             training += [record(question, answer, kind) for question in trained]
             by_group = {"seen": trained[0], "new_wording": new[0]}
-            if untrained := usual[len(trained) :]:
+            if untrained := usual[count:]:
                 by_group["reworded"] = untrained[0]
                 reworded += [record(question, answer, kind) for question in untrained[1:2]]
         for group, question in by_group.items():
@@ -123,8 +124,10 @@ def absent_records(book: Book, facts: Iterable[dict], rng: Random, evaluated=Fal
     """A record of each fact about what the book does not have. evaluated: with its "Key" and its "Group"."""
     records = []
     for fact in facts:
-        more = {"Key": fact["Key"], "Group": "absent"} if evaluated else {}
-        records.append(record(book.ask(fact, rng)[0], fact["Answer"], "absent", **more))
+        question, more = book.ask(fact, rng)[0], {"Key": fact["Key"], "Group": "absent"}
+        if not evaluated:
+            question, more = book.words.as_typed(question, rng), {}
+        records.append(record(question, fact["Answer"], "absent", **more))
     return records
 
 

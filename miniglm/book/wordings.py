@@ -10,6 +10,32 @@ from miniglm.typed import TRADITIONAL, in_script
 # may get one of LEADS in front. TRAINED_WORDINGS are trained, a few for each fact; NEW_WORDINGS are only asked in
 # eval.jsonl.
 LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "你知道", "那么", "再问一下，"]
+# How a question is typed: some of the trained ones get a greeting in front, thanks behind, or a slip of the keyboard.
+GREETINGS = [
+    "你好，",
+    "你好，",
+    "你好！",
+    "您好，",
+    "您好！",
+    "嗨，",
+    "老师好，",
+    "早上好，",
+    "在吗？",
+    "打扰一下，",
+    "麻烦问一下，",
+]
+THANKS = ["谢谢。", "谢谢！", "谢谢你。", "谢谢您！", "多谢！", "麻烦了。", "快告诉我。"]
+SLIPS = {
+    "什么": ["神么", "甚么", "啥", "什"],
+    "哪": ["那"],
+    "是谁": ["谁"],
+    "的": [""],
+    "？": ["", "", "呢？", "啊？", "。"],
+    "。": ["", "吧。"],
+    "第一次": ["第1次"],
+    "书中": ["书里"],
+}
+GREETED, THANKED, SLIPPED = 0.25, 0.1, 0.15  # the shares of trained questions
 TRAINED_WORDINGS = {
     "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 "
     "{x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 {x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 "
@@ -101,6 +127,7 @@ class Words:
         """title: of the book, without 《》. unit: of its chapters, as 回; "" where it has none. script: see typed."""
         self.unit, self.script = unit, script
         self.title = self.own(title)
+        self.slips = {self.own(right): [self.own(slip) for slip in slips] for right, slips in SLIPS.items()}
         self.places = ["", "书中", f"《{title}》里"] if title else ["", "书中"]
 
     def own(self, text: str) -> str:
@@ -118,6 +145,19 @@ class Words:
         if kind in ("title", "heading") and about["place"].endswith("回"):
             template = template.replace("标题", "回目")
         return self.own(template).format(**about)
+
+    def as_typed(self, question: str, rng: Random) -> str:
+        """A question as somebody may type it: as it is, or politely, or with a slip."""
+        right = [words for words in self.slips if words in question]
+        if right and rng.random() < SLIPPED:
+            words = rng.choice(right)
+            before, _, behind = question.rpartition(words)
+            question = before + rng.choice(self.slips[words]) + behind
+        if rng.random() < GREETED:
+            question = self.own(rng.choice(GREETINGS)) + question
+        if rng.random() < THANKED and question.endswith(("？", "。")):
+            question += self.own(rng.choice(THANKS))
+        return question
 
     def questions(self, fact: dict, wordings: dict[str, str], leads: list[str], rng: Random) -> list[str]:
         """All questions about a fact that its kind's templates in `wordings` give, the forms of its x in turn.
