@@ -9,6 +9,7 @@ from miniglm.book.sections import Section, chinese_number, writings
 from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import read_json
+from miniglm.typed import TRADITIONAL, in_script
 
 TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
@@ -16,13 +17,22 @@ SENTENCE = r"[^。！？\n]+[。！？]?"
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 HANZI = r"[\u4e00-\u9fff]"
 # What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
-ACTS = (
-    r"(?:曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|"
-    r"字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|奏|谏|叩|听|闻|、)"
+
+
+def in_both_scripts(pattern: str) -> str:
+    """A regular expression in simplified characters that finds the same words in traditional ones, too."""
+    return f"(?:{pattern}|{in_script(pattern, TRADITIONAL)})"
+
+
+ACTS = in_both_scripts(
+    "曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|"
+    "奏|谏|叩|听|闻|、"
 )
-CALLED = (
-    r"(?:将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、)"
+CALLED = in_both_scripts(
+    "将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、"
 )
+RENAMED = in_both_scripts("后改")
+ALSO_CALLED = in_both_scripts("道号|小字|号|又名|人称")
 
 
 def read_list(path) -> dict[str, list[str]]:
@@ -61,7 +71,7 @@ def read_people(people, text, min_mentions):
         if not is_unmistakable(name) and name not in acting:
             continue  # 浮云 does nothing
         character, often = after.most_common(1)[0]
-        in_phrase = often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为也等"
+        in_phrase = often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为為也等"
         if in_phrase and not is_unmistakable(name):
             continue  # part of a phrase: 马相 stands mostly in 两马相交
         character, often = leaders[name].most_common(1)[0]
@@ -98,7 +108,7 @@ def courtesy_names(people, text):
         for alias in aliases:
             bearers[alias].append(name)
     found = defaultdict(Counter)
-    for match in re.finditer(f"字({HANZI}{{2}})(?:，后改({HANZI}{{2}}))?(?=[，。；：、”])", text):
+    for match in re.finditer(f"字({HANZI}{{2}})(?:，{RENAMED}({HANZI}{{2}}))?(?=[，。；：、”])", text):
         zi = match[2] or match[1]  # 关羽，字长生，后改云长
         before = text[max(0, match.start() - 14) : match.start()].removesuffix("，")
         introduced = re.search(rf"姓({HANZI}{{1,2}})，?名({HANZI}{{1,2}})$", before)
@@ -121,7 +131,7 @@ def other_names(people, courtesy, text):
         surname = name[:2] if len(name) > 2 else name[:1]
         called = [surname + courtesy[name]] if name in courtesy else []
         for alias in aliases:
-            if alias.startswith(surname) or re.search(f"(?:道号|小字|号|又名|人称)“?{re.escape(alias)}", text):
+            if alias.startswith(surname) or re.search(f"{ALSO_CALLED}[“「]?{re.escape(alias)}", text):
                 called.append(alias)
         called = [each for each in dict.fromkeys(called) if owners[each] <= 1 and each not in people]
         called = [each for each in called if text.count(each) >= 2]
@@ -150,7 +160,7 @@ def quotation(sentence, words):
     for edge in edges:
         if edge > stop and stop - start < shortest and edge - start <= longest:
             stop = edge
-    quoted = sentence[start:stop].strip("，；：。！？、“”‘’ \u3000")
+    quoted = sentence[start:stop].strip("，；：。！？、“”‘’「」『』 \u3000")
     return quoted if len(quoted) <= longest and not re.search("[“”‘’「」]", quoted) else None
 
 
