@@ -6,6 +6,10 @@ from collections import Counter
 
 import pytest
 
+from miniglm.book.absence import Absence
+from miniglm.book.questions import record, without_denials
+from miniglm.book.sections import sections_of
+from miniglm.book.wordings import Words
 from miniglm.search import search
 
 
@@ -216,9 +220,9 @@ def test_a_book_of_ones_own(project):
 @pytest.mark.parametrize(
     "book_text, people, message",
     [
-        ("没有章回的书。\n", None, "no chapter headings"),
+        ("没有章回的书。\n", None, "nothing to ask about"),
         ("第一回\n文\n第二回\n文\n", None, "nothing to ask about"),
-        ("第一回 甲\n文\n第一回 乙\n文\n", None, "several headings 第一回"),
+        ("没有章回的书。\n", "{}", "nothing to ask about"),
         ("第一回 甲\n文\n", "[1, 2]", "is broken"),
         ("第一回 甲\n文\n", '{"甲": 3}', "no list of people"),
         ("第一回 甲\n文\n", "{", "is broken"),
@@ -232,3 +236,150 @@ def test_bad_input_is_told(project, book_text, people, message):
         project.write("badpeople.json", people)
         words.append("--entities=badpeople.json")
     assert message in project.fails(*words)
+
+
+PEOPLE = {"李大山": ["李大山"], "王小河": ["王小河"], "赵铁牛": ["赵铁牛"]}
+SCENE = "山下炊烟四起。{}推门进来，看见众人坐在灯下。{}笑道：“来得正好。”\n"
+
+
+def questions_about(project, book_text, *words, people=PEOPLE):
+    """(what build_sft.py prints, the records of questions.jsonl and eval.jsonl) of a book with a list of people."""
+    project.write("data/brought/input.txt", book_text)
+    project.write("data/brought/entities.json", json.dumps(people))
+    printed = project.run("data/build_sft.py", "brought", "--wordings=6", *words).stdout
+    lines = [
+        line
+        for file in ("questions", "eval")
+        for line in (project.folder / f"data/brought_sft/{file}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    return printed, [json.loads(line) for line in lines]
+
+
+def denied_chapters(records):
+    """The numerals of the chapters that some records say are not there."""
+    answers = [re.match("第(.+?)[章回]书中没有", record["Answer"]) for record in records]
+    return {match[1] for match in answers if match}
+
+
+@pytest.mark.parametrize(
+    "numerals",
+    [
+        [f"{n:03}" for n in range(1, 131)],
+        ["".join("〇一二三四五六七八九"[int(d)] for d in str(n)) for n in range(1, 131)],
+        [str(n).translate(str.maketrans("0123456789", "０１２３４５６７８９")) for n in range(1, 131)],
+        [in_chinese(n).replace("零", "") for n in range(1, 131)],
+    ],
+    ids=["第001章", "第一〇六章", "第１０６章", "第一百六章"],
+)
+def test_no_chapter_is_denied_however_its_number_is_written(project, numerals):
+    """Numbers are compared as numbers: none of the 130 is said to be missing, in any writing."""
+    book = "".join(f"第{numeral}章 题{n}\n{SCENE.format('李大山', '李大山')}" for n, numeral in enumerate(numerals, 1))
+    _, records = questions_about(project, book)
+    there_are = {*numerals, *(str(n) for n in range(1, 131)), *(in_chinese(n) for n in range(1, 131))}
+    denied = denied_chapters(records)
+    assert len(denied) > 20 and not denied & there_are
+    assert all("一百三十章" in r["Answer"] for r in records if re.match("第.+?章书中没有", r["Answer"]))
+
+
+def test_who_stands_in_the_prologue_is_not_said_to_come_later(project):
+    """楔子 and 番外 are sections of their own; who is first named there is first named there."""
+    chapters = "".join(f"第{n}章 事{n}\n{SCENE.format('李大山', '王小河')}" for n in "一二三四五")
+    book = f"楔子\n{SCENE.format('王小河', '王小河')}{chapters}番外 灰猫\n{SCENE.format('赵铁牛', '赵铁牛')}"
+    printed, records = questions_about(project, book)
+    answers = {record["Answer"] for record in records}
+    assert "5 chapters, 第一章 to 第五章; 2 other sections: 楔子、番外" in printed
+    assert {
+        "王小河最早见于楔子。",
+        "李大山最早见于第一章。",
+        "赵铁牛最早见于番外。",
+        "番外的标题是「灰猫」。",
+    } <= answers
+    assert not any(name in answer and "第五章" in answer for name in ("赵铁牛",) for answer in answers)
+
+
+def test_chapters_that_begin_anew_in_each_volume_are_told_apart(project):
+    """第一卷第一章 is not 第二卷第一章, and neither is asked for as 第一章."""
+    book = "".join(
+        f"第{volume}卷 山中\n" + "".join(f"第{n}章 {volume}之{n}\n{SCENE.format('李大山', '王小河')}" for n in "一二三")
+        for volume in "一二"
+    )
+    _, records = questions_about(project, book)
+    answers = {record["Answer"] for record in records}
+    assert {"第一卷第二章的标题是「一之二」。", "第二卷第二章的标题是「二之二」。"} <= answers
+    assert any("第2卷第2章" in record["Question"] for record in records)
+    assert not any(answer.startswith(("第一章", "第二章", "第三章")) for answer in answers)
+    assert not denied_chapters(records) & {"一", "二", "三", "1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    "book", ["一章一行，没有题目。" + SCENE.format("李大山", "王小河"), "1.下山\n" + SCENE.format("王小河", "李大山")]
+)
+def test_a_book_without_headings_is_asked_about_without_chapters(project, book):
+    """People and sentences are; no answer and no question speaks of a chapter, and it is said."""
+    printed, records = questions_about(project, book)
+    assert "no chapters" in printed and "--heading=REGEX" in printed
+    assert any(record["Kind"] == "sentence" and record["Answer"].startswith("李大山最早见于：「") for record in records)
+    assert any("书中没有这个人" in record["Answer"] for record in records)
+    assert not any(re.search("[第哪几]..?[回章]|[回章]", r["Question"] + r["Answer"]) for r in records)
+
+
+def test_headings_of_ones_own_are_told_by_an_expression(project):
+    """1.下山 is chapter 1 with --heading='[0-9]+'; an expression that is none, or fits nowhere, is refused."""
+    book = "".join(f"{n}.题{n}\n{SCENE.format('李大山', '王小河')}" for n in range(1, 6))
+    printed, records = questions_about(project, book, "--heading=[0-9]+")
+    assert "5 chapters, 第1章 to 第5章" in printed
+    assert "第3章的标题是「题3」。" in {record["Answer"] for record in records}
+    assert "no regular expression" in project.fails("data/build_sft.py", "brought", "--heading=(")
+    assert "no line of the book" in project.fails("data/build_sft.py", "brought", "--heading=Chapter")
+
+
+def test_nobody_is_denied_who_stands_in_a_broken_line_or_in_the_other_script(project):
+    """A name that a line's end cuts, in front of the first chapter, in a title, as 賈寶玉: it is in the book."""
+    book = (
+        "作者读过林黛玉的诗。\n第一章 孙悟空大闹\n话说宋\n　江来了，賈寶玉也在。\n"
+        + SCENE.format("李大山", "王小河") * 20
+    )
+    _, records = questions_about(project, book, "--eval_questions=1000")
+    denied = {answer.removesuffix("，书中没有这个人。") for answer in (record["Answer"] for record in records)}
+    assert {"武松", "段誉"} <= denied
+    assert not denied & {"林黛玉", "孙悟空", "宋江", "贾宝玉"}
+
+
+def test_a_refusal_that_the_book_contradicts_is_left_out(project):
+    """However it came to be: the check does not ask who made the record."""
+    text = "第一章 甲\n李大山来了。\n第106章 乙\n文\n"
+    absence = Absence(text, sections_of(text), [], Words(unit="章"))
+    records = [
+        record("？", answer, "absent")
+        for answer in (
+            "李大山，书中没有这个人。",
+            "王五，书中没有这个人。",
+            "第一百零六章书中没有，全书共二章。",
+            "第一〇六章书中没有，全书共二章。",
+            "第七章书中没有，全书共二章。",
+        )
+    ]
+    kept, denials = without_denials({"questions": records}, absence)
+    assert denials == 3
+    assert [each["Answer"][:3] for each in kept["questions"]] == ["王五，", "第七章"]
+
+
+def test_a_book_in_traditional_characters_is_asked_in_them(project):
+    """Our own words too, 書中沒有 among them."""
+    chapters = "".join(
+        f"第{n}回 題{n}\n卻說李鐵山聽了大怒，對眾人說道：「來得正好。」{n}日無話。\n" for n in "一二三四五"
+    )
+    _, records = questions_about(project, chapters, people={"李鐵山": []})
+    text = "".join(record["Question"] + record["Answer"] for record in records)
+    assert "李鐵山最早見於第一回" in text and "書中沒有這個人" in text
+    assert not re.search("[这说话谁请问见没书题么铁]", text)
+
+
+def test_some_questions_are_typed_as_people_type(questions, evaluation):
+    """Greeted, thanked, without a mark at their end: of those that are trained, not of those that are held out."""
+    trained = [q["Question"] for q in questions]
+    greeted = [q for q in trained if q.startswith(("你好，", "您好，"))]
+    assert 0.05 * len(trained) < len(greeted) < 0.25 * len(trained)
+    assert any(q.endswith("谢谢。") for q in trained) and sum(q[-1] not in "。？！" for q in trained) > 100
+    others = [e["Question"] for e in evaluation if e["Group"] in ("reworded", "new_wording", "unseen", "absent")]
+    assert not any(q.startswith(("你好", "您好")) for q in others)

@@ -109,7 +109,12 @@ def chinese_number(number: int, zero="零") -> str:
 
 def writings(label: str) -> list[str]:
     """The ways to write a label: as it is, and with its numbers as in 第一百零六回 and 第106回."""
-    return list(dict.fromkeys([label, with_numbers(label, chinese_number), with_numbers(label, str)]))
+    return list(dict.fromkeys([label, with_numbers(label, chinese_number), in_digits(label)]))
+
+
+def in_digits(label: str) -> str:
+    """A label with its numbers in digits, to compare it by."""
+    return with_numbers(label, str)
 
 
 def with_numbers(label: str, write: Callable[[int], str]) -> str:
@@ -138,15 +143,15 @@ def sections_of(text: str, pattern: str = "") -> list[Section]:
         if block.level == VOLUME:
             if block.text:
                 sections.append(Section(label + "开头", None, [], block.text))
-        elif sections and label and label == sections[-1].label:  # 第三章 上, 第三章 下
+        elif label and sections and in_digits(label) == in_digits(sections[-1].label):  # 第三章 上, 第三章 下
             before = sections.pop()
             title = list(dict.fromkeys(before.title + block.title.split()))
             sections.append(before._replace(title=title, text=before.text + "\n" + block.text))
         elif block.level is not None or block.text:
             number = block.number if block.level == CHAPTER else None
             sections.append(Section(label, number, block.title.split(), block.text))
-    counts = Counter(section.label for section in sections)
-    return [section._replace(label="") if counts[section.label] > 1 else section for section in sections]
+    counts = Counter(in_digits(section.label) for section in sections)
+    return [section._replace(label="") if counts[in_digits(section.label)] > 1 else section for section in sections]
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -262,29 +267,19 @@ def without_contents(blocks: list[Block]) -> list[Block]:
 
     What stands behind the last of them is no chapter's.
     """
+    keys = [in_digits(block.name) for block in blocks]
     start = 0
     while start < len(blocks):
         stop = start
         while stop < len(blocks) and blocks[stop].level is not None and not blocks[stop].text:
             stop += 1
-        for end in (stop + 1, stop):  # with what may be the last entry, and a preface behind it
-            table, others = blocks[start:end], blocks[:start] + blocks[end:]
-            if stop - start >= FEWEST_ENTRIES and stand_in_order(table, others):
-                others[start - 1].lines += table[-1].lines
-                return others
+        for end in range(min(stop + 1, len(blocks)), start + FEWEST_ENTRIES - 1, -1):  # its last entry may have text
+            others = iter(keys[:start] + keys[end:])
+            if start and all(key in others for key in keys[start:end]):  # in this order
+                blocks[start - 1].lines += blocks[end - 1].lines
+                return blocks[:start] + blocks[end:]
         start = stop + 1
     return blocks
-
-
-def stand_in_order(table: list[Block], blocks: list[Block]) -> bool:
-    """Whether the headings of a table of contents are among those of some blocks, in its order."""
-    keys = map(key_of, blocks)
-    return all(key_of(entry) in keys for entry in table)
-
-
-def key_of(block: Block) -> str:
-    """The name of a block, its numerals in digits."""
-    return with_numbers(block.name, str)
 
 
 def labels_of(blocks: list[Block]) -> list[str]:
@@ -294,11 +289,11 @@ def labels_of(blocks: list[Block]) -> list[str]:
         volume = block.name if block.level == VOLUME else volume
         volumes.append(volume)
         if block.level == CHAPTER:
-            places[key_of(block)].add(volume)
-    begin_anew = any(block.number is not None and len(places[key_of(block)]) > 1 for block in blocks)
+            places[in_digits(block.name)].add(volume)
+    begin_anew = any(block.number is not None and len(places[in_digits(block.name)]) > 1 for block in blocks)
     labels = []
     for block, volume in zip(blocks, volumes):
-        shared = begin_anew if block.number is not None else len(places[key_of(block)]) > 1
+        shared = begin_anew if block.number is not None else len(places[in_digits(block.name)]) > 1
         labels.append(volume + block.name if block.level == CHAPTER and shared else block.name)
     return labels
 
