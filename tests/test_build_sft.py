@@ -311,16 +311,14 @@ def test_chapters_that_begin_anew_in_each_volume_are_told_apart(project):
     assert not denied_chapters(records) & {"一", "二", "三", "1", "2", "3"}
 
 
-@pytest.mark.parametrize(
-    "book", ["一章一行，没有题目。" + SCENE.format("李大山", "王小河"), "1.下山\n" + SCENE.format("王小河", "李大山")]
-)
-def test_a_book_without_headings_is_asked_about_without_chapters(project, book):
+@pytest.mark.parametrize("beginning", ["没有题目的书。", "1.下山\n"])
+def test_a_book_without_headings_is_asked_about_without_chapters(project, beginning):
     """People and sentences are; no answer and no question speaks of a chapter, and it is said."""
-    printed, records = questions_about(project, book)
+    printed, records = questions_about(project, beginning + SCENE.format("李大山", "王小河"))
     assert "no chapters" in printed and "--heading=REGEX" in printed
     assert any(record["Kind"] == "sentence" and record["Answer"].startswith("李大山最早见于：「") for record in records)
     assert any("书中没有这个人" in record["Answer"] for record in records)
-    assert not any(re.search("[第哪几]..?[回章]|[回章]", r["Question"] + r["Answer"]) for r in records)
+    assert not any(re.search("[回章]", r["Question"] + r["Answer"]) for r in records)
 
 
 def test_headings_of_ones_own_are_told_by_an_expression(project):

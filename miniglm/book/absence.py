@@ -25,7 +25,7 @@ class Absence:
     def __init__(self, text: str, sections: Sequence[Section], people: Collection[str], words: Words):
         """text: of the whole book. people: the names of those in it."""
         self.words, self.people = words, list(people)
-        self.text = compact(text)
+        self.text, self.characters = compact(text), re.findall(HANZI, text)
         chapters = [section for section in sections if section.number is not None]
         # Of all that may be a chapter, wherever it is named.
         self.numbers = numbers_named(text) | {section.number for section in chapters}
@@ -49,8 +49,7 @@ class Absence:
 
         Nobody comes twice: the supply is endless for any real book, and ends where nobody new is found.
         """
-        characters = re.findall(HANZI, self.text)
-        if not characters or not self.people and not self.chapters:
+        if not self.characters or not self.people and not self.chapters:
             return
         families = [name[: 2 if len(name) > 3 else 1] for name in self.people]
         givens = [name[1:] for name in self.people]
@@ -64,8 +63,8 @@ class Absence:
                 there_is = number in self.numbers
                 fact = self.chapter(subject, rng.choice(["title", "cast"]))
             else:
-                family = rng.choice(families if rng.random() < 0.75 else characters)
-                drawn = "".join(rng.choices(characters, k=rng.choice([1, 2])))
+                family = rng.choice(families if rng.random() < 0.75 else self.characters)
+                drawn = "".join(rng.choices(self.characters, k=rng.choice([1, 2])))
                 subject = family + (rng.choice(givens) if rng.random() < 0.5 else drawn)
                 there_is = self.has(subject) or subject in self.people
                 fact = self.person(subject, self.draw(rng))

@@ -54,6 +54,7 @@ LEVELS |= dict.fromkeys("回章话話折幕", CHAPTER) | dict.fromkeys("节節",
 NUMERAL = r"[\d〇零○一二三四五六七八九两兩壹贰貳叁參肆伍陆陸柒捌玖十百千万廿卅卌拾佰仟]{1,9}"
 NOT_NUMERIC = str.maketrans("○两", "〇二")  # to Unicode
 NUMBERED = re.compile(rf"第\s*({NUMERAL})\s*(部分|[{''.join(LEVELS)}])")
+ANOTHER = re.compile(rf"(?:^|(?<=[\s:：、.．·・|丨])){NUMBERED.pattern}")  # behind a label on its line
 VOLUMES = re.compile(rf"卷\s*({NUMERAL})|[上中下][卷部册冊篇集]")  # without 第
 NAMED = re.compile(
     "(?:楔子|引首|引子|引言|序章|序幕|序曲|序言|自序|代序|序|前言|尾声|尾聲|终章|終章|番外篇?|外传|外傳|后记|後記|跋|附录|附錄|结语|結語)"
@@ -184,17 +185,15 @@ def headings_in(line: str) -> list[Block]:
     else:
         level = LEVELS[label[2]] if label.re is NUMBERED else VOLUME
         number = number_of(label[1]) if label[1] else None
-    inner = NUMBERED.search(rest)
-    following = headings_in(rest[inner.start() :]) if inner and level == VOLUME else []
-    if inner and not following:
-        return []  # several on a line: a table of contents
-    title = rest[: inner.start()] if inner and following else rest
-    may_join = label.re is NUMBERED or name.startswith("番外")
-    return (
-        [Block(level, name, number, BEHIND.sub("", title, count=1).strip(), line), *following]
-        if is_title(title, may_join)
-        else []
-    )
+    following = []
+    if inner := ANOTHER.search(rest):
+        following = headings_in(rest[inner.start() :]) if level == VOLUME else []
+        if not following:
+            return []  # several on a line: a table of contents
+        rest = rest[: inner.start()]
+    if not is_title(rest, may_join=label.re is NUMBERED or name.startswith("番外")):
+        return []
+    return [Block(level, name, number, BEHIND.sub("", rest, count=1).strip(), line), *following]
 
 
 def plain_name(label: str) -> str:
