@@ -58,7 +58,7 @@ def test_what_the_book_does_not_have_is_answered_so(book, questions, evaluation)
         ]
         names = {match[2] for match in subjects[group] if match[2]}
         numbers = {match[1] for match in subjects[group] if match[1]}
-        assert len(names) > 100 and len(numbers) > 15
+        assert len(names) > 100 and len(numbers) > 10
         assert not any(name in text for name in names) and not any(f"第{n}回" in book for n in numbers)
         assert all(not n.isdigit() or int(n) > 120 for n in numbers)
         subjects[group] = names | numbers
@@ -127,7 +127,7 @@ def test_courtesy_names_are_given_by_the_book(book, questions):
     }
     assert {name: courtesy[name] for name in known if name in courtesy}.items() <= known.items()
     assert len(known.keys() & courtesy.keys()) >= 6
-    assert not any("益德" in q["Answer"] or "胡昭" in q["Answer"] for q in questions)
+    assert not any("益德" in q["Answer"] or "胡昭" in q["Answer"] for q in questions if q["Kind"] != "absent")
 
 
 def test_chapters_are_asked_in_several_numerals(questions):
