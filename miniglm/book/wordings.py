@@ -10,21 +10,14 @@ from miniglm.typed import TRADITIONAL, in_script
 # may get one of LEADS in front. TRAINED_WORDINGS are trained, a few for each fact; NEW_WORDINGS are only asked in
 # eval.jsonl.
 LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "你知道", "那么", "再问一下，"]
-# How a question is typed: some of the trained ones get a greeting in front, thanks behind, or a slip of the keyboard.
-GREETINGS = [
-    "你好，",
-    "你好，",
-    "你好！",
-    "您好，",
-    "您好！",
-    "嗨，",
-    "老师好，",
-    "早上好，",
-    "在吗？",
-    "打扰一下，",
-    "麻烦问一下，",
-]
-THANKS = ["谢谢。", "谢谢！", "谢谢你。", "谢谢您！", "多谢！", "麻烦了。", "快告诉我。"]
+# How a question is typed: some of the trained ones get one or two of GREETINGS in front, or somebody is called, one
+# of THANKS behind, a slip of the keyboard.
+GREETINGS = (
+    "你好 你好 你好 您好 您好 你好呀 您好呀 嗨 哈喽 hi hello 早 早上好 上午好 中午好 下午好 晚上好 大家好 老师好 老师 同学 朋友 "
+    "小助手 喂 在吗 在不在 打扰了 打扰一下 不好意思 麻烦您 麻烦一下 劳驾 请教一下 想请教 请问一下 问一下 我想问问 帮个忙 "
+    "有个问题 我有个问题"
+)
+THANKS = "谢谢 谢谢 谢谢你 谢谢您 谢谢啦 多谢 感谢 感谢您 非常感谢 麻烦了 麻烦你了 辛苦了 拜托了 快告诉我 急"
 SLIPS = {
     "什么": ["神么", "甚么", "啥"],
     "哪": ["那"],
@@ -35,7 +28,11 @@ SLIPS = {
     "第一次": ["第1次"],
     "书中": ["书里"],
 }
-GREETED, THANKED, SLIPPED = 0.25, 0.1, 0.15  # the shares of trained questions
+CALLEES = (
+    "小阿老大明红强丽伟芳军杰娟艳亲姐哥弟妹爷奶叔伯同志先生女士师傅宝贝家人们各位助手机器模型书童掌柜嘿呀哎哟嗯噢啊"
+)
+GREETED, THANKED, SLIPPED = 0.3, 0.12, 0.15  # the shares of trained questions
+CALLED = 0.25  # of the greetings, in which somebody is called by one to three of the CALLEES
 TRAINED_WORDINGS = {
     "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 "
     "{x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 {x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 "
@@ -127,6 +124,7 @@ class Words:
         """title: of the book, without 《》. unit: of its chapters, as 回; "" where it has none. script: see typed."""
         self.unit, self.script = unit, script
         self.title = self.own(title)
+        self.greetings, self.thanks, self.callees = map(self.own, (GREETINGS, THANKS, CALLEES))
         self.slips = {self.own(right): [self.own(slip) for slip in slips] for right, slips in SLIPS.items()}
         self.places = ["", "书中", f"《{title}》里"] if title else ["", "书中"]
 
@@ -153,10 +151,13 @@ class Words:
             words = rng.choice(right)
             before, _, behind = question.rpartition(words)
             question = before + rng.choice(self.slips[words]) + behind
-        if rng.random() < GREETED:
-            question = self.own(rng.choice(GREETINGS)) + question
+        while rng.random() < GREETED:
+            greeting = rng.choice(self.greetings.split())
+            if rng.random() < CALLED:
+                greeting = "".join(rng.choices(self.callees, k=rng.choice([1, 2, 3])))
+            question = greeting + rng.choice("，，，！。？") + question
         if rng.random() < THANKED and question.endswith(("？", "。")):
-            question += self.own(rng.choice(THANKS))
+            question += rng.choice(self.thanks.split()) + rng.choice("。！")
         return question
 
     def questions(self, fact: dict, wordings: dict[str, str], leads: list[str], rng: Random) -> list[str]:
