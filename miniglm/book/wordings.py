@@ -13,9 +13,9 @@ LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "�
 # How a question is typed: some of the trained ones get one or two of GREETINGS in front, or somebody is called, one
 # of THANKS behind, a slip of the keyboard.
 GREETINGS = (
-    "你好 你好 你好 您好 您好 你好呀 您好呀 嗨 哈喽 hi hello 早 早上好 上午好 中午好 下午好 晚上好 大家好 老师好 老师 同学 朋友 "
-    "小助手 喂 在吗 在不在 打扰了 打扰一下 不好意思 麻烦您 麻烦一下 劳驾 请教一下 想请教 请问一下 问一下 我想问问 帮个忙 "
-    "有个问题 我有个问题"
+    "你好 你好 你好 您好 您好 你好呀 您好呀 嗨 哈喽 hi hello 早 早上好 上午好 中午好 下午好 晚上好 大家好 老师好 老师 "
+    "同学 朋友 小助手 喂 在吗 在不在 打扰了 打扰一下 不好意思 麻烦您 麻烦一下 劳驾 请教一下 想请教 请问一下 问一下 "
+    "我想问问 帮个忙 有个问题 我有个问题"
 )
 THANKS = "谢谢 谢谢 谢谢你 谢谢您 谢谢啦 多谢 感谢 感谢您 非常感谢 麻烦了 麻烦你了 辛苦了 拜托了 快告诉我 急"
 SLIPS = {
