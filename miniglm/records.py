@@ -28,6 +28,8 @@ import io
 import json
 import math
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -140,16 +142,10 @@ def question_of(record) -> Talk:
     return reading.talk(reading.up_to_last("user"))
 
 
-def known_answer_of(record) -> tuple[Talk, str]:
-    """(the conversation before the last answer of a record, this answer); without any: up to its last question, "".
-
-    Raises BadRecord.
-    """
-    reading = Reading(record)
-    if not any(said.role == "assistant" and said.content for said in reading.said):
-        return reading.talk(reading.up_to_last("user")), ""
-    talk = reading.talk(reading.up_to_last("assistant"))
-    return talk._replace(turns=talk.turns[:-1]), talk.turns[-1]["content"]
+def tell_changes(path, changes: Counter):
+    """Print how many records of a file were changed in which way."""
+    for change, count in changes.most_common():
+        print(f"{path}: changed {count:,}, each {change}", file=sys.stderr)
 
 
 class Reading:
@@ -506,6 +502,30 @@ def read_records(path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path} is no UTF-8 text after {place}", todo_for(path)) from error
     except EOFError as error:
         raise UserError(f"{path} is no whole JSON, it breaks off after {place}", "write one record a line") from error
+
+
+def read_prompts(path) -> list[list[Turn]]:
+    """The prompts in a file, each a conversation that ends with the question.
+
+    They are those of its records, or its lines where most of them are no JSON objects or lists; of a JSON list of
+    texts, the texts. Raises UserError where there is none, and for a record that asks nothing.
+    """
+    records = list(read_records(path))
+    refuse(not records, f"{path} is empty", "write one prompt a line")
+    if 2 * sum(isinstance(record, dict | list) for _, record in records) < len(records):
+        if records[0][0].startswith("line"):
+            with open_text(path) as file:
+                return [[{"role": "user", "content": line}] for line in file.read().splitlines() if line.strip()]
+    prompts, changes = [], Counter()
+    for place, record in records:
+        try:
+            talk = question_of([record] if isinstance(record, str) else record)
+        except BadRecord as reason:
+            raise UserError(f"{path} {place} {reason}", "mend it, or write one prompt a line") from reason
+        prompts.append(talk.turns)
+        changes.update(talk.changes)
+    tell_changes(path, changes)
+    return prompts
 
 
 def open_text(path) -> TextIO:
