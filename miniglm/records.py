@@ -23,8 +23,6 @@ Any other record is a BadRecord, whose reason names the field and what was found
 and objects are no texts, a role is unknown or out of turn.
 """
 
-import codecs
-import io
 import json
 import math
 import re
@@ -33,9 +31,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from miniglm.errors import UserError, refuse
+from miniglm.files import open_text, todo_for_encoding
+from miniglm.json_stream import first_value, json_or_none, values
 
 Turn = dict[str, str]  # {"role", "content"}: the role is one of conversation.MARKERS
 
@@ -67,12 +67,13 @@ FIELDS = {  # what a field holds: its names; of several that are filled, the fir
     "who": names("role from speaker sender author 角色"),
     "what": names("content value text message utterance parts markdown arguments records 内容"),
     "calls": names("tool_calls function_call"),
-    "unkept": names(  # means something, but becomes no turn
-        "tools functions image images video videos audio audios files documents options choices reasoning_content"
-        " reasoning think thinking thought thoughts cot complex_cot chain_of_thought rationale inner_thoughts commands"
-        " tool_responses"
+    "media": names("images image videos video audios audio"),  # means something, but becomes no turn, as the next
+    "unkept": names(
+        "tools functions files documents options choices reasoning_content reasoning think thinking thought thoughts"
+        " cot complex_cot chain_of_thought rationale inner_thoughts commands tool_responses"
     ),
 }
+MEANING = {name for kind in FIELDS if kind not in ("who", "what") for name in FIELDS[kind]}
 ROLES = {  # what a form calls a role: what it is called here
     name: role
     for role, called in {
@@ -94,12 +95,17 @@ FORMS = {  # the plain names of a record's or of its first item's two fields: wh
     ("human", "moss"): "MOSS chat",
     ("from", "value"): "ShareGPT",
 }
+AFTER = {  # a role: the roles that it may follow, None at the beginning
+    "system": (None,),
+    "user": (None, "system", "assistant"),
+    "assistant": ("user", "return"),
+    "search": ("user", "return"),
+    "return": ("search",),
+}
 NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, lone surrogates
 MOSS_MARKS = re.compile(r"^\s*<\|[\w ]+\|>:|<eo\w>\s*$")  # around what is said in MOSS' own files
 PLACEHOLDERS = re.compile(r"<(?:image|video|audio)>\s*")  # where a picture stood in a text
 KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
-TOKENS = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*("|\\?\Z)?|[][{},]', re.DOTALL)  # of JSON; no string goes over a line
-CHUNK = 1 << 16  # characters that are read at once
 LONGEST_HEAD = 1 << 18  # characters at a file's beginning that are looked at to recognise its shape
 MOST_NAMES = 8  # fields that a reason lists
 
@@ -121,7 +127,7 @@ class Said(NamedTuple):
 
     role: str
     content: str  # may be empty
-    field: str  # that it stands in, or the place in its list
+    field: str  # that it stands in
 
 
 def turns_of(record) -> Talk:
@@ -222,7 +228,8 @@ class Reading:
             if isinstance(value, str) and any(value.strip() in each.content for each in said):
                 continue
             self.changed(f"had its {quoted(field)} left out")
-            said = [each._replace(content=PLACEHOLDERS.sub("", each.content)) for each in said]
+            if name in FIELDS["media"]:
+                said = [each._replace(content=PLACEHOLDERS.sub("", each.content)) for each in said]
         return said
 
     def texts(self, role: str, value, field: str) -> list[Said]:
@@ -278,7 +285,7 @@ class Reading:
         field, value = filled(found, FIELDS["what"])
         called, calls = filled(found, FIELDS["calls"])
         if called and not says_nothing(calls):
-            said = Said("search", as_text(self.arguments(calls, called)), called)
+            said = Said("search", self.clean(as_text(self.arguments(calls, called))).strip(), called)
             if not is_empty(value):
                 self.changed(f"had the {quoted(field)} beside a call left out")
         elif not field:
@@ -289,7 +296,7 @@ class Reading:
             said = Said(role, self.text(value, field), field)
         if (who, field) == ("from", "value"):
             self.name(who, field)
-        unkept = {name: found[name] for name in FIELDS["unkept"] if name in found}
+        unkept = {name: found[name] for name in FIELDS["media"] + FIELDS["unkept"] if name in found}
         return self.without_unkept(unkept, (), [] if said.role == "system" and not said.content else [said])
 
     def arguments(self, calls, field: str):
@@ -311,7 +318,7 @@ class Reading:
             return ""
         if is_parts(value):
             value = self.parts(value, field)
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        elif type(value) is int or type(value) is float and math.isfinite(value):
             self.changed("had a number read as text")
             value = str(value)
         if not isinstance(value, str):
@@ -322,9 +329,8 @@ class Reading:
         """The texts in a list of parts, as one; pictures are left out. Raises BadRecord where there is none."""
         texts, others = [], {}
         for part in parts:
-            text = part if isinstance(part, str) else part.get("text")
-            if isinstance(text, str):
-                texts.append(text)
+            if isinstance(part.get("text"), str):
+                texts.append(part["text"])
             else:
                 others[quoted(str(part.get("type", "part")))] = None
         if others and not "".join(texts).strip():
@@ -378,22 +384,12 @@ class Reading:
         return Talk(self.form or "messages", turns, list(self.changes))
 
 
-MEANING = {name for kind in FIELDS if kind not in ("who", "what") for name in FIELDS[kind]}
-
-
 def check_order(turns: list[Turn]):
     """Raise BadRecord where a role is out of turn."""
     before = None
     for turn in turns:
         role = turn["role"]
-        allowed = {
-            "system": (None,),
-            "user": (None, "system", "assistant"),
-            "assistant": ("user", "return"),
-            "search": ("user", "return"),
-            "return": ("search",),
-        }
-        if before not in allowed[role]:
+        if before not in AFTER[role]:
             raise BadRecord(f"has a role out of turn: {role} after {before or 'nothing'}")
         before = role
 
@@ -438,19 +434,14 @@ def says_nothing(value) -> bool:
 
 
 def is_parts(value) -> bool:
-    """Whether a JSON value is a list of a message's parts: texts, {"type", …} or {"text"}."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(part, str) or isinstance(part, dict) and ("type" in part or "text" in part) for part in value
-        )
-    )
+    """Whether a JSON value is a list of a message's parts, {"type", …} or {"text"}."""
+    parts = value if isinstance(value, list) else []
+    return bool(parts) and all(isinstance(part, dict) and ("type" in part or "text" in part) for part in parts)
 
 
 def is_text_parts(value) -> bool:
     """Whether a JSON value is a list of parts that are texts, which say so."""
-    return is_parts(value) and all(isinstance(part, dict) and part.get("type") == "text" for part in value)
+    return is_parts(value) and all(part.get("type") == "text" for part in value)
 
 
 def as_text(value) -> str:
@@ -499,7 +490,7 @@ def read_records(path) -> Iterator[tuple[str, Any]]:
                     place = f"{unit} {number}"
                     yield place, json_or_none(text.strip().removesuffix(","))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text after {place}", todo_for(path)) from error
+        raise UserError(f"{path} is no {error.encoding.upper()} text after {place}", todo_for_encoding(path)) from error
     except EOFError as error:
         raise UserError(f"{path} is no whole JSON, it breaks off after {place}", "write one record a line") from error
 
@@ -512,10 +503,10 @@ def read_prompts(path) -> list[list[Turn]]:
     """
     records = list(read_records(path))
     refuse(not records, f"{path} is empty", "write one prompt a line")
-    if 2 * sum(isinstance(record, dict | list) for _, record in records) < len(records):
-        if records[0][0].startswith("line"):
-            with open_text(path) as file:
-                return [[{"role": "user", "content": line}] for line in file.read().splitlines() if line.strip()]
+    items = dict | list | str if records[0][0].startswith("item") else dict | list
+    if 2 * sum(isinstance(record, items) for _, record in records) < len(records):
+        with open_text(path) as file:
+            return [[{"role": "user", "content": line}] for line in file.read().splitlines() if line.strip()]
     prompts, changes = [], Counter()
     for place, record in records:
         try:
@@ -528,32 +519,6 @@ def read_prompts(path) -> list[list[Turn]]:
     return prompts
 
 
-def open_text(path) -> TextIO:
-    r"""A text file, open for reading, without its byte order mark; a line ends with \n alone.
-
-    It is UTF-8, or UTF-16 where such a mark is followed by a character.
-    """
-    with open(path, "rb") as file:
-        mark = file.read(4)
-    encoding = "utf-8-sig"
-    if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        first = mark.decode("utf-16", "replace")
-        if first.isprintable() or first.isspace():
-            encoding = "utf-16"
-    return open(path, encoding=encoding, newline="\n")
-
-
-def todo_for(path) -> str:
-    """What to do about a file that is no UTF-8 text."""
-    with open(path, "rb") as file:
-        head = file.read(LONGEST_HEAD)
-    try:
-        codecs.getincrementaldecoder("gb18030")().decode(head)
-    except UnicodeDecodeError:
-        return "save it as UTF-8"
-    return "it may be GB18030 (GBK): save it as UTF-8, for example with iconv -f GB18030 -t UTF-8"
-
-
 def depth_of(head: str) -> int | None:
     """In how many containers a file's records stand, by its beginning; None where each has a line of its own.
 
@@ -564,25 +529,21 @@ def depth_of(head: str) -> int | None:
     first = json_or_none(line)
     if first is not None and more.strip() or not line.startswith(("[", "{")):
         return None
-    whole = json_or_none(first_in(head, 0))
+    text = first_value(head, 0)
+    whole = json_or_none(text)
     if line.startswith("["):
-        text = first_in(head, 1)
-        item = json_or_none(text)
+        begins = first_value(head, 1)
+        item = json_or_none(begins)
         if is_message(item):
             return 0 if first is None and (whole is not None or line.strip() in ("[", "[{")) else None
-        return 1 if item is not None or is_cut and not text else None
+        return 1 if item is not None or is_cut and not begins else None
     if whole is not None:
         return 2 if holds_lists(whole) else 0 if first is None else None
     opening = re.match(r'\{\s*"([^"\\]*)"\s*:\s*\[\s*[\[{]', head)
     if is_cut and opening and plain(opening[1]) not in MEANING:
         return 2
     is_lines = any(isinstance(json_or_none(each), dict) for each in more.split("\n")[:50] if each.startswith("{"))
-    return 0 if is_cut and more and not is_lines else None
-
-
-def first_in(head: str, depth: int) -> str:
-    """The text of what stands first in `depth` containers at a file's beginning, "" where it does not end there."""
-    return next(values(io.StringIO(head), depth, partial=True), "")
+    return 0 if not is_lines and ("\n" in text or is_cut and more and not text) else None
 
 
 def holds_lists(value) -> bool:
@@ -594,61 +555,3 @@ def holds_lists(value) -> bool:
             return False
     lists = [held for held in value.values() if isinstance(held, list) and held]
     return any(all(isinstance(each, dict | list) and not is_message(each) for each in held) for held in lists)
-
-
-def values(file: TextIO, depth: int, partial=False) -> Iterator[str]:
-    """The texts of what stands in `depth` containers, one after the other, whether they are JSON values or not.
-
-    What stands outside all containers, and is more than commas, is given too. Raises EOFError where a container does
-    not end, unless `partial`.
-    """
-    buffer, at, level = "", 0, 0
-    start: int | None = 0  # of what will be given next; None in containers around those whose content is given
-    while chunk := file.read(CHUNK):
-        kept = at if start is None else start
-        buffer, at, start = buffer[kept:] + chunk, at - kept, None if start is None else 0
-        for token in TOKENS.finditer(buffer, at):
-            at, mark = token.end(), token[0]
-            if mark[0] == '"' and token[1] != '"' and at == len(buffer):
-                at = token.start()  # a string that goes on in the next chunk
-                break
-            if mark in "[{":
-                if level == 0:
-                    yield from some(buffer[start : token.start()])
-                    start = None if depth else token.start()
-                level += 1
-                if level == depth:
-                    start = at
-            elif mark == "," and level == depth > 0:
-                yield from some(buffer[start : token.start()])
-                start = at
-            elif mark in "]}" and level > 0:
-                if level == depth:
-                    yield from some(buffer[start : token.start()])
-                level -= 1
-                if level == depth == 0:
-                    yield buffer[start:at]
-                if level == 0:
-                    start = at
-                elif level < depth:
-                    start = None
-        else:
-            at = len(buffer)
-    if level > 0:
-        if not partial:
-            raise EOFError
-    else:
-        yield from some(buffer[start:])
-
-
-def some(text: str) -> list[str]:
-    """A text in a list, which is empty where there is nothing but white space and commas."""
-    return [text] if text.strip(" \t\r\n,") else []
-
-
-def json_or_none(text: str):
-    """The JSON value of a text, None where it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

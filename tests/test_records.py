@@ -6,7 +6,7 @@ import json
 import pytest
 
 from miniglm.errors import UserError
-from miniglm.records import BadRecord, known_answer_of, question_of, read_records, turns_of
+from miniglm.records import BadRecord, question_of, read_records, turns_of
 
 ASKED, ANSWERED = {"role": "user", "content": "甲？"}, {"role": "assistant", "content": "乙。"}
 RECORD = {"Question": "甲？", "Answer": "乙。"}
@@ -176,6 +176,7 @@ NOT_ANSWERED, NOT_ASKED = 'an answer ("answer", "response", …)', 'a question (
         ({"Question": "甲？", "Answer": True}, 'has true or false for "Answer" where a text was to be'),
         ({"Question": {"a": 1}, "Answer": "乙。"}, 'has an object for "Question" where a text was to be'),
         ({"question": "甲？", "answer": float("nan")}, 'has a number for "answer" where a text was to be'),
+        ({"question": "甲？", "answer": ["乙", "丙"]}, 'has a list for "answer" where a text was to be'),
         ({"messages": "甲"}, 'has a text for "messages" where a list was to be'),
         ({"instruction": "甲？", "output": "乙。", "history": "丙"}, 'has a text for "history" where a list was to be'),
         ([{"role": "user", "content": None}, ANSWERED], 'has an empty "content"'),
@@ -202,6 +203,7 @@ def test_odd_values_are_never_kept_in_silence():
     change = ["had control characters or halves of characters left out"]
     assert read({"Question": "\ud83d半个表情？", "Answer": "坏\0字"}) == (["u 半个表情？", "a 坏字"], change)
     assert read({"Question": "😀\t甲\r\n乙？", "Answer": "丙"})[1] == []
+    assert read({"question": 10**400, "answer": 0.5})[0] == [f"u 1{'0' * 400}", "a 0.5"]
     assert refusal({"Question": "甲？", "Answer": "\0"}) == 'has an empty "Answer"'
 
 
@@ -210,9 +212,7 @@ def test_a_question_alone_can_be_asked():
     assert question_of({"question": "甲？"}).turns == [ASKED]
     assert question_of([ASKED, ANSWERED, {"role": "user", "content": "丙？"}]).turns[-1]["content"] == "丙？"
     assert question_of([ASKED, ANSWERED]).turns == [ASKED]
-    talk, answer = known_answer_of([ASKED, ANSWERED, {"role": "user", "content": "丙？"}])
-    assert talk.turns == [ASKED] and answer == "乙。"
-    assert known_answer_of({"Question": "甲？", "Key": ""}) == (question_of({"Question": "甲？"}), "")
+    assert question_of({"Question": "甲？", "Answer": None}).turns == [ASKED]
 
 
 def pretty(*values, indent=2):
@@ -269,6 +269,7 @@ def test_values_are_the_same_in_lines_and_lists(tmp_path, listed, indent):
         (f"{LINE}\n{{broken\n{LINE}", "line 2"),
         (pretty(RECORD) + '\n{\n "a": 1,\n "b": }\n' + pretty(RECORD), "item 2"),
         (pretty(RECORD) + "\nbroken\n" + pretty(RECORD), "item 2"),
+        ('{\n "a": 1,\n "b": }\n' + pretty(RECORD, RECORD), "item 1"),
         (f"[{LINE}, {{broken}}, {LINE}]", "item 2"),
     ],
 )
@@ -286,6 +287,7 @@ def test_one_broken_record_costs_no_other(tmp_path, text, places):
         (pretty(RECORD, RECORD)[:-2].encode(), "breaks off after item 1"),
         (LINE.encode("gb18030"), "it may be GB18030 (GBK): save it as UTF-8"),
         (b"\xff\xfe\xfa" * 30, "no UTF-8 text"),
+        (f"{LINE}\n".encode("utf-16")[:-1], "no UTF-16"),
     ],
 )
 def test_a_file_that_cannot_be_read_whole_is_told(tmp_path, content, message):
