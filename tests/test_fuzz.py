@@ -258,7 +258,7 @@ SMALL_FILES = {
     "book.txt": BOOK,
     "entities.json": PEOPLE,
     "records.json": RECORDS,
-    "prompts.json": json.dumps(json.loads(RECORDS), indent=1)[1:-1].replace("},", "}").encode(),
+    "prompts.json": "\n".join(json.dumps(record, indent=1) for record in json.loads(RECORDS)).encode(),
     **small_adapter(),
     **small_hf(),
     "vocab.txt": "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"张飞赵云abc", "##a"]).encode(),
