@@ -117,11 +117,15 @@ def end(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], s
     """
     system = [turn for turn in turns if turn["role"] == "system"]
     asked = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
-    for kept in [*(system + turns[place:] for place in asked[1:]), turns[asked[-1] :]]:
-        ids, mask = encode_conversation(encoder, kept)
-        if len(ids) <= row_length:
-            return ids, mask, "had its earlier turns left out to fit the block"
-    return ids[-row_length:], mask[-row_length:], "had its front cut off to fit the block"
+    ids, mask = encode_conversation(encoder, turns[asked[-1] :])
+    for place in reversed(asked):
+        more = encode_conversation(encoder, system + turns[place:])
+        if len(more[0]) > row_length:
+            break
+        ids, mask = more
+    if len(ids) > row_length:
+        return ids[-row_length:], mask[-row_length:], "had its front cut off to fit the block"
+    return ids, mask, "had its earlier turns left out to fit the block"
 
 
 def samples(paths, encoder, row_length, too_long, wanted, strict, tally: Tally) -> Iterator[Sample]:

@@ -56,13 +56,13 @@ FIELDS = {  # what a field holds: its names; of several that are filled, the fir
     "history": names("history chat_history conversation_history 历史 历史对话"),
     "system": names("system system_prompt system_message meta_instruction 系统 系统提示 系统提示词"),
     "question": names(
-        "instruction question prompt query problem q ask user human user_input 问 问题 提问 指令 用户 input 输入 text"
-        " sentence content"
+        "instruction question prompt query problem q ask user human user_input 问 问题 提问 指令 用户 input 输入"
+        " input_text text sentence content"
     ),
     "subject": names("input context passage question query 输入 上下文 背景 材料"),  # what the question is about
     "answer": names(
         "output answer response completion target reply a assistant gpt chatgpt bot moss 答 答案 回答 回复 输出 助手"
-        " solution summary label"
+        " solution output_text target_text summary label"
     ),
     "who": names("role from speaker sender author 角色"),
     "what": names("content value text message utterance parts markdown arguments records 内容"),
@@ -78,8 +78,8 @@ ROLES = {  # what a form calls a role: what it is called here
     name: role
     for role, called in {
         "system": "system developer 系统",
-        "user": "user human prompter client customer question q 用户 问",
-        "assistant": "assistant gpt chatgpt bing bard claude bot model ai agent answer a 助手 助理 模型 答",
+        "user": "user human prompter client customer question q 用户 人类 问",
+        "assistant": "assistant gpt chatgpt bing bard claude bot model ai agent answer a 助手 助理 机器人 模型 答",
         "search": "search function_call tool_call",
         "return": "return observation tool function tool_response ipython",
     }.items()
@@ -332,7 +332,7 @@ class Reading:
             if isinstance(part.get("text"), str):
                 texts.append(part["text"])
             else:
-                others[quoted(str(part.get("type", "part")))] = None
+                others[quoted(str(part.get("type") or next(iter(part))))] = None
         if others and not "".join(texts).strip():
             raise BadRecord(f"has no text in {quoted(field)}, only {', '.join(others)}")
         for other in others:
@@ -434,9 +434,10 @@ def says_nothing(value) -> bool:
 
 
 def is_parts(value) -> bool:
-    """Whether a JSON value is a list of a message's parts, {"type", …} or {"text"}."""
-    parts = value if isinstance(value, list) else []
-    return bool(parts) and all(isinstance(part, dict) and ("type" in part or "text" in part) for part in parts)
+    """Whether a JSON value is a list of a message's parts, some of which say that they are: {"type", …} or {"text"}."""
+    if not isinstance(value, list) or not all(isinstance(part, dict) and part for part in value):
+        return False
+    return any("type" in part or "text" in part for part in value)
 
 
 def is_text_parts(value) -> bool:
@@ -488,7 +489,7 @@ def read_records(path) -> Iterator[tuple[str, Any]]:
             for number, text in enumerate(texts, 1):
                 if text.strip():
                     place = f"{unit} {number}"
-                    yield place, json_or_none(text.strip().removesuffix(","))
+                    yield place, json_or_none(text.strip().removeprefix("\ufeff").removesuffix(","))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no {error.encoding.upper()} text after {place}", todo_for_encoding(path)) from error
     except EOFError as error:

@@ -123,6 +123,8 @@ def test_a_picture_is_no_question():
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.jpg"}}
     asked = {"role": "user", "content": [picture, {"type": "text", "text": "甲？"}]}
     assert read([asked, ANSWERED]) == (["u 甲？", "a 乙。"], ['had its "image_url" left out'])
+    asked["content"] = [{"image": "a.jpg"}, {"text": "甲？"}]
+    assert read([asked, ANSWERED]) == (["u 甲？", "a 乙。"], ['had its "image" left out'])
     asked["content"] = [picture]
     assert refusal([asked, ANSWERED]) == 'has no text in "content", only "image_url"'
     record = {"messages": [{"role": "user", "content": "<image>\n甲？"}, ANSWERED], "images": ["a.jpg"]}
@@ -224,6 +226,7 @@ LINE = json.dumps(RECORD, ensure_ascii=False)
 TALK = [ASKED, ANSWERED]
 SHAPES = {  # a file with two records
     "lines": f"{LINE}\n{LINE}",
+    "two files in one": f"{LINE}\n\ufeff{LINE}\n",
     "blank lines": f"\n{LINE}\r\n\r\n  \n{LINE}\r\n",
     "lines with commas": f"{LINE},\n{LINE},\n",
     "objects over several lines": pretty(RECORD, RECORD),
