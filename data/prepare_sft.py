@@ -95,13 +95,13 @@ def sample_of(record, encoder, row_length, too_long) -> Sample:
     if len(ids) > row_length:
         if too_long == "drop":
             raise BadRecord("is longer than the block")
-        cut = beginning if too_long == "truncate" else end
+        cut = without_end if too_long == "truncate" else without_front
         ids, mask, change = cut(turns, encoder, row_length)
         changes.append(change)
     return Sample(form, ids, mask, any(turn["role"] == "search" for turn in turns), changes)
 
 
-def beginning(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
+def without_end(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
     """(ids, mask, what was changed) of a conversation without its end. Raises BadRecord where no answer is left."""
     ids, mask = encode_conversation(encoder, turns)
     if not any(mask[:row_length]):
@@ -109,7 +109,7 @@ def beginning(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[i
     return ids[:row_length], mask[:row_length], "had its end cut off to fit the block"
 
 
-def end(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
+def without_front(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
     """(ids, mask, what was changed) of a conversation without its front.
 
     Left out are as many earlier exchanges as need be, then what the system says; where the last exchange alone is too
