@@ -184,8 +184,10 @@ class Reading:
         found, used = fields_of(record), []
 
         def take(what):
-            field, value = filled(found, [name for name in FIELDS[what] if name not in used])
-            used.append(plain(field))
+            field, value = filled(
+                found, [name for name in FIELDS[what] if name in found and found[name][0] not in used]
+            )
+            used.append(field)
             return field, value
 
         said = []
@@ -195,7 +197,7 @@ class Reading:
         talk, items = take("conversation")
         if isinstance(items, dict | list) and items:
             said += self.items(items, talk)
-            return self.without_unkept(found, used, said)
+            return self.without_unkept(record, used, said)
         asked, question = take("question")
         subject, about = take("subject") if asked else ("", None)
         answered, answer = take("answer")
@@ -213,22 +215,22 @@ class Reading:
             said[-1] = said[-1]._replace(content="\n".join(filter(None, texts)))
         if answered:
             said += self.texts("assistant", answer, answered)
-        return self.without_unkept(found, used, said)
+        return self.without_unkept(record, used, said)
 
     def name(self, *two: str):
         """Name the form after two fields, unless it has a name."""
         pair = tuple(map(plain, two))
         self.form = self.form or FORMS.get(pair) or "/".join(pair)
 
-    def without_unkept(self, found: dict, used: Iterable[str], said: list[Said]) -> list[Said]:
+    def without_unkept(self, record: dict, used: Iterable[str], said: list[Said]) -> list[Said]:
         """`said`, and a change noted for each field of an object that means something and is not in it."""
-        for name, (field, value) in found.items():
-            if name not in MEANING or name in used or says_nothing(value):
+        for field, value in record.items():
+            if plain(field) not in MEANING or field in used or says_nothing(value):
                 continue
             if isinstance(value, str) and any(value.strip() in each.content for each in said):
                 continue
             self.changed(f"had its {quoted(field)} left out")
-            if name in FIELDS["media"]:
+            if plain(field) in FIELDS["media"]:
                 said = [each._replace(content=PLACEHOLDERS.sub("", each.content)) for each in said]
         return said
 
@@ -296,7 +298,7 @@ class Reading:
             said = Said(role, self.text(value, field), field)
         if (who, field) == ("from", "value"):
             self.name(who, field)
-        unkept = {name: found[name] for name in FIELDS["media"] + FIELDS["unkept"] if name in found}
+        unkept = {each: message[each] for each in message if plain(each) in FIELDS["media"] + FIELDS["unkept"]}
         return self.without_unkept(unkept, (), [] if said.role == "system" and not said.content else [said])
 
     def arguments(self, calls, field: str):

@@ -144,6 +144,7 @@ def test_what_means_something_and_becomes_no_turn_is_told(field):
 def test_a_second_answer_is_told():
     """Of two fields that could be the answer one counts; the other is not dropped in silence."""
     assert read(RECORD | {"solution": "丙。"}) == (["u 甲？", "a 乙。"], ['had its "solution" left out'])
+    assert read(RECORD | {"answer": "丙。"}) == (["u 甲？", "a 乙。"], ['had its "answer" left out'])
     assert read({"prompt": "甲？", "messages": [ASKED, ANSWERED]}) == (["u 甲？", "a 乙。"], [])
 
 
