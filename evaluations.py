@@ -18,7 +18,7 @@ from configurator import FilePath, Positive, configure
 from data_utils import Books, open_data
 from miniglm import origin
 from miniglm.batch import Batch
-from miniglm.chat import CHAT_TOKENS, Completion, complete, prompt_ids
+from miniglm.chat import CHAT_TOKENS, Completion, complete, prompt_ids, prompt_of
 from miniglm.checkpoint import locate
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
@@ -44,7 +44,7 @@ from miniglm.vocabulary import fingerprint
 out_dir: list[FilePath] = ["out/demo-chat"]  # the trained model (or a Hugging Face folder), or several to compare
 lora: FilePath = ""  # the directory of an adapter to fold in first
 dataset = ""  # the data set whose held-out split is measured; the default is the one the model was trained on
-eval_file: FilePath = ""  # FILE.jsonl of {"Question", "Answer"[, "Key"][, "Group"]}: measure answers instead
+eval_file: FilePath = ""  # FILE.jsonl of questions with "Answer" or "Key"[, "Group"]: measure answers instead
 book: FilePath = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
 yardstick: FilePath = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it and is measured beside
 too_long: Literal["stop", "wrong"] = "stop"  # a question that the model cannot read whole: stop, or count it as wrong
@@ -152,7 +152,8 @@ def answer_all(loaded, records, eval_file, too_long):
     inputs, unread = {}, Completion("", 0, True, 0.0)
     for number, record in enumerate(records):
         try:
-            inputs[number] = prompt_ids(loaded, record["Question"])
+            turns = record.get("Turns") or [{"role": "user", "content": record["Question"]}]
+            inputs[number] = prompt_ids(loaded, prompt_of(loaded, turns))
         except UserError as error:
             refuse(too_long != "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
     if len(inputs) < len(records):
@@ -184,9 +185,10 @@ def measure_bag_of_words(yardstick, records):
     """The metrics of a bag of words that learnt from the records of the file `yardstick`."""
     train = read_questions(yardstick)
     labels = len({record["Answer"] for record in train})
+    refuse(not all(record["Answer"] for record in train), f"{yardstick} has questions without an answer", "give them")
     refuse(not 2 <= labels <= 100, f"{yardstick} has {labels} different answers, no classes", "give a classification")
     guesses = bag_of_words(train, records)
-    right = [guess == record["Answer"] for guess, record in zip(guesses, records)]
+    right = [guess == record["Answer"] for guess, record in zip(guesses, records) if record["Answer"]]
     return {"n": len(right), "accuracy": mean(right), "intervals": {"accuracy": interval(right)}}
 
 

@@ -15,18 +15,19 @@ from typing import Annotated
 
 from configurator import Bounds, FilePath, Natural, NotNegative, Positive, configure
 from miniglm import origin
-from miniglm.chat import answer_with_search, beams, complete, grow, prompt_ids, recent_turns, stream
+from miniglm.chat import answer_with_search, beams, complete, grow, prompt_ids, prompt_of, recent_turns, stream
 from miniglm.conversation import MARKERS
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
-from miniglm.files import read_text, write_whole
+from miniglm.files import write_whole
 from miniglm.machine import WeightDtype
+from miniglm.records import read_prompts
 from miniglm.search import read_table
 
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family
 lora: FilePath = ""  # the directory of an adapter to fold in
-start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line
+start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line, or records with questions
 chat = False  # talk: ask one question after the other
 table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
 turns: Natural = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
@@ -116,15 +117,11 @@ if chat:
         talk()
     raise SystemExit
 if start.startswith("FILE:"):
-    path = Path(start.removeprefix("FILE:")).expanduser()
-    refuse(
-        not path.is_file(), f"no file {path}", "check --start=FILE:PATH; relative paths count from the repository root"
-    )
-    prompts = [line for line in read_text(path, "save it as UTF-8").splitlines() if line.strip()]
-    refuse(not prompts, f"{path} is empty", "write one prompt a line")
+    talks = read_prompts(Path(start.removeprefix("FILE:")).expanduser())
 else:
-    prompts = [start or ("张飞是谁？" if loaded.chat else "却说")]
-inputs = [prompt_ids(loaded, prompt) for prompt in prompts]
+    talks = [[{"role": "user", "content": start or ("张飞是谁？" if loaded.chat else "却说")}]]
+inputs = [prompt_ids(loaded, prompt_of(loaded, talk)) for talk in talks]
+prompts = ["\n".join(turn["content"] for turn in talk) for talk in talks]
 between = "\n" if loaded.chat else ""  # a question and its answer; a beginning and how it goes on
 if len(prompts) == num_samples == 1 and not save_path:
     print(prompts[0], end=between, flush=True)

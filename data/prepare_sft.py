@@ -2,21 +2,21 @@
 
     python data/prepare_sft.py data/sanguo_sft/questions.jsonl --dataset=sanguo_sft --tokenizer_from=data/sanguo_bpe
 
-Reads, one record a line and recognised by form: {"Question", "Answer"}; Alpaca and BELLE {"instruction", "input",
-"output"}; Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]} or {"chat"};
-Safety-Prompts {"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role",
-"content"}]} or the bare list. A file that is one JSON list of records, or an object of such lists, is read too. Files
-are read in a stream: memory stays flat however large they are. See miniglm/conversation.py for how a turn is written.
+Reads questions with answers and conversations in the forms that public data sets use (Alpaca, ShareGPT, OpenAI, MOSS,
+…): a record a line, one JSON list, or records of several lines each; see miniglm/records.py. What is left out and what
+is changed is counted and told by reason. Files are read in a stream: memory stays flat however large they are. See
+miniglm/conversation.py for how a turn is written.
 """
 
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,7 +27,7 @@ from configurator import Bounds, FilePath, configure
 from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, read_json, sha256, write_json, write_whole
-from miniglm.records import BadRecord, read_records, turns_of
+from miniglm.records import BadRecord, Turn, as_text, fields_of, plain, quoted, read_records, turns_of
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer
 
@@ -37,7 +37,10 @@ dataset = ""  # data/DATASET is written
 tokenizer_from: FilePath = "data/sanguo_bpe"  # the data set or out_dir whose tokenizer the model was trained with
 block_size: Annotated[int, Bounds(8, 65535)] = 256  # tokens of context; the model's own
 pack = True  # several samples in a row; each still sees only itself
-too_long: Literal["drop", "truncate"] = "drop"  # a sample longer than a row: drop it, or truncate its end
+too_long: Literal["drop", "truncate", "keep_end"] = (
+    "drop"  # a sample longer than a row: drop it, or its end, or its front
+)
+where = ""  # FIELD=VALUE[,FIELD=VALUE ...]: only records whose fields have these values; of one field any of them
 normalise = True  # questions as miniglm/typed.py has it, now and whenever the model is asked; never for open weights
 strict = False  # stop at the first bad record
 val_file: FilePath = ""  # FILE.jsonl of records for the validation rows
@@ -47,6 +50,7 @@ seed = 1337  # which samples go to the validation rows
 
 SCRIPT_SAMPLE = 1 << 24  # characters that are looked at to tell in which script the records are
 OPEN_ROWS = 32  # that are being packed at once; the more, the fuller they get
+MOST_REASONS = 100  # that are counted each by itself
 
 
 class Sample(NamedTuple):
@@ -56,6 +60,36 @@ class Sample(NamedTuple):
     ids: list[int]
     mask: list[int]  # as long as ids, 1 where the id is to be predicted
     searches: bool  # whether the assistant calls the search tool in it
+    changes: list[str]  # what was changed in its record
+
+
+class Tally(NamedTuple):
+    """How many records were not kept as they are."""
+
+    left_out: Counter[str]  # by reason
+    changed: Counter[str]  # by change
+    not_chosen: Counter[str]  # by what they have other than --where asks for
+
+
+def conditions(where: str) -> dict[str, list[str]]:
+    """{field: the values it may have} of FIELD=VALUE[,FIELD=VALUE ...]. Raises UserError."""
+    wanted = {}
+    for condition in filter(None, where.split(",")):
+        field, equals, value = condition.partition("=")
+        refuse(not field or not equals, f"--where={where} is no choice", "give --where=FIELD=VALUE,FIELD=VALUE")
+        wanted.setdefault(field, []).append(value)
+    return wanted
+
+
+def unlike(record, wanted: dict[str, list[str]]) -> str:
+    """In which field a record has none of the wanted values, in words that follow it; "" where it has them all."""
+    found = fields_of(record) if isinstance(record, dict) else {}
+    for field, choices in wanted.items():
+        _, value = found.get(plain(field), ("", None))
+        values = value if isinstance(value, list) else [value]
+        if not any(as_text(each) in choices for each in values):
+            return f"has another {quoted(field)}" if plain(field) in found else f"has no {quoted(field)}"
+    return ""
 
 
 def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
@@ -74,7 +108,7 @@ def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
     for path in paths:
         for _, record in read_records(path):
             with suppress(BadRecord):
-                characters.update("".join(turn["content"] for turn in turns_of(record)[1]))
+                characters.update("".join(turn["content"] for turn in turns_of(record).turns))
             if characters.total() > SCRIPT_SAMPLE:
                 break
     return Normalisation.of(characters)
@@ -82,39 +116,80 @@ def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
 
 def sample_of(record, encoder, row_length, too_long, normalisation) -> Sample:
     """The Sample of a record, at most row_length ids. Raises BadRecord, and UserError as the tokenizer does."""
-    form, turns = turns_of(record)
-    ids, mask = encode_conversation(encoder, normalised(turns, normalisation))
+    form, turns, changes = turns_of(record)
+    read, turns = turns, normalised(turns, normalisation)
+    if turns != read:
+        changes.append("had its questions normalised")
+    if not all(turn["content"] for turn in turns):
+        raise BadRecord("has a question of nothing that can be seen")
+    ids, mask = encode_conversation(encoder, turns)
     if len(ids) > row_length:
         if too_long == "drop":
             raise BadRecord("is longer than the block")
-        ids, mask = ids[:row_length], mask[:row_length]
-        if not any(mask):
-            raise BadRecord("is longer than the block before its answer begins")
-    return Sample(form, ids, mask, any(turn["role"] == "search" for turn in turns))
+        cut = without_end if too_long == "truncate" else without_front
+        ids, mask, change = cut(turns, encoder, row_length)
+        changes.append(change)
+    return Sample(form, ids, mask, any(turn["role"] == "search" for turn in turns), changes)
 
 
-def samples(paths, encoder, row_length, too_long, normalisation, strict, left_out: Counter) -> Iterator[Sample]:
+def without_end(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
+    """(ids, mask, what was changed) of a conversation without its end. Raises BadRecord where no answer is left."""
+    ids, mask = encode_conversation(encoder, turns)
+    if not any(mask[:row_length]):
+        raise BadRecord("is longer than the block before its answer begins")
+    return ids[:row_length], mask[:row_length], "had its end cut off to fit the block"
+
+
+def without_front(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
+    """(ids, mask, what was changed) of a conversation without its front.
+
+    Left out are as many earlier exchanges as need be, then what the system says; where the last exchange alone is too
+    long, the front of its ids.
+    """
+    system = [turn for turn in turns if turn["role"] == "system"]
+    asked = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
+    ids, mask = encode_conversation(encoder, turns[asked[-1] :])
+    for place in reversed(asked):
+        more = encode_conversation(encoder, system + turns[place:])
+        if len(more[0]) > row_length:
+            break
+        ids, mask = more
+    if len(ids) > row_length:
+        return ids[-row_length:], mask[-row_length:], "had its front cut off to fit the block"
+    return ids, mask, "had its earlier turns left out to fit the block"
+
+
+def samples(paths, read: Callable[[Any], Sample], wanted, strict, tally: Tally) -> Iterator[Sample]:
     """The Samples of all good records in some files. Tells what is kept of each file, and why the rest is not.
 
-    left_out: is added how many records are left out for which reason. strict: raise UserError for the first of them.
+    read: see sample_of, of which it is told all but the record. wanted: see conditions. strict: raise UserError for the first bad record. tally: is added to.
     """
     for path in paths:
-        kept, dropped = Counter(), Counter()
+        kept, here = Counter(), Tally(Counter(), Counter(), Counter())
         for place, record in tqdm(read_records(path), desc=Path(path).name, unit=" records", leave=False, disable=None):
+            if record is not None and (other := unlike(record, wanted)):
+                here.not_chosen[other] += 1
+                continue
             try:
-                sample = sample_of(record, encoder, row_length, too_long, normalisation)
-            except (BadRecord, UserError) as reason:
-                refuse(strict, f"{path} {place} {reason}", "mend it, or leave --strict away to skip it")
-                dropped[str(reason)] += 1
-                if dropped[str(reason)] <= 5:
-                    tqdm.write(f"{path} {place} {reason}: left out", file=sys.stderr)
+                sample = read(record)
+            except (BadRecord, UserError) as error:
+                refuse(strict, f"{path} {place} {error}", "mend it, or leave --strict away to skip it")
+                reason = str(error)
+                if reason not in here.left_out and len(here.left_out) >= MOST_REASONS:
+                    reason = "has another fault"
+                here.left_out[reason] += 1
+                if here.left_out[reason] <= 5:
+                    tqdm.write(f"{path} {place} {error}: left out", file=sys.stderr)
                 continue
             kept[sample.form] += 1
+            here.changed.update(sample.changes)
             yield sample
         print(f"{path}: kept " + (", ".join(f"{count:,} as {form}" for form, count in kept.items()) or "nothing"))
-        for reason, count in dropped.most_common():
-            print(f"{path}: left out {count:,}, each {reason}")
-        left_out.update(dropped)
+        for words, counts in zip(("left out", "changed", "not chosen"), here):
+            for reason, count in counts.most_common():
+                print(f"{path}: {words} {count:,}, each {reason}")
+        for total, counts in zip(tally, here):
+            total.update(counts)
 
 
 class Rows:
@@ -172,15 +247,17 @@ claim(target)
 row_length = block_size + 1  # the first id of a row is only read, the last one only predicted
 val_files = [val_file] if val_file else []
 drawn = random.Random(seed)
-left_out = Counter()  # {reason: records}
+wanted = conditions(where)
+read = partial(sample_of, encoder=encoder, row_length=row_length, too_long=too_long, normalisation=normalisation)
+tally = Tally(Counter(), Counter(), Counter())
 searches, sample = False, None  # whether the search tool is called in any sample; the last one
 with ExitStack() as stack:
     train = Rows(target, "train", row_length, encoder.end_id, pack, stack)
     val = Rows(target, "val", row_length, encoder.end_id, pack, stack)
-    for sample in samples(val_files, encoder, row_length, too_long, normalisation, strict, left_out):
+    for sample in samples(val_files, read, wanted, strict, tally):
         val.add(sample)
         searches |= sample.searches
-    for sample in samples(files, encoder, row_length, too_long, normalisation, strict, left_out):
+    for sample in samples(files, read, wanted, strict, tally):
         held_out = not val_files and (val.samples == 0 or drawn.random() < val_fraction)
         (val if held_out else train).add(sample)
         searches |= sample.searches
@@ -196,7 +273,9 @@ with ExitStack() as stack:
         "row_length": row_length,
         "packed": pack,
         "splits": {"train": train.close(), "val": val.close()},
-        "left_out": dict(left_out),
+        "left_out": dict(tally.left_out),
+        "changed": dict(tally.changed),
+        "not_chosen": dict(tally.not_chosen),
         "searches": searches,
         "normalisation": normalisation and normalisation.to_json(),
         "sources": [{"name": Path(path).name, "sha256": sha256(path)} for path in [*files, *val_files]],

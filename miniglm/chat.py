@@ -86,6 +86,11 @@ def prompt_ids(loaded: Loaded, prompt: str | Messages, choosing: bool = False) -
     return ids
 
 
+def prompt_of(loaded: Loaded, turns: Messages) -> str | Messages:
+    """A conversation as prompt_ids takes it: to a model that is no chat model it is a text, a line a turn."""
+    return turns if loaded.chat else "\n".join(turn["content"] for turn in turns)
+
+
 def stream(
     loaded: Loaded, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling
 ) -> Iterator[list[str | None]]:

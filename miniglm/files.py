@@ -1,6 +1,7 @@
 """Reading and writing files: nothing whole is ever replaced by something half, and nobody else writes meanwhile."""
 
 import atexit
+import codecs
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -150,6 +151,32 @@ def read_text(path, todo) -> str:
     """The text of a UTF-8 file, its byte order mark skipped. Raises UserError, ending in `todo`, for other bytes."""
     with reading_utf8(path, todo):
         return Path(path).read_text(encoding="utf-8-sig")
+
+
+def open_text(path) -> TextIO:
+    r"""A text file, open for reading, without its byte order mark; a line ends with \n alone.
+
+    It is UTF-8, or UTF-16 where such a mark is followed by a character.
+    """
+    with open(path, "rb") as file:
+        mark = file.read(4)
+    encoding = "utf-8-sig"
+    if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        first = mark.decode("utf-16", "replace")
+        if first.isprintable() or first.isspace():
+            encoding = "utf-16"
+    return open(path, encoding=encoding, newline="\n")
+
+
+def todo_for_encoding(path) -> str:
+    """What to do about a file that is no UTF-8 text."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 20)
+    try:
+        codecs.getincrementaldecoder("gb18030")().decode(head)
+    except UnicodeDecodeError:
+        return "save it as UTF-8"
+    return "it may be GB18030 (GBK): save it as UTF-8, for example with iconv -f GB18030 -t UTF-8"
 
 
 def write_json(path, value):

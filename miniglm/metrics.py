@@ -1,6 +1,6 @@
 """How good a model is, in numbers: scores of generated texts, and yardsticks to hold a language model against.
 
-A generated text is a Completion, see chat.py; a question is a record {"Question", "Answer", "Key", "Group"}.
+A generated text is a Completion, see chat.py; a question is {"Question", "Answer", "Key", "Group"}, see read_questions.
 """
 
 import math
@@ -12,30 +12,64 @@ import pyppmd
 from rapidfuzz.distance import Indel
 from sacrebleu.metrics.bleu import BLEU
 
-from miniglm.errors import refuse
-from miniglm.files import read_json_lines
+from miniglm.errors import UserError, refuse
+from miniglm.records import (
+    MEANING,
+    BadRecord,
+    fields_of,
+    kind,
+    question_of,
+    quoted,
+    read_records,
+    tell_changes,
+    turns_of,
+)
 
 LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
 
 
 def read_questions(path) -> list[dict]:
-    """The records of an evaluation file. Raises UserError, with the line, for one that lacks something."""
-    records = []
-    for number, record in read_json_lines(path, 'write {"Question": "…", "Answer": "…"} a line'):
-        todo = 'write {"Question": "…", "Answer": "…", "Key": "…"}'
-        refuse(not is_question(record), f"{path} line {number} is no question", todo)
-        records.append(record)
-    return records
+    """The questions of an evaluation file, whose records may have any form that records.py reads.
+
+    Each is a dict of "Question" and "Answer", texts, with "Key" and "Group" and all else that its record has. An answer
+    that is not given is "". "Turns" is the conversation that ends with the question, where it does not begin with it.
+    Raises UserError, with the line, for a record that is no question, or has neither an answer nor a Key.
+    """
+    questions, changes = [], Counter()
+    for place, record in read_records(path):
+        try:
+            questions.append(question_in(record, changes))
+        except BadRecord as reason:
+            raise UserError(
+                f"{path} {place} {reason}", 'write {"Question": "…", "Answer": "…", "Key": "…"}'
+            ) from reason
+    refuse(not questions, f"{path} is empty", 'write {"Question": "…", "Answer": "…"} a line')
+    tell_changes(path, changes)
+    return questions
 
 
-def is_question(record) -> bool:
-    """Whether a JSON value has the texts "Question" and "Answer", and "Group" and "Key" of the right types, if any."""
-    if not isinstance(record, dict) or not isinstance(record.get("Group", ""), str):
-        return False
-    texts = [record.get("Question"), record.get("Answer")]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        return False
-    return all(isinstance(key, str) for key in keys_of(record))
+def question_in(record, changes: Counter) -> dict:
+    """The question in a record, see read_questions; what is changed is added to `changes`. Raises BadRecord."""
+    found = fields_of(record) if isinstance(record, dict) else {}
+    rest = dict(found[name] for name in found if name not in MEANING | {"key", "group"})
+    for name in ("Key", "Group"):
+        field, value = found.get(name.lower(), (name, None))
+        texts = value if isinstance(value, list) and name == "Key" else [value or ""]
+        if not all(isinstance(text, str) for text in texts):
+            raise BadRecord(f"has {kind(value)} for {quoted(field)} where a text was to be")
+        if value:
+            rest[name] = value
+    try:
+        talk = turns_of(record)
+        *turns, answer = talk.turns
+    except BadRecord:
+        if "key" not in found:
+            raise
+        talk = question_of(record)
+        turns, answer = talk.turns, {"content": ""}
+    changes.update(talk.changes)
+    earlier = {"Turns": turns} if len(turns) > 1 else {}
+    return {"Question": turns[-1]["content"], "Answer": answer["content"]} | earlier | rest
 
 
 def rouge_l(right: str, answer: str) -> float:
@@ -67,7 +101,7 @@ def holds_key(answer: str, record: dict) -> bool | None:
 def keys_of(record: dict) -> list[str]:
     """What a right answer to a record must contain, all of it; empty where the record has no Key."""
     key = record.get("Key") or []
-    return key if isinstance(key, list) else [key]
+    return list(filter(None, key)) if isinstance(key, list) else [key]
 
 
 def loops(text: str, ended: bool) -> bool:
@@ -179,8 +213,8 @@ def answer_scores(completion, record: dict, train_text: str | None, book_text=""
     answer, right = completion.text, record["Answer"]
     scores = {
         "accuracy": holds_key(answer, record),
-        "exact_match": answer.strip() == right.strip(),
-        "rouge_l": rouge_l(right, answer),
+        "exact_match": answer.strip() == right.strip() if right else None,
+        "rouge_l": rouge_l(right, answer) if right else None,
     } | text_scores(completion, train_text)
     if refusals:
         scores["refusal_share"] = any(refusal in answer for refusal in refusals)
@@ -199,7 +233,8 @@ def summary(completions, scores: list[dict], records: list[dict] | None = None) 
     metrics = {"n": len(completions)} | {metric: mean(values) for metric, values in by_metric.items()}
     texts = [completion.text for completion in completions]
     if records:
-        metrics["bleu_4"] = bleu_4([record["Answer"] for record in records], texts)
+        pairs = [(record["Answer"], text) for record, text in zip(records, texts) if record["Answer"]]
+        metrics["bleu_4"] = bleu_4(*map(list, zip(*pairs))) if pairs else None
     seconds = sum(completion.seconds for completion in completions)
     return metrics | {
         "distinct_1": distinct(texts, 1),

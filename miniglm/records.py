@@ -2,317 +2,559 @@
 
     for place, record in read_records("questions.jsonl"):
         try:
-            form, turns = turns_of(record)
+            talk = turns_of(record)
         except BadRecord as reason:
             print(f"questions.jsonl {place} {reason}")
 
-A record is recognised by its fields: {"Question", "Answer"}; Alpaca and BELLE {"instruction", "input", "output"};
-Firefly {"kind", "input", "target"}; MOSS-003 {"conversation": [{"human", "assistant"}]} or {"chat"}; Safety-Prompts
-{"prompt", "response"}; ShareGPT {"conversations": [{"from", "value"}]}; OpenAI {"messages": [{"role", "content"}]} or
-the bare list. A file has a record a line, or is one JSON list of records, an object of such lists, or one conversation.
-It is read in a stream: memory stays flat however large it is.
+A file has a record a line, or one JSON list of records, an object of such lists, or records of several lines each; in
+UTF-8, or in UTF-16 with a byte order mark. It is read in a stream: memory stays flat however large it is.
+
+A record is a conversation (a bare list, or in "messages", "conversations", …) or a question and its answer, in fields
+that FIELDS names, in any capitals. The items of a conversation are messages that say who and what ("role" and
+"content", "from" and "value", …), questions with answers ({"human", "assistant"}, or a pair), or texts, by turns the
+user's and the assistant's. "system" and "history" become turns; what a question is about ("input", "context") goes
+under it.
+
+What does not fit is mended where it can be, and each change is told (Talk.changes):
+- an answer before the first question and a question after the last answer are left out, neighbours of one role joined;
+- what means something but is no turn (pictures, lists of tools, thoughts) is left out, unless it is empty ("[]");
+- numbers are read as text, and a text is freed of control characters and halves of characters (lone surrogates).
+Any other record is a BadRecord, whose reason names the field and what was found: null and white space are empty, true
+and objects are no texts, a role is unknown or out of turn.
 """
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
-import ijson
-
-from miniglm.conversation import MARKERS
 from miniglm.errors import UserError, refuse
-from miniglm.files import reading_utf8
+from miniglm.files import open_text, todo_for_encoding
+from miniglm.json_stream import first_value, json_or_none, values
 
-Turn = dict[str, str]  # {"role", "content"}: the role is one of MARKERS
+Turn = dict[str, str]  # {"role", "content"}: the role is one of conversation.MARKERS
 
-ROLES = {role: role for role in MARKERS} | {  # what a form calls a role: what it is called here
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "function_call": "search",
-    "observation": "return",
-    "tool": "return",
-    "function": "return",
-    "developer": "system",
+
+@lru_cache(4096)
+def plain(name: str) -> str:
+    """A name without capitals and marks, by which it is looked up: "System_Prompt" and "system prompt" are one."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The plain names in a text, the most telling first."""
+    return tuple(map(plain, text.split()))
+
+
+FIELDS = {  # what a field holds: its names; of several that are filled, the first counts
+    "conversation": names("messages conversations conversation dialog dialogs dialogue dialogues chat turns 对话 会话"),
+    "history": names("history chat_history conversation_history 历史 历史对话"),
+    "system": names("system system_prompt system_message meta_instruction 系统 系统提示 系统提示词"),
+    "question": names(
+        "instruction question prompt query problem q ask user human user_input 问 问题 提问 指令 用户 input 输入"
+        " input_text text sentence content"
+    ),
+    "subject": names("input context passage question query 输入 上下文 背景 材料"),  # what the question is about
+    "answer": names(
+        "output answer response completion target reply a assistant gpt chatgpt bot moss 答 答案 回答 回复 输出 助手"
+        " solution output_text target_text summary label"
+    ),
+    "who": names("role from speaker sender author 角色"),
+    "what": names("content value text message utterance parts markdown arguments records 内容"),
+    "calls": names("tool_calls function_call"),
+    "media": names("images image videos video audios audio"),  # means something, but becomes no turn, as the next
+    "unkept": names(
+        "tools functions files documents options choices reasoning_content reasoning think thinking thought thoughts"
+        " cot complex_cot chain_of_thought rationale inner_thoughts commands tool_responses"
+    ),
 }
-DEEPEST = 100  # containers in containers, in a record
-LONGEST_LINE = 1 << 20  # bytes of the first line that are looked at to recognise a file's shape
+MEANING = {name for kind in FIELDS if kind not in ("who", "what") for name in FIELDS[kind]}
+ROLES = {  # what a form calls a role: what it is called here
+    name: role
+    for role, called in {
+        "system": "system developer 系统",
+        "user": "user human prompter client customer question q 用户 人类 问",
+        "assistant": "assistant gpt chatgpt bing bard claude bot model ai agent answer a 助手 助理 机器人 模型 答",
+        "search": "search function_call tool_call",
+        "return": "return observation tool function tool_response ipython",
+    }.items()
+    for name in names(called)
+}
+QUESTIONS, ANSWERS = 'a question ("question", "prompt", …)', 'an answer ("answer", "response", …)'
+FORMS = {  # the plain names of a record's or of its first item's two fields: what its form is known as
+    ("question", "answer"): "Question",
+    ("instruction", "output"): "Alpaca",
+    ("input", "target"): "Firefly",
+    ("prompt", "response"): "Safety-Prompts",
+    ("human", "assistant"): "MOSS",
+    ("human", "moss"): "MOSS chat",
+    ("from", "value"): "ShareGPT",
+}
+AFTER = {  # a role: the roles that it may follow, None at the beginning
+    "system": (None,),
+    "user": (None, "system", "assistant"),
+    "assistant": ("user", "return"),
+    "search": ("user", "return"),
+    "return": ("search",),
+}
+NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, lone surrogates
+MOSS_MARKS = re.compile(r"^\s*<\|[\w ]+\|>:|<eo\w>\s*$")  # around what is said in MOSS' own files
+PLACEHOLDERS = re.compile(r"<(?:image|video|audio)>\s*")  # where a picture stood in a text
+KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
+LONGEST_HEAD = 1 << 18  # characters at a file's beginning that are looked at to recognise its shape
+MOST_NAMES = 8  # fields that a reason lists
 
 
 class BadRecord(Exception):
-    """Why a record cannot be used, in words that follow its place: "lacks a field"."""
+    """Why a record cannot be used, in words that follow its place: 'has an empty "Answer"'."""
 
 
-def turns_of(record) -> tuple[str, list[Turn]]:
-    """(the name of its form, the turns) of a record, a JSON value; None is a record that is no JSON.
+class Talk(NamedTuple):
+    """A conversation as it was read from a record."""
 
-    The turns are checked: none is empty, a system's comes first if at all, a user's before each of the assistant's, and
-    the last is the assistant's. Raises BadRecord.
+    form: str  # of the record: "Alpaca", "ShareGPT", "prompt/completion"
+    turns: list[Turn]
+    changes: list[str]  # what was changed, in words that follow the record: "had its leading answer left out"
+
+
+class Said(NamedTuple):
+    """A turn as it stands in a record."""
+
+    role: str
+    content: str  # may be empty
+    field: str  # that it stands in
+
+
+def turns_of(record) -> Talk:
+    """The conversation of a record, a JSON value, to learn from; None is a record that is no JSON.
+
+    No turn is empty, a system's comes first if at all, a user's before each of the assistant's, and the last is the
+    assistant's. Raises BadRecord.
     """
-    if record is None:
-        raise BadRecord("is no JSON")
-    form = form_of(record)
-    _, turns_in = READERS[form]
-    try:
-        turns = turns_in(record)
-    except RecursionError as error:
-        raise BadRecord("is nested too deep") from error
-    check_order(turns)
-    return form, turns
+    reading = Reading(record)
+    if not any(said.role == "assistant" for said in reading.said):
+        raise BadRecord(reading.lacking("answer"))
+    return reading.talk(reading.up_to_last("assistant"))
 
 
-def form_of(record) -> str:
-    """The name of a record's form, a key of READERS. Raises BadRecord."""
-    if isinstance(record, list):
-        return "messages"
-    if not isinstance(record, dict):
-        raise BadRecord("is no JSON object")
-    for form, (fields, _) in READERS.items():
-        if any(field in record for field in fields):
-            return form
-    raise BadRecord("has no known form")
+def question_of(record) -> Talk:
+    """The conversation of a record up to its last question, whether that has an answer or not. Raises BadRecord."""
+    reading = Reading(record)
+    return reading.talk(reading.up_to_last("user"))
+
+
+def tell_changes(path, changes: Counter):
+    """Print how many records of a file were changed in which way."""
+    for change, count in changes.most_common():
+        print(f"{path}: changed {count:,}, each {change}", file=sys.stderr)
+
+
+class Reading:
+    """A record being read: what is said in it, and what has to be changed."""
+
+    def __init__(self, record):
+        """Read a JSON value, None where it is none. Raises BadRecord, also where nobody asks anything."""
+        self.record, self.form, self.changes = record, "", {}
+        if record is None:
+            raise BadRecord("is no JSON")
+        if not isinstance(record, dict | list):
+            raise BadRecord(f"is {kind(record)}, no JSON object")
+        try:
+            said = self.items(record, "list") if isinstance(record, list) else self.fields(record)
+        except RecursionError as error:
+            raise BadRecord("is nested too deep") from error
+        asked = next((place for place, each in enumerate(said) if each.role == "user"), None)
+        if asked is None:
+            raise BadRecord(self.lacking("question"))
+        if any(each.role == "assistant" for each in said[:asked]):
+            self.changed("had its leading answer left out")
+        self.said = [each for place, each in enumerate(said) if place > asked or each.role != "assistant"]
+
+    def changed(self, change: str):
+        """Note a change, once however often it is made."""
+        self.changes[change] = None
+
+    def fields(self, record: dict) -> list[Said]:
+        """What is said in an object that is no message: its system, then its conversation, or question and answer."""
+        found, used = fields_of(record), []
+
+        def take(what):
+            field, value = filled(
+                found, [name for name in FIELDS[what] if name in found and found[name][0] not in used]
+            )
+            used.append(field)
+            return field, value
+
+        said = []
+        system, content = take("system")
+        if not is_empty(content):
+            said.append(Said("system", self.text(content, system), system))
+        talk, items = take("conversation")
+        if isinstance(items, dict | list) and items:
+            said += self.items(items, talk)
+            return self.without_unkept(record, used, said)
+        asked, question = take("question")
+        subject, about = take("subject") if asked else ("", None)
+        answered, answer = take("answer")
+        if talk and not asked and not answered:
+            raise BadRecord(self.no_list(items, talk))
+        if asked and answered:
+            self.name(asked, answered)
+        past, turns = take("history")
+        if not is_empty(turns):
+            said += self.items(turns, past)
+        if asked:
+            said += self.texts("user", question, asked)
+        if not is_empty(about):
+            texts = [said[-1].content, self.text(about, subject)]
+            said[-1] = said[-1]._replace(content="\n".join(filter(None, texts)))
+        if answered:
+            said += self.texts("assistant", answer, answered)
+        return self.without_unkept(record, used, said)
+
+    def name(self, *two: str):
+        """Name the form after two fields, unless it has a name."""
+        pair = tuple(map(plain, two))
+        self.form = self.form or FORMS.get(pair) or "/".join(pair)
+
+    def without_unkept(self, record: dict, used: Iterable[str], said: list[Said]) -> list[Said]:
+        """`said`, and a change noted for each field of an object that means something and is not in it."""
+        for field, value in record.items():
+            if plain(field) not in MEANING or field in used or says_nothing(value):
+                continue
+            if isinstance(value, str) and any(value.strip() in each.content for each in said):
+                continue
+            self.changed(f"had its {quoted(field)} left out")
+            if plain(field) in FIELDS["media"]:
+                said = [each._replace(content=PLACEHOLDERS.sub("", each.content)) for each in said]
+        return said
+
+    def texts(self, role: str, value, field: str) -> list[Said]:
+        """What a question's or an answer's field holds: a text, or a list of messages."""
+        if isinstance(value, list) and value and all(map(is_message, value)):
+            return self.items(value, field)
+        return [Said(role, self.text(value, field), field)]
+
+    def items(self, value, field: str) -> list[Said]:
+        """What is said in a conversation: a list, or MOSS' {"turn_1": {"Human": "<|Human|>: …<eoh>", …}, …}."""
+        if isinstance(value, dict):
+            value = [without_marks(item) for item in value.values()]
+        if not isinstance(value, list) or not value:
+            raise BadRecord(self.no_list(value, field))
+        said = []
+        for number, item in enumerate(value):
+            if isinstance(item, dict) and who_in(item):
+                said += self.message(item)
+            elif isinstance(item, dict):
+                said += self.exchange(item, field)
+            elif isinstance(item, list) and all(isinstance(text, str | None) for text in item):
+                said += self.items(item, field)
+            elif isinstance(item, str | None):
+                said.append(Said(("user", "assistant")[number % 2], self.text(item, field), field))
+            else:
+                raise BadRecord(f"has {kind(item)} in {quoted(field)} where a turn was to be")
+        return said
+
+    def no_list(self, value, field: str) -> str:
+        """Why a value is no conversation."""
+        if is_empty(value):
+            return f"has an empty {quoted(field)}"
+        return f"has {kind(value)} for {quoted(field)} where a list was to be"
+
+    def exchange(self, item: dict, field: str) -> list[Said]:
+        """What is said in an item of a conversation that is no message: a question, an answer, or both."""
+        if any(name in fields_of(item) for name in FIELDS["conversation"]):
+            raise BadRecord(f"has a conversation in {quoted(field)} where a turn was to be")
+        said = self.fields(item)
+        if not said:
+            raise BadRecord(f"has a turn in which nobody speaks; it has {listed(item)}")
+        return said
+
+    def message(self, message: dict) -> list[Said]:
+        """What a message says, one turn; none where it is an empty one of the system's."""
+        found = fields_of(message)
+        who, name = filled(found, FIELDS["who"])
+        if not isinstance(name, str):
+            raise BadRecord(f"has {kind(name)} for {quoted(who)} where a role was to be")
+        role = ROLES.get(plain(name))
+        if role is None:
+            raise BadRecord(f"has an unknown role {quoted(name)}")
+        field, value = filled(found, FIELDS["what"])
+        called, calls = filled(found, FIELDS["calls"])
+        if called and not says_nothing(calls):
+            said = Said("search", self.clean(as_text(self.arguments(calls, called))).strip(), called)
+            if not is_empty(value):
+                self.changed(f"had the {quoted(field)} beside a call left out")
+        elif not field:
+            raise BadRecord(f'has a turn without a text ("content", "value", …); it has {listed(message)}')
+        elif role in ("search", "return") and value is not None and not is_text_parts(value):
+            said = Said(role, self.clean(as_text(value)).strip(), field)
+        else:
+            said = Said(role, self.text(value, field), field)
+        if (who, field) == ("from", "value"):
+            self.name(who, field)
+        unkept = {each: message[each] for each in message if plain(each) in FIELDS["media"] + FIELDS["unkept"]}
+        return self.without_unkept(unkept, (), [] if said.role == "system" and not said.content else [said])
+
+    def arguments(self, calls, field: str):
+        """The arguments of a message's calls of tools: of the only one, or a list of them. Raises BadRecord."""
+        if isinstance(calls, str):
+            calls = json_or_none(calls)
+        try:
+            functions = [call.get("function") or call for call in ([calls] if isinstance(calls, dict) else calls)]
+            arguments = [function["arguments"] for function in functions]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise BadRecord(f'has {quoted(field)} without "arguments"') from error
+        if any(function.get("name") for function in functions):
+            self.changed("had the name of a called tool left out")
+        return arguments[0] if len(arguments) == 1 else arguments
+
+    def text(self, value, field: str) -> str:
+        """The text of a field's value without white space around it, "" for an empty one. Raises BadRecord."""
+        if is_empty(value):
+            return ""
+        if is_parts(value):
+            value = self.parts(value, field)
+        elif type(value) is int or type(value) is float and math.isfinite(value):
+            self.changed("had a number read as text")
+            value = str(value)
+        if not isinstance(value, str):
+            raise BadRecord(f"has {kind(value)} for {quoted(field)} where a text was to be")
+        return self.clean(value).strip()
+
+    def parts(self, parts: list, field: str) -> str:
+        """The texts in a list of parts, as one; pictures are left out. Raises BadRecord where there is none."""
+        texts, others = [], {}
+        for part in parts:
+            if isinstance(part.get("text"), str):
+                texts.append(part["text"])
+            else:
+                others[quoted(str(part.get("type") or next(iter(part))))] = None
+        if others and not "".join(texts).strip():
+            raise BadRecord(f"has no text in {quoted(field)}, only {', '.join(others)}")
+        for other in others:
+            self.changed(f"had its {other} left out")
+        return "".join(texts)
+
+    def clean(self, text: str) -> str:
+        """A text without characters that are none."""
+        cleaned = NO_TEXT.sub("", text)
+        if cleaned != text:
+            self.changed("had control characters or halves of characters left out")
+        return cleaned
+
+    def lacking(self, what: str) -> str:
+        """Why a record in which nobody asks, or nobody answers, is none. what: "question" or "answer"."""
+        if isinstance(self.record, list) or not is_empty(filled(fields_of(self.record), FIELDS["conversation"])[1]):
+            return "does not end with an answer" if what == "answer" else "has no question before its answer"
+        there, known = {"answer": ("question", ANSWERS), "question": ("answer", QUESTIONS)}[what]
+        field, _ = filled(fields_of(self.record), FIELDS[there])
+        if not field:
+            return f"has no known form; it has {listed(self.record)}"
+        return f"has no known form: {quoted(field)} without {known}; it has {listed(self.record)}"
+
+    def up_to_last(self, role: str) -> list[Said]:
+        """What is said until somebody speaks for the last time; a change is noted where a question is left out."""
+        last = max(place for place, said in enumerate(self.said) if said.role == role)
+        rest = self.said[last + 1 :]
+        if role == "assistant" and any(said.role in ("search", "return") for said in rest):
+            raise BadRecord("does not end with an answer")
+        if role == "assistant" and any(said.content for said in rest):
+            self.changed("had its trailing question left out")
+        return self.said[: last + 1]
+
+    def talk(self, said: list[Said]) -> Talk:
+        """The conversation of what is said, its neighbours of one role joined. Raises BadRecord.
+
+        It is a bad one with an empty turn, or with a role out of turn.
+        """
+        turns: list[Turn] = []
+        for role, content, field in said:
+            if not content:
+                raise BadRecord(f"has an empty {quoted(field)}")
+            if not turns or turns[-1]["role"] != role or role in ("search", "return"):
+                turns.append({"role": role, "content": content})
+            elif role != "system" or content != turns[-1]["content"]:
+                self.changed("had neighbouring turns of one role joined")
+                turns[-1]["content"] += "\n" + content
+        check_order(turns)
+        return Talk(self.form or "messages", turns, list(self.changes))
 
 
 def check_order(turns: list[Turn]):
-    """Raise BadRecord where a role is out of turn, or the last turn is not the assistant's."""
+    """Raise BadRecord where a role is out of turn."""
     before = None
-    for position, turn in enumerate(turns):
+    for turn in turns:
         role = turn["role"]
-        follows = {
-            "system": position == 0,
-            "user": before in (None, "system", "assistant"),
-            "assistant": before in ("user", "return"),
-            "search": before in ("user", "return"),
-            "return": before == "search",
-        }
-        if not follows[role]:
-            raise BadRecord("has a role out of turn")
+        if before not in AFTER[role]:
+            raise BadRecord(f"has a role out of turn: {role} after {before or 'nothing'}")
         before = role
-    if before != "assistant":
-        raise BadRecord("does not end with an answer")
 
 
-def openai(record) -> list[Turn]:
-    """The turns of OpenAI's list of messages, bare or in a field. A call of a tool and what it gives become JSON."""
-    turns = []
-    for message in dicts_in({"messages": record} if isinstance(record, list) else record, "messages"):
-        if calls := message.get("tool_calls"):
-            turns.append(turn_of("search", as_text(arguments_of(calls))))
-        else:
-            turns.append(turn_of(message.get("role"), as_text(content_of(message))))
-    return turns
+def fields_of(record: dict) -> dict[str, tuple[str, Any]]:
+    """{plain name: (the name as it is written, the value)} of an object; of the same names one that is filled."""
+    found = {}
+    for field, value in record.items():
+        if plain(field) not in found or is_empty(found[plain(field)][1]):
+            found[plain(field)] = field, value
+    return found
 
 
-def arguments_of(calls):
-    """The arguments of a message's tool calls: of the only one, or a list of them. Raises BadRecord."""
-    try:
-        arguments = [call["function"]["arguments"] for call in calls]
-    except (TypeError, KeyError, IndexError) as error:
-        raise BadRecord("has a field of the wrong type") from error
-    return arguments[0] if len(arguments) == 1 else arguments
+def filled(found: dict[str, tuple[str, Any]], wanted: Iterable[str]) -> tuple[str, Any]:
+    """(name, value) of the first of the wanted fields that holds something, else of the first, else "", None."""
+    there = [found[name] for name in wanted if name in found]
+    return next((each for each in there if not is_empty(each[1])), there[0] if there else ("", None))
 
 
-def content_of(message: dict):
-    """What a message says, calls or has found: a text, another JSON value, None where there is nothing."""
-    content = message.get("content")
-    if isinstance(content, list) and content and all(is_text_part(part) for part in content):
-        return "".join(text_in(part, "text") for part in content)
-    for field in ("content", "arguments", "records"):
-        if message.get(field) is not None:
-            return message[field]
-    return None
+def who_in(item: dict) -> str:
+    """The field of an item that says who speaks, "" where the item is no message."""
+    return filled(fields_of(item), FIELDS["who"])[0]
 
 
-def is_text_part(part) -> bool:
-    """Whether a value is {"type": "text", …}, a part of a message."""
-    return isinstance(part, dict) and part.get("type") == "text"
+def is_message(value) -> bool:
+    """Whether a JSON value is a message, said in a role that is known."""
+    if not isinstance(value, dict):
+        return False
+    _, role = filled(fields_of(value), FIELDS["who"])
+    return isinstance(role, str) and plain(role) in ROLES
 
 
-def as_text(value):
-    """A text, and None, as it is; anything else as JSON."""
-    return value if isinstance(value, str) or value is None else json.dumps(value, ensure_ascii=False)
+def is_empty(value) -> bool:
+    """Whether a JSON value holds nothing."""
+    return not value.strip() if isinstance(value, str) else value is None or value in ([], {})
 
 
-def sharegpt(record: dict) -> list[Turn]:
-    """The turns of ShareGPT's list of {"from", "value"}."""
-    turns = dicts_in(record, "conversations")
-    return [turn_of(text_in(turn, "from"), text_in(turn, "value")) for turn in turns]
+def says_nothing(value) -> bool:
+    """Whether a field that becomes no turn holds nothing whose loss was to be told."""
+    empty_text = isinstance(value, str) and value.strip().casefold() in ("[]", "{}", "null", "none")
+    return is_empty(value) or empty_text or isinstance(value, int | float)
 
 
-def moss(record: dict) -> list[Turn]:
-    """The turns of MOSS-003's list of {"human", "assistant"}."""
-    turns = []
-    for pair in dicts_in(record, "conversation"):
-        turns += [turn_of("user", text_in(pair, "human")), turn_of("assistant", text_in(pair, "assistant"))]
-    return turns
+def is_parts(value) -> bool:
+    """Whether a JSON value is a list of a message's parts, some of which say that they are: {"type", …} or {"text"}."""
+    if not isinstance(value, list) or not all(isinstance(part, dict) and part for part in value):
+        return False
+    return any("type" in part or "text" in part for part in value)
 
 
-def moss_chat(record: dict) -> list[Turn]:
-    """The turns of MOSS' other form, {"turn_1": {"Human": "<|Human|>: …<eoh>", "MOSS": "<|MOSS|>: …<eom>"}, …}."""
-    if not isinstance(record["chat"], dict):
-        raise BadRecord("has a field of the wrong type")
-    pairs = dicts_in({"chat": list(record["chat"].values())}, "chat")
-    turns = [
-        (role, text_in(pair, field)) for pair in pairs for role, field in (("user", "Human"), ("assistant", "MOSS"))
-    ]
-    return [turn_of(role, re.sub(r"^\s*<\|\w+\|>:|<eo\w>\s*$", "", content)) for role, content in turns]
+def is_text_parts(value) -> bool:
+    """Whether a JSON value is a list of parts that are texts, which say so."""
+    return is_parts(value) and all(part.get("type") == "text" for part in value)
 
 
-def alpaca(record: dict) -> list[Turn]:
-    """The two turns of Alpaca's instruction, its input where there is one, and its output."""
-    subject = text_in(record, "input") if record.get("input") is not None else ""
-    question = text_in(record, "instruction")
-    if subject.strip():
-        question += "\n" + subject
-    return [turn_of("user", question), turn_of("assistant", text_in(record, "output"))]
+def as_text(value) -> str:
+    """A text as it is, another value as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def pair_in(question: str, answer: str) -> Callable[[dict], list[Turn]]:
-    """A function that gives the turns of a record of one question and one answer, in the fields with these names."""
-    return lambda record: [turn_of("user", text_in(record, question)), turn_of("assistant", text_in(record, answer))]
+def without_marks(item):
+    """One of MOSS' own turns without the marks around each text."""
+    if not isinstance(item, dict):
+        return item
+    return {field: MOSS_MARKS.sub("", text) if isinstance(text, str) else text for field, text in item.items()}
 
 
-READERS: dict[str, tuple[list[str], Callable[[Any], list[Turn]]]] = {  # a form: (the fields that tell it, its turns)
-    "messages": (["messages"], openai),
-    "ShareGPT": (["conversations"], sharegpt),
-    "MOSS": (["conversation"], moss),
-    "MOSS chat": (["chat"], moss_chat),
-    "Alpaca": (["instruction"], alpaca),
-    "Question": (["Question", "Answer"], pair_in("Question", "Answer")),
-    "Safety-Prompts": (["prompt", "response"], pair_in("prompt", "response")),
-    "Firefly": (["input", "target"], pair_in("input", "target")),
-}
-FIELDS = {field for fields, _ in READERS.values() for field in fields}
+def kind(value) -> str:
+    """What a JSON value is, in words."""
+    return KINDS.get(type(value), "an object")
 
 
-def turn_of(role, content) -> Turn:
-    """A turn, checked: its role by the name used here, its content without white space around it. Raises BadRecord."""
-    if not isinstance(role, str) or role not in ROLES:
-        raise BadRecord("has an unknown role")
-    if not isinstance(content, str):
-        raise BadRecord("has a field of the wrong type")
-    if not content.strip():
-        raise BadRecord("has an empty field")
-    return {"role": ROLES[role], "content": content.strip()}
+def quoted(name: str) -> str:
+    """A name from a file, fit to be shown."""
+    return '"' + "".join(c if c.isprintable() else "?" for c in name[:40]) + '"'
 
 
-def dicts_in(record: dict, field: str) -> list[dict]:
-    """The list of dicts in a field. Raises BadRecord."""
-    value = record[field]
-    if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
-        raise BadRecord("has a field of the wrong type")
-    return value
-
-
-def text_in(record: dict, field: str) -> str:
-    """The text in a field. Raises BadRecord."""
-    value = record.get(field)
-    if value is None:
-        raise BadRecord("lacks a field")
-    if not isinstance(value, str):
-        raise BadRecord("has a field of the wrong type")
-    return value
+def listed(record: dict) -> str:
+    """The names of an object's fields, fit to be shown."""
+    shown = [quoted(field) for field in list(record)[:MOST_NAMES]] + ["…"] * (len(record) > MOST_NAMES)
+    return ", ".join(shown) or "no field"
 
 
 def read_records(path) -> Iterator[tuple[str, Any]]:
     """(its place, the JSON value or None where it is none) of each record of a file; a place is "line 3" or "item 3".
 
-    Raises UserError where there is no file, it is no UTF-8 text, or its one JSON value breaks off.
+    Raises UserError where there is no file, it is no UTF-8 text, or its JSON breaks off.
     """
     refuse(not Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
     place = "its beginning"
     try:
-        with reading_utf8(path, "save it as UTF-8"), open(path, "rb") as file:
-            begin = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a byte order mark
-            file.seek(begin)
-            shape = shape_of(file)
-            file.seek(begin)
-            if shape == "lines":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield f"line {number}", json_or_none(line.decode("utf-8"))
-                return
-            if shape == "conversation":
-                items = iter([json.load(file)])
-            else:
-                items = values(file, 1 if shape == "list" else 2)
-            for number, item in enumerate(items, 1):
-                place = f"item {number}"
-                yield place, item
-    except (ValueError, TypeError, RecursionError, ijson.JSONError) as error:
+        with open_text(path) as file:
+            depth = depth_of(file.read(LONGEST_HEAD))
+        with open_text(path) as file:
+            texts = file if depth is None else values(file, depth)
+            unit = "line" if depth is None else "item"
+            for number, text in enumerate(texts, 1):
+                if text.strip():
+                    place = f"{unit} {number}"
+                    yield place, json_or_none(text.strip().removeprefix("\ufeff").removesuffix(","))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no {error.encoding.upper()} text after {place}", todo_for_encoding(path)) from error
+    except EOFError as error:
         raise UserError(f"{path} is no whole JSON, it breaks off after {place}", "write one record a line") from error
 
 
-def shape_of(file: BinaryIO) -> str:
-    """What a file is from here on: "lines", "list" of records, "object" of such lists, or "conversation".
+def read_prompts(path) -> list[list[Turn]]:
+    """The prompts in a file, each a conversation that ends with the question.
 
-    A conversation is one list of messages on several lines.
+    They are those of its records, or its lines where most of them are no JSON objects or lists; of a JSON list of
+    texts, the texts. Raises UserError where there is none, and for a record that asks nothing.
     """
-    begin = file.tell()
-    line = file.readline(LONGEST_LINE)
-    more = file.read(1 << 16).strip()
-    first = json_or_none(line.decode("utf-8", "replace"))
-    if isinstance(first, list) and not more and not any(is_message(item) for item in first):
-        return "list"
-    if first is not None:
-        return "object" if not more and holds_lists(first) else "lines"
-    file.seek(begin)
-    try:
-        if line.lstrip().startswith(b"["):
-            item = next(values(file, 1), None)
-            if is_message(item):
-                return "conversation" if line.strip() in (b"[", b"[{") else "lines"
-            return "list"
-        events = [event for (event, _), _ in zip(ijson.basic_parse(file, use_float=True), range(3))]
-        is_record = any(field.encode() in line for field in FIELDS)
-        return "object" if events == ["start_map", "map_key", "start_array"] and not is_record else "lines"
-    except (ijson.JSONError, ValueError):
-        return "lines"
+    records = list(read_records(path))
+    refuse(not records, f"{path} is empty", "write one prompt a line")
+    items = dict | list | str if records[0][0].startswith("item") else dict | list
+    if 2 * sum(isinstance(record, items) for _, record in records) < len(records):
+        with open_text(path) as file:
+            return [[{"role": "user", "content": line}] for line in file.read().splitlines() if line.strip()]
+    prompts, changes = [], Counter()
+    for place, record in records:
+        try:
+            talk = question_of([record] if isinstance(record, str) else record)
+        except BadRecord as reason:
+            raise UserError(f"{path} {place} {reason}", "mend it, or write one prompt a line") from reason
+        prompts.append(talk.turns)
+        changes.update(talk.changes)
+    tell_changes(path, changes)
+    return prompts
 
 
-def is_message(value) -> bool:
-    """Whether a JSON value is a message of a conversation."""
-    return isinstance(value, dict) and "role" in value
+def depth_of(head: str) -> int | None:
+    """In how many containers a file's records stand, by its beginning; None where each has a line of its own.
+
+    0 are records of several lines, one after the other, 1 is a list of records, 2 is an object of such lists.
+    """
+    head, is_cut = head.lstrip(), len(head) == LONGEST_HEAD
+    line, _, more = head.partition("\n")
+    first = json_or_none(line)
+    if first is not None and more.strip() or not line.startswith(("[", "{")):
+        return None
+    text = first_value(head, 0)
+    whole = json_or_none(text)
+    if line.startswith("["):
+        begins = first_value(head, 1)
+        item = json_or_none(begins)
+        if is_message(item):
+            return 0 if first is None and (whole is not None or line.strip() in ("[", "[{")) else None
+        return 1 if item is not None or is_cut and not begins else None
+    if whole is not None:
+        return 2 if holds_lists(whole) else 0 if first is None else None
+    opening = re.match(r'\{\s*"([^"\\]*)"\s*:\s*\[\s*[\[{]', head)
+    if is_cut and opening and plain(opening[1]) not in MEANING:
+        return 2
+    is_lines = any(isinstance(json_or_none(each), dict) for each in more.split("\n")[:50] if each.startswith("{"))
+    return 0 if not is_lines and ("\n" in text or is_cut and more and not text) else None
 
 
 def holds_lists(value) -> bool:
     """Whether a JSON value is an object of lists of records that is no record itself."""
-    if not isinstance(value, dict) or not value or FIELDS & value.keys():
+    if not isinstance(value, dict):
         return False
-    return all(isinstance(each, list) for each in value.values())
-
-
-def values(file: BinaryIO, depth: int) -> Iterator[Any]:
-    """The JSON values that stand in `depth` containers, one after the other. Raises ValueError where one is no list.
-
-    Put together here from ijson's plain events: its own paths take the square of the depth in memory.
-    """
-    level, builder = 0, None
-    for event, value in ijson.basic_parse(file, use_float=True):
-        begins, ends = event in ("start_map", "start_array"), event in ("end_map", "end_array")
-        if ends:
-            level -= 1
-        if level < depth and not begins and not ends and event != "map_key":
-            raise ValueError("a value where a list was to be")
-        if level >= depth:
-            builder = builder or ijson.ObjectBuilder()
-            builder.event(event, value)
-        if begins:
-            level += 1
-        if level > DEEPEST:
-            raise ValueError("nested too deep")
-        if builder and level == depth and event != "map_key":
-            yield builder.value
-            builder = None
-
-
-def json_or_none(line: str):
-    """The JSON value of a line, None where it is none."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+    for name, (_, held) in fields_of(value).items():
+        if name in FIELDS["conversation"] or name in MEANING and not isinstance(held, list):
+            return False
+    lists = [held for held in value.values() if isinstance(held, list) and held]
+    return any(all(isinstance(each, dict | list) and not is_message(each) for each in held) for held in lists)

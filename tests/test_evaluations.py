@@ -70,6 +70,53 @@ def test_right_answers_score_full_and_wrong_ones_do_not(project, chat):
     assert first["Model"] == TALK[0][1]
 
 
+def conversation(question, answer):
+    """A record as ShareGPT has it."""
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+
+
+WRITTEN = {  # a file of the questions that the model knows
+    "lower case": lambda q, a: {"question": q, "answer": a, "key": a, "group": "seen"},
+    "prompts and completions": lambda q, a: {"prompt": q, "completion": a, "KEY": [a], "GROUP": "seen"},
+    "conversations": lambda q, a: {**conversation(q, a), "Key": a, "Group": "seen"},
+    "keys alone": lambda q, a: {"Question": q, "Key": a, "Group": "seen", "Note": "none"},
+}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("form", WRITTEN)
+def test_questions_are_read_in_every_form(project, chat, form, indent):
+    """As prepare_sft.py reads them, here one JSON list; Key and Group in any capitals; without an Answer by its Key."""
+    project.write("ask.json", json.dumps([WRITTEN[form](*pair) for pair in TALK], ensure_ascii=False, indent=indent))
+    words = ["--eval_file=ask.json", "--save_path=form.json", "--answers_path=form.jsonl"]
+    project.run("evaluations.py", "--out_dir=out/talk", *words)
+    seen = json.loads((project.folder / "form.json").read_text(encoding="utf-8"))["groups"]["seen"]
+    assert seen["n"] == 4 and seen["accuracy"] == 1.0
+    assert seen["exact_match"] == seen["rouge_l"] == (None if form == "keys alone" else 1.0)
+    first = json.loads((project.folder / "form.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (first["Question"], first["Model"]) == TALK[0] and first["Group"] == "seen"
+
+
+def test_an_empty_key_is_no_key(project, chat):
+    """Accuracy is over the questions that have one."""
+    (first, answer), (second, _) = TALK[:2]
+    records = [{"Question": first, "Key": answer, "Group": "a"}, {"Question": second, "Key": "", "Group": "b"}]
+    metrics = evaluate(project, records)
+    assert metrics["all"]["n"] == 2 and metrics["all"]["accuracy"] == 1.0 and metrics["all"]["bleu_4"] is None
+    assert metrics["groups"]["b"]["accuracy"] is None
+
+
+def test_a_conversation_is_asked_with_its_turns(project, chat):
+    """Up to its last answer; what was left out is told."""
+    turns = [{"role": "user", "content": TALK[0][0]}, {"role": "assistant", "content": TALK[0][1]}]
+    project.write("talks.jsonl", json.dumps({"messages": [*turns, *turns, {"role": "user", "content": "谢谢"}]}))
+    words = ["--out_dir=out/talk", "--eval_file=talks.jsonl", "--answers_path=talks-answers.jsonl"]
+    done = project.run("evaluations.py", *words)
+    assert "talks.jsonl: changed 1, each had its trailing question left out" in done.stderr
+    row = json.loads((project.folder / "talks-answers.jsonl").read_text(encoding="utf-8"))
+    assert (row["Question"], row["Answer"]) == TALK[0] and row["Turns"] == [*turns, turns[0]]
+
+
 def test_several_models_are_compared_on_a_page(project, chat):
     """One file with all in it: curves, scores with intervals, answers with the Key marked, the settings that differ."""
     project.run(
@@ -168,13 +215,20 @@ def test_pictures_are_drawn(project, chat):
     "script, words, message",
     [
         ("evaluations.py", ["--eval_file=nowhere.jsonl"], "no file nowhere.jsonl"),
-        ("evaluations.py", ["--eval_file=bad.jsonl"], "bad.jsonl line 2"),
-        ("evaluations.py", ["--eval_file=broken.jsonl"], "no JSON lines"),
+        (
+            "evaluations.py",
+            ["--eval_file=bad.jsonl"],
+            'bad.jsonl line 2 has no known form: "Question" without an answer',
+        ),
+        ("evaluations.py", ["--eval_file=broken.jsonl"], "broken.jsonl line 1 is no JSON"),
+        ("evaluations.py", ["--eval_file=empty.jsonl"], "empty.jsonl is empty"),
+        ("evaluations.py", ["--eval_file=key.jsonl"], 'key.jsonl line 1 has a number for "Key" where a text was to be'),
         ("evaluations.py", ["--dataset=nowhere"], "data/prepare.py"),
         ("evaluations.py", ["--dataset=sanguo"], "another tokenizer"),
         ("evaluations.py", ["--eval_file=good.jsonl", "--book=nowhere.txt"], "no book in UTF-8"),
         ("evaluations.py", ["--eval_file=good.jsonl", "--yardstick=bad.jsonl"], "bad.jsonl line 2"),
         ("evaluations.py", ["--yardstick=good.jsonl"], "--yardstick needs questions"),
+        ("evaluations.py", ["--eval_file=good.jsonl", "--yardstick=keys.jsonl"], "questions without an answer"),
         ("evaluations.py", ["--eval_file=good.jsonl", "--yardstick=good.jsonl"], "has 1 different answers"),
         ("evaluations.py", ["--report=out"], "out is no file name"),
         ("visualize.py", ["--out_dir=out/badmetrics"], "holds no metrics"),
@@ -189,6 +243,9 @@ def test_mistakes_are_told(project, chat, script, words, message):
     project.write("good.jsonl", '{"Question": "甲", "Answer": "乙"}\n')
     project.write("bad.jsonl", '{"Question": "甲", "Answer": "乙"}\n{"Question": "甲"}\n')
     project.write("broken.jsonl", '{"Question": ')
+    project.write("empty.jsonl", "\n")
+    project.write("key.jsonl", '{"Question": "甲", "Answer": "乙", "Key": 3}')
+    project.write("keys.jsonl", '{"Question": "甲", "Key": "乙"}')
     project.write("out/badmetrics/log.jsonl", '{"iter": 0, "split": "val", "loss": 3}\n')
     project.write("out/badmetrics/metrics.json", '{"groups": {"a": {"n": 3}}}')
     project.write("out/badlog/log.jsonl", '{"loss": 3}\n{"iter": 0, "split": "val", "loss": 3}\n')

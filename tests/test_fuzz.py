@@ -25,6 +25,7 @@ from miniglm.errors import UserError
 from miniglm.metrics import read_questions
 from miniglm.optimizers import restore_optimizer
 from miniglm.plots import read_groups, read_log
+from miniglm.records import read_prompts
 from miniglm.search import read_table, search
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint, load_tokenizer, read_meta
@@ -257,6 +258,7 @@ SMALL_FILES = {
     "book.txt": BOOK,
     "entities.json": PEOPLE,
     "records.json": RECORDS,
+    "prompts.json": "\n".join(json.dumps(record, indent=1) for record in json.loads(RECORDS)).encode(),
     **small_adapter(),
     **small_hf(),
     "vocab.txt": "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"张飞赵云abc", "##a"]).encode(),
@@ -282,6 +284,7 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "done.json": ("", "done.json", damaged_json, lambda folder: files.read_json(folder / "done.json", "run again")),
     "table": ("", "table.jsonl", damaged_json, load_table),
     "questions": ("", "eval.jsonl", damaged_json, lambda folder: read_questions(folder / "eval.jsonl")),
+    "prompts": ("", "prompts.json", damaged_bytes, lambda folder: read_prompts(folder / "prompts.json")),
     "adapter_config.json": ("", "adapter_config.json", damaged_json, load_adapter),
     "adapter's weights": ("", "adapter_model.safetensors", damaged_bytes, load_adapter),
     "config.json of a Hugging Face folder": ("", "config.json", damaged_json, load_hf),

@@ -139,7 +139,8 @@ def test_an_object_of_lists_is_read(project, indent):
     kinds = {"Insult": [{**FORMS["safety"], "type": "Insult"}] * 2, "Crime": [FORMS["safety"], {"prompt": "甲？"}]}
     project.write("data/kinds.json", json.dumps(kinds, ensure_ascii=False, indent=indent))
     done = project.run("data/prepare_sft.py", "data/kinds.json", "--dataset=kinds", "--block_size=64")
-    assert "kept 3 as Safety-Prompts" in done.stdout and "data/kinds.json item 4 lacks a field" in done.stderr
+    assert "kept 3 as Safety-Prompts" in done.stdout
+    assert 'data/kinds.json item 4 has no known form: "prompt" without an answer' in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -217,16 +218,20 @@ def test_rows_are_packed_and_loss_equals_unpacked(project, pretrained, monkeypat
 
 
 BAD = [
-    ('{"Question": "甲？"}', "lacks a field"),
-    ('{"Question": "甲？", "Answer": ""}', "has an empty field"),
-    ('{"Question": "甲？", "Answer": 3}', "has a field of the wrong type"),
+    (
+        '{"Question": "甲？", "Reason": "乙"}',
+        'has no known form: "Question" without an answer ("answer", "response", …); it has "Question", "Reason"',
+    ),
+    ('{"Question": "甲？", "Answer": ""}', 'has an empty "Answer"'),
+    ('{"Question": "甲？", "Answer": null}', 'has an empty "Answer"'),
+    ('{"Question": "甲？", "Answer": {"a": 1}}', 'has an object for "Answer" where a text was to be'),
     ('{"Question": "甲？", "Answer": "乙"', "is no JSON"),
-    ('"甲"', "is no JSON object"),
-    ('{"some": "thing"}', "has no known form"),
-    ('{"messages": [{"role": "assistant", "content": "乙"}]}', "has a role out of turn"),
+    ('"甲"', "is a text, no JSON object"),
+    ('{"some": "thing"}', 'has no known form; it has "some"'),
+    ('{"messages": [{"role": "assistant", "content": "乙"}]}', "has no question before its answer"),
     ('{"messages": [{"role": "user", "content": "甲"}]}', "does not end with an answer"),
-    ('{"messages": [{"role": "judge", "content": "甲"}]}', "has an unknown role"),
-    ('{"messages": []}', "has a field of the wrong type"),
+    ('{"messages": [{"role": "judge", "content": "甲"}]}', 'has an unknown role "judge"'),
+    ('{"messages": []}', 'has an empty "messages"'),
     ('{"Question": "甲？", "Answer": "' + "乙" * 300 + '"}', "is longer than the block"),
 ]
 
@@ -240,7 +245,7 @@ def test_bad_records_are_counted_told_and_left_out(project):
     assert meta["splits"]["train"]["samples"] + meta["splits"]["val"]["samples"] == 3
     assert sum(meta["left_out"].values()) == len(BAD)
     assert "data/mixed.jsonl: kept 3 as Question" in done.stdout
-    assert "data/mixed.jsonl: left out 2, each has a field of the wrong type" in done.stdout
+    assert 'data/mixed.jsonl: left out 2, each has an empty "Answer"' in done.stdout
 
 
 @pytest.mark.parametrize("line, reason", BAD)
@@ -258,6 +263,77 @@ def test_long_samples_can_be_truncated(project):
     assert rows_of(project, "cut", "_mask", dtype=np.uint8)[0, -1] == 1
 
 
+def test_changes_are_counted_and_told(project):
+    """By change, for each file and in meta.json."""
+    greeting, thanks = {"from": "gpt", "value": "你好。"}, {"from": "human", "value": "谢谢"}
+    record = {"conversations": [greeting, *FORMS["sharegpt"]["conversations"], thanks], "tools": "[]"}
+    message = prepare(project, "mended", [record] * 3 + [FORMS["question"] | {"images": ["a.jpg"]}]).stdout
+    assert (
+        "data/mended.jsonl: kept 3 as ShareGPT, 1 as Question" in message and "left out" not in message.split("each")[0]
+    )
+    meta = json.loads((project.folder / "data/mended/meta.json").read_text(encoding="utf-8"))
+    assert meta["changed"] == {
+        "had its leading answer left out": 3,
+        "had its trailing question left out": 3,
+        'had its "images" left out': 1,
+    }
+    for change, count in meta["changed"].items():
+        assert f"data/mended.jsonl: changed {count}, each {change}" in message
+    text = load_tokenizer(project.folder / "data/sanguo_bpe").decode(rows_of(project, "mended").flatten().tolist())
+    assert "你好" not in text and "谢谢" not in text and RENDERED["sharegpt"] in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_objects_over_several_lines_are_read(project, encoding):
+    """One after the other, as an editor formats them, in the encodings that Windows writes."""
+    text = "\r\n".join(json.dumps(FORMS["openai"], ensure_ascii=False, indent=4) for _ in range(3))
+    project.write("data/pretty.json", text.replace("\n", "\r\n"), encoding)
+    words = ["data/pretty.json", "--dataset=pretty", "--block_size=64", "--strict"]
+    assert "data/pretty.json: kept 3 as messages" in project.run("data/prepare_sft.py", *words).stdout
+
+
+def test_records_can_be_chosen_by_their_fields(project):
+    """The others are counted as not chosen, which is no fault, even to --strict."""
+    kinds = [("who", "seen"), ("who", "unseen"), ("where", "seen"), ("courtesy", "seen")]
+    records = [{**FORMS["question"], "Kind": kind, "Group": group} for kind, group in kinds for _ in range(2)]
+    for where, kept in (("Kind=who", 4), ("kind=who,kind=where", 6), ("Kind=who,Group=seen", 2), ("Group=seen,", 6)):
+        message = prepare(project, "chosen", [*records, FORMS["question"]], f"--where={where}", "--strict").stdout
+        assert f"kept {kept} as Question" in message and "left out" not in message
+        meta = json.loads((project.folder / "data/chosen/meta.json").read_text(encoding="utf-8"))
+        assert sum(meta["not_chosen"].values()) == 9 - kept and not meta["left_out"]
+    assert 'data/chosen.jsonl: not chosen 2, each has another "Group"' in message
+    assert 'data/chosen.jsonl: not chosen 1, each has no "Group"' in message
+
+
+def keep_end(project, record):
+    """What is kept of the one record that is too long, as (text, the text that counts in the loss, changes)."""
+    message = prepare(project, "end", [record], "--too_long=keep_end").stdout
+    assert "kept 1 as" in message
+    ids, mask = rows_of(project, "end")[0], rows_of(project, "end", "_mask", dtype=np.uint8)[0]
+    tokenizer = load_tokenizer(project.folder / "data/sanguo_bpe")
+    meta = json.loads((project.folder / "data/end/meta.json").read_text(encoding="utf-8"))
+    return tokenizer.decode(ids.tolist()), tokenizer.decode(ids[mask == 1].tolist()), list(meta["changed"])
+
+
+def test_the_end_of_a_long_conversation_can_be_kept(project):
+    """Earlier exchanges go first, then what the system says: the last question keeps its answer."""
+    system, last = (
+        {"role": "system", "content": "子。"},
+        [{"role": "user", "content": "末？"}, FORMS["openai"]["messages"][2]],
+    )
+    early = [{"role": "user", "content": "甲" * 40}, {"role": "assistant", "content": "丙。"}]
+    change = ["had its earlier turns left out to fit the block"]
+    assert keep_end(project, [system, *early, *early, *last]) == ("系统：子。\n问：末？\n答：乙。", "乙。", change)
+    system["content"] = "子" * 100
+    assert keep_end(project, [system, *early, *last]) == ("问：末？\n答：乙。", "乙。", change)
+    text, learned, changes = keep_end(project, {"Question": "甲" * 200 + "谁？", "Answer": "乙。"})
+    assert (
+        text.endswith("甲谁？\n答：乙。")
+        and learned == "乙。"
+        and changes == ["had its front cut off to fit the block"]
+    )
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -267,7 +343,8 @@ def test_long_samples_can_be_truncated(project):
         (["bad.jsonl", "--dataset=x"], "no good record"),
         (["bad.jsonl", "--dataset=x", "--tokenizer_from=data/nowhere"], "data/prepare.py"),
         (["bytes.jsonl", "--dataset=x"], "no UTF-8 text"),
-        (["bad.jsonl", "--dataset=x", "--too_long=fold"], "drop, truncate"),
+        (["bad.jsonl", "--dataset=x", "--too_long=fold"], "drop, truncate, keep_end"),
+        (["bad.jsonl", "--dataset=x", "--where=Kind"], "--where=FIELD=VALUE"),
     ],
 )
 def test_mistakes_are_told(project, words, message):

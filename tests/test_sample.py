@@ -52,6 +52,49 @@ def test_prompts_from_a_file_are_answered_in_one_file(project, chat):
     assert all(answer in (project.folder / "told.txt").read_text(encoding="utf-8") for _, answer in TALK)
 
 
+ASKED = {  # a file with the questions of TALK
+    "questions alone": "\n".join(json.dumps({"question": question}) for question, _ in TALK),
+    "with their answers": "\n".join(json.dumps({"Question": question, "Answer": "乙"}) for question, _ in TALK),
+    "a list of prompts": json.dumps([{"prompt": question} for question, _ in TALK], indent=1),
+    "a list of texts": json.dumps([question for question, _ in TALK]),
+    "conversations": "\n".join(
+        json.dumps({"conversations": [{"from": "human", "value": question}]}, indent=2) for question, _ in TALK
+    ),
+    "lines of Windows": "\r\n".join(question for question, _ in TALK),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("form", ASKED)
+def test_a_record_s_question_is_asked(project, chat, form, encoding):
+    """And not its JSON, in whatever form prepare_sft.py reads."""
+    project.write("asked.txt", ASKED[form], encoding)
+    words = ["--start=FILE:asked.txt", "--save_path=asked.jsonl", "--temperature=0"]
+    project.run("sample.py", "--out_dir=out/talk", *words)
+    rows = [json.loads(line) for line in (project.folder / "asked.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["prompt"], row["completion"]) for row in rows] == TALK
+
+
+def test_a_conversation_in_a_file_is_asked_with_its_turns(project, chat):
+    """Its last question, after all that was said before; to a model that is no chat model it is a beginning."""
+    (first, answer), (second, _) = TALK[:2]
+    project.write("talk.json", json.dumps({"question": second, "history": [[first, answer]], "answer": "乙"}))
+    for model in ("talk", "small"):
+        words = [f"--out_dir=out/{model}", "--start=FILE:talk.json", "--max_new_tokens=5"]
+        assert project.run("sample.py", *words).stdout.startswith(f"{first}\n{answer}\n{second}")
+
+
+def test_lines_that_only_look_like_records_are_prompts(project, pretrained):
+    """A line that begins with a brace and is no JSON is what the model goes on from."""
+    project.write("plain.txt", "{却说曹操\n[且说]玄德\n 次日\n")
+    words = ["--start=FILE:plain.txt", "--max_new_tokens=3", "--save_path=plain.jsonl"]
+    project.run("sample.py", "--out_dir=out/small", *words)
+    rows = (project.folder / "plain.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(row)["prompt"] for row in rows] == ["{却说曹操", "[且说]玄德", " 次日"]
+    project.write("texts.jsonl", '{"text": "却说"}\n')
+    assert project.run("sample.py", "--out_dir=out/small", "--start=FILE:texts.jsonl").stdout.startswith("却说")
+
+
 def test_beam_search_answers_too(project, chat):
     """The likeliest answer is the one that was taught."""
     question, answer = TALK[3]
@@ -122,6 +165,8 @@ def test_out_dir_alone_can_be_moved(project, chat):
         (["--out_dir=out/nowhere"], "train first"),
         (["--start=" + "曹操" * 200], "ask a shorter one"),
         (["--start=FILE:nowhere.txt"], "no file nowhere.txt"),
+        (["--start=FILE:nothing.txt"], "nothing.txt is empty"),
+        (["--start=FILE:unknown.jsonl"], 'unknown.jsonl line 2 has no known form; it has "some"'),
         (["--start=   "], "the question is empty"),
         (["--top_p=0"], "--top_p=0.0 is out of range"),
         (["--temperature=-1"], "at least 0"),
@@ -135,4 +180,6 @@ def test_out_dir_alone_can_be_moved(project, chat):
 )
 def test_mistakes_are_told(project, chat, words, message):
     """In one line each."""
+    project.write("nothing.txt", "\n")
+    project.write("unknown.jsonl", '{"question": "甲？"}\n{"some": "thing"}\n')
     assert message in project.fails("sample.py", "--out_dir=out/talk", *words)
