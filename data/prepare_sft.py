@@ -162,7 +162,8 @@ def without_front(turns: list[Turn], encoder, row_length) -> tuple[list[int], li
 def samples(paths, read: Callable[[Any], Sample], wanted, strict, tally: Tally) -> Iterator[Sample]:
     """The Samples of all good records in some files. Tells what is kept of each file, and why the rest is not.
 
-    read: see sample_of, of which it is told all but the record. wanted: see conditions. strict: raise UserError for the first bad record. tally: is added to.
+    read: sample_of, which has been told all but the record. wanted: see conditions. strict: raise UserError for the
+    first bad record. tally: is added to.
     """
     for path in paths:
         kept, here = Counter(), Tally(Counter(), Counter(), Counter())
