@@ -26,6 +26,7 @@ from tqdm import tqdm
 from configurator import Bounds, FilePath, configure
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.proxy import proxy_of
 from miniglm.retry import FailedTry, retry_policy, with_retries
 
 # -----------------------------------------------------------------------------
@@ -122,7 +123,8 @@ def pip_download(requirement, digest, folder, *options) -> Path:
     print(f"fetching {requirement} from the package index")
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     problem = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    refuse(done.returncode != 0, f"pip could not fetch {requirement} ({problem})", "check the network and try again")
+    todo = check_proxy("https://pypi.org") or "check the network and try again"
+    refuse(done.returncode != 0, f"pip could not fetch {requirement} ({problem})", todo)
     return next(target.iterdir())
 
 
@@ -146,6 +148,9 @@ def download(url, folder: Path, retries, timeout) -> bytes:
         try:
             fetch_rest(url, partial, tag, timeout)
         except requests.RequestException as error:
+            if isinstance(error, ValueError):  # the address or the proxy's is none, or of no known kind
+                todo = check_proxy(url) or "check the address"
+                raise UserError(f"could not download {url} ({type(error).__name__})", todo) from error
             problem = type(error).__name__ if error.response is None else f"HTTP status {error.response.status_code}"
             raise FailedTry(problem, error.response) from error
         except (urllib3.exceptions.HTTPError, ValueError) as error:
@@ -158,12 +163,18 @@ def download(url, folder: Path, retries, timeout) -> bytes:
     try:
         with_retries(attempt, retry_policy(retries - 1, AGAIN, FIRST_WAIT, LONGEST_WAIT), tell)
     except FailedTry as failure:
-        todo = "try again later, it goes on where it was; or use --from"
+        todo = check_proxy(url) or "try again later, it goes on where it was; or use --from"
         raise UserError(f"could not download {url} ({failure})", todo) from failure
     content = partial.read_bytes()
     partial.unlink()
     tag.unlink(missing_ok=True)
     return content
+
+
+def check_proxy(url) -> str:
+    """What to do about the proxy between here and `url` where something failed; empty where there is none."""
+    proxy = proxy_of(url)
+    return f"check the proxy {proxy}, or take it out of the environment, and try again" if proxy else ""
 
 
 def fetch_rest(url, partial: Path, tag: Path, timeout):

@@ -1,6 +1,6 @@
 """What the commands share, in the order in which a model comes about and is used.
 
-The ground             errors  files  retry  machine  parallel
+The ground             errors  streams  files  proxy  retry  machine  parallel
 Text and token ids     tokenizer  wordpiece  vocabulary  conversation  records
 Models on disk         families  lora  checkpoint  hf  origin
 Training               batch  objectives  optimizers  run  replay

@@ -1,7 +1,10 @@
 """Fetching books: the package, encodings, and a server that misbehaves."""
 
 import json
+import os
 import re
+import socket
+import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +113,63 @@ def test_an_interrupted_download_goes_on_in_the_next_call(project, server):
     project.fails("data/fetch_data.py", "later", f"--from={server.url}/cut/later", "--retries=1", "--timeout=5")
     project.run("data/fetch_data.py", "later", f"--from={server.url}/cut/later", "--retries=3", "--timeout=5")
     assert book(project, "later") == TEXT and server.resumed_at[0] > 0
+
+
+@pytest.mark.parametrize(
+    "name, proxy, shown",
+    [
+        ("HTTP_PROXY", "http://me:sesame@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http_proxy", "http://127.0.0.1:9", "http://127.0.0.1:9"),
+        ("ALL_PROXY", "socks5://me:sesame@127.0.0.1:9", "socks5://127.0.0.1:9"),
+        ("all_proxy", "socks4://127.0.0.1:9", "socks4://127.0.0.1:9"),
+        ("ALL_PROXY", "socks://127.0.0.1:9", "socks://127.0.0.1:9"),
+        ("HTTP_PROXY", "nonsense://127.0.0.1:9", "nonsense://127.0.0.1:9"),
+        ("HTTP_PROXY", "http://me:sesame@[::1", "http://[::1"),
+    ],
+)
+def test_a_proxy_that_fails_is_named_without_its_password(project, name, proxy, shown):
+    """Which setting it is, and what to do, whatever is wrong with it."""
+    words = ["data/fetch_data.py", "proxied", "--from=http://example.invalid/book.txt", "--retries=1"]
+    done = project.run(*words, status=2, **{name: proxy})
+    assert f"check the proxy {shown} of {name}, or take it out" in done.stderr.splitlines()[-1]
+    assert "sesame" not in done.stdout + done.stderr
+
+
+def test_packages_through_a_proxy_that_fails(project):
+    """pip's own words say nothing of it."""
+    proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+    assert "check the proxy http://127.0.0.1:9 of HTTPS_PROXY" in project.fails("data/fetch_data.py", **proxy)
+
+
+class Socks(socketserver.StreamRequestHandler):
+    """A SOCKS5 proxy that leads every connection to its server's own `target`."""
+
+    def handle(self):
+        """Greet, be told an address, and pass on what comes."""
+        _, methods = self.rfile.read(2)
+        self.rfile.read(methods)
+        self.wfile.write(b"\x05\x00")
+        *_, kind = self.rfile.read(4)
+        self.server.asked.append(self.rfile.read(4 if kind == 1 else self.rfile.read(1)[0]))
+        self.rfile.read(2)
+        self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
+        with socket.create_connection(self.server.target) as onward:
+            while (line := self.rfile.readline()).strip():
+                onward.sendall(line)
+            onward.sendall(b"Connection: close\r\n\r\n")
+            while content := onward.recv(1 << 16):
+                self.wfile.write(content)
+
+
+def test_a_book_comes_through_a_socks_proxy(project, server):
+    """The proxy of many a reader; it is asked for the name and looks it up itself."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Socks) as proxy:
+        proxy.asked, proxy.target = [], server.server_address
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        address = {"ALL_PROXY": f"socks5h://127.0.0.1:{proxy.server_address[1]}"}
+        project.run("data/fetch_data.py", "socks", "--from=http://books.invalid/good", **address)
+        proxy.shutdown()
+    assert book(project, "socks") == TEXT and proxy.asked == [b"books.invalid"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030", "big5"])
