@@ -6,7 +6,7 @@ Models on disk         families  lora  checkpoint  hf  origin
 Training               batch  objectives  optimizers  run  replay
 Generating             decoding  chat  search
 Judging                metrics  plots  report
-Questions on a book    book/  facts  wordings  questions  llm
+Questions on a book    book/  source  facts  wordings  questions  llm
 
 Arrows run one way: model.py, then this package, then configurator.py and data_utils.py, then the scripts.
 """
