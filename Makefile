@@ -35,11 +35,25 @@ bench: $(VENV)/test.stamp
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m ty check --quiet
+	$(PY) -m ty check --quiet --python-version 3.11
+	$(PY) -m ty check --quiet --python-version 3.13
 
+# Whether a Python is new enough (and, with a folder, runs from there); whether all that requirements.txt names is there.
+FITS = import os, sys; sys.exit(sys.version_info < (3, 11) or any(not os.path.samefile(sys.prefix, d) for d in sys.argv[1:]))
+HAS_ALL = import re, importlib.metadata as m; \
+  assert all(m.version(name) for name in re.findall(r"(?m)^([\w-]+)==", open("requirements.txt", encoding="utf-8").read()))
+.PHONY: incomplete
+$(VENV)/run.stamp: requirements.lock $(if $(shell exec 2>/dev/null; $(PY) -c '$(HAS_ALL)' && echo yes),,incomplete)
+
+# A .venv without a Python that runs is made anew, one without pip gets it.
 # A torch that $(PYTHON) or .venv has already (a CUDA build, say) is used as it is; all else is pinned by its sha256.
-$(VENV)/run.stamp: requirements.lock
-	test -x $(PY) || if $(PYTHON) -c "import torch" 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+$(VENV)/run.stamp:
+	@$(PY) -c '$(FITS)' $(VENV) 2>/dev/null || $(PYTHON) -c '$(FITS)' 2>/dev/null || { echo \
+	  "error: $(PYTHON) is no Python 3.11 or newer; install one and say which: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PY) -c '$(FITS)' $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip \
+	  $$($(PYTHON) -c "import torch" 2>/dev/null && echo --system-site-packages) $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --upgrade --default-pip >/dev/null 2>&1 || { echo \
+	  "error: $(PYTHON) has no ensurepip and so no pip; apt install python3-venv (Debian, Ubuntu), then try again" >&2; exit 2; }
 	$(PY) -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --quiet $$(grep -o "^torch==[0-9.]*" requirements.txt)
 	touch $@

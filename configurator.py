@@ -12,7 +12,6 @@ A config file is plain Python that assigns settings. It is executed: run only th
 
 import ast
 import difflib
-import io
 import math
 import os
 import sys
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from miniglm.errors import UserError, refuse, tell_mistakes_in_one_line
+from miniglm.proxy import LOCAL, bypass_proxies
+from miniglm.streams import open_streams
 
 ROOT = Path(__file__).resolve().parent
 SETTING_TYPES = (bool, int, float, str, list)
@@ -59,15 +60,15 @@ def configure(script: dict[str, Any], positional: str = "") -> dict[str, Any]:
     A setting is a lower-case top-level name, bound so far to a bool, int, float, str or list of str.
     Its type stays what its default has, its bounds and choices are those of its annotation. A list collects repeated
     keys. `--help` prints the settings as they stand in the script. Relative paths count from the repository root,
-    which becomes the working directory. From here on, mistakes end the script with one line.
+    which becomes the working directory. From here on, mistakes end the script with one line, what is read and printed
+    is UTF-8, and local addresses are reached without a proxy.
 
     positional: the name of the list setting that takes the words without `--`.
     Returns {name: value} of all settings. Raises UserError.
     """
+    open_streams()
     tell_mistakes_in_one_line()
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # Chinese in a pipe on Windows, and under any locale
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    bypass_proxies(*LOCAL)
     defaults = {k: v for k, v in script.items() if k.islower() and k[0] != "_" and type(v) in SETTING_TYPES}
     settings = dict(defaults)
     words = sys.argv[1:]

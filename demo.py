@@ -10,6 +10,7 @@ A stage that is finished leaves done.json in its directory and is not run again;
 
 import contextlib
 import hashlib
+import shlex
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from miniglm.machine import peak_memory
 
 # -----------------------------------------------------------------------------
 what = ["chat"]  # which experiment, given without --: chat, report, reviews or lora
-out_dir: FilePath = "out"  # the trained models are written below it; a path without spaces
+out_dir: FilePath = "out"  # the trained models are written below it
 # -----------------------------------------------------------------------------
 
 QUESTIONS = [
@@ -37,7 +38,8 @@ QUESTIONS = [
 ]
 
 configure(globals(), positional="what")
-pretrained, chat = f"{out_dir}/demo-pretrain", f"{out_dir}/demo-chat"
+out = shlex.quote(out_dir)  # directories and commands are spelt as a shell has them: there may be a space in a path
+pretrained, chat = f"{out}/demo-pretrain", f"{out}/demo-chat"
 questions_file = f"{chat}/demo_questions.txt"
 NOVEL = {  # directory: the commands that fill it
     "data/sanguo": ["data/fetch_data.py sanguo"],
@@ -71,48 +73,48 @@ REPORT = {
         " --dataset=sanguo_report --tokenizer_from=data/sanguo_bpe",
     ],
     **{
-        f"{out_dir}/report-{steps}": [
-            f"train.py config/report.py --max_iters={steps} --out_dir={out_dir}/report-{steps} --ckpt_dir={pretrained}"
+        f"{out}/report-{steps}": [
+            f"train.py config/report.py --max_iters={steps} --out_dir={out}/report-{steps} --ckpt_dir={pretrained}"
         ]
         for steps in (1000, 4500)
     },
-    f"{out_dir}/report": [
-        f"evaluations.py --out_dir={out_dir}/report-1000 --out_dir={out_dir}/report-4500"
+    f"{out}/report": [
+        f"evaluations.py --out_dir={out}/report-1000 --out_dir={out}/report-4500"
         " --eval_file=data/sanguo_report/eval.jsonl --book=data/sanguo/input.txt"
-        f" --save_path={out_dir}/report/metrics.json --report={out_dir}/report/report.html"
+        f" --save_path={out}/report/metrics.json --report={out}/report/report.html"
     ],
 }
 REVIEWS = {
     "data/reviews": ["data/fetch_data.py reviews"],
     "data/reviews_bpe": ["data/prepare.py reviews --tokenizer=bpe"],
-    f"{out_dir}/reviews-pretrain": [
-        f"train.py config/reviews_pretrain.py --out_dir={out_dir}/reviews-pretrain",
-        f"visualize.py --out_dir={out_dir}/reviews-pretrain",
+    f"{out}/reviews-pretrain": [
+        f"train.py config/reviews_pretrain.py --out_dir={out}/reviews-pretrain",
+        f"visualize.py --out_dir={out}/reviews-pretrain",
     ],
     "data/reviews_sft": [
         "data/prepare_sft.py data/reviews/train.jsonl --dataset=reviews_sft --tokenizer_from=data/reviews_bpe"
     ],
-    f"{out_dir}/reviews": [
-        f"train.py config/reviews.py --out_dir={out_dir}/reviews --ckpt_dir={out_dir}/reviews-pretrain",
-        f"evaluations.py --out_dir={out_dir}/reviews --eval_file=data/reviews/eval.jsonl"
-        f" --yardstick=data/reviews/train.jsonl --too_long=wrong --save_path={out_dir}/reviews/metrics.json",
-        f"visualize.py --out_dir={out_dir}/reviews",
+    f"{out}/reviews": [
+        f"train.py config/reviews.py --out_dir={out}/reviews --ckpt_dir={out}/reviews-pretrain",
+        f"evaluations.py --out_dir={out}/reviews --eval_file=data/reviews/eval.jsonl"
+        f" --yardstick=data/reviews/train.jsonl --too_long=wrong --save_path={out}/reviews/metrics.json",
+        f"visualize.py --out_dir={out}/reviews",
     ],
 }
 ADAPTERS = {"lora-4": "", "lora-8": "", "lora-32": "", "qlora-8": " --quantize=nf4 --gradient_checkpointing=True"}
 LORA = {
     **{
-        f"{out_dir}/{name}": [
-            f"train.py config/lora.py --lora_rank={rank} --lora_alpha={2 * rank}{more} --out_dir={out_dir}/{name}"
+        f"{out}/{name}": [
+            f"train.py config/lora.py --lora_rank={rank} --lora_alpha={2 * rank}{more} --out_dir={out}/{name}"
             f" --ckpt_dir={pretrained}"
         ]
         for name, more in ADAPTERS.items()
         for rank in [int(name.rpartition("-")[2])]
     },
-    f"{out_dir}/lora-report": [
-        f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out_dir}/{name}' for name in ADAPTERS)}"
-        f" --eval_file=data/sanguo_sft/eval.jsonl --save_path={out_dir}/lora-report/metrics.json"
-        f" --report={out_dir}/lora-report/report.html"
+    f"{out}/lora-report": [
+        f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out}/{name}' for name in ADAPTERS)}"
+        f" --eval_file=data/sanguo_sft/eval.jsonl --save_path={out}/lora-report/metrics.json"
+        f" --report={out}/lora-report/report.html"
     ],
 }
 EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEWS, "lora": NOVEL | CHAT | LORA}
@@ -121,7 +123,7 @@ EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEW
 def recipe(commands):
     """A digest of a stage's commands and of the config files they name: whether a finished stage was this one."""
     configs = [
-        Path(word).read_bytes() for command in commands for word in command.split() if word.startswith("config/")
+        Path(word).read_bytes() for command in commands for word in shlex.split(command) if word.startswith("config/")
     ]
     return hashlib.sha256("\n".join(commands).encode() + b"".join(configs)).hexdigest()
 
@@ -131,7 +133,7 @@ def run(directory, commands):
     started = time.monotonic()
     for command in commands:
         print(f"\n=== python {command}", flush=True)
-        process = subprocess.Popen([sys.executable, *command.split()])
+        process = subprocess.Popen([sys.executable, *shlex.split(command)])
         while process.poll() is None:
             with contextlib.suppress(KeyboardInterrupt):  # the command has it too, and saves what it has
                 process.wait()
@@ -164,7 +166,7 @@ refuse(
     f"no experiment {' '.join(what)}",
     f"choose one of {', '.join(EXPERIMENTS)}",
 )
-stages = EXPERIMENTS[what[0]]
+stages = {shlex.split(directory)[0]: commands for directory, commands in EXPERIMENTS[what[0]].items()}
 claim(out_dir)
 for directory, commands in stages.items():
     done = Path(directory, "done.json")
@@ -177,8 +179,8 @@ for directory, commands in stages.items():
             )
         print(f"{directory}: finished before")
         continue
-    if directory == chat:
-        with write_whole(questions_file) as file:
+    if directory == f"{out_dir}/demo-chat":
+        with write_whole(f"{directory}/demo_questions.txt") as file:
             file.write("\n".join(QUESTIONS) + "\n")
     run(directory, commands)
 
@@ -190,9 +192,8 @@ print(f"this run {(time.monotonic() - started) / 60:.1f} min{shown}")
 LAST_WORDS = {
     "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
     f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
-    "report": f"open {out_dir}/report/report.html in a browser",
-    "lora": f"the table is above; open {out_dir}/lora-report/report.html in a browser",
-    "reviews": f"pictures: {out_dir}/reviews/loss.png;"
-    f" try it: python sample.py --out_dir={out_dir}/reviews --start=REVIEW",
+    "report": f"open {out}/report/report.html in a browser",
+    "lora": f"the table is above; open {out}/lora-report/report.html in a browser",
+    "reviews": f"pictures: {out}/reviews/loss.png; try it: python sample.py --out_dir={out}/reviews --start=REVIEW",
 }
 print(LAST_WORDS[what[0]])

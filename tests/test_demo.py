@@ -87,6 +87,18 @@ def test_the_demo_survives_being_killed(tmp_path):
 
 
 @pytest.mark.long
+def test_paths_may_hold_spaces_and_chinese(tmp_path):
+    """The clone's and the models': all stages end, and are known to be finished when it is run again."""
+    project = small_project(tmp_path / "我的 clone", "demo_pretrain", "demo_chat")
+    with open(project.folder / "data/fetch_data.py", "a", encoding="utf-8") as file:
+        file.write(FEWER_CHAPTERS)
+    words = ["demo.py", "--out_dir=out/我 的"]
+    assert "sample_gradio.py --out_dir='out/我 的'/demo-chat" in project.run(*words, process=True).stdout
+    assert (project.folder / "out/我 的/demo-chat/metrics.json").exists()
+    assert project.run(*words, process=True).stdout.count("finished before") == len(STAGES)
+
+
+@pytest.mark.long
 def test_adapters_are_compared(tmp_path):
     """All the way at a toy size: full fine-tuning, three ranks and 4 bits, then one table of cost and accuracy."""
     project = small_project(tmp_path / "clone", "demo_pretrain", "demo_chat", "lora")

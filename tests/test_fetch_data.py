@@ -1,7 +1,10 @@
 """Fetching books: the package, encodings, and a server that misbehaves."""
 
 import json
+import os
 import re
+import socket
+import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -112,6 +115,64 @@ def test_an_interrupted_download_goes_on_in_the_next_call(project, server):
     assert book(project, "later") == TEXT and server.resumed_at[0] > 0
 
 
+@pytest.mark.parametrize(
+    "name, proxy, shown",
+    [
+        ("HTTP_PROXY", "http://me:sesame@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http_proxy", "http://127.0.0.1:9", "http://127.0.0.1:9"),
+        ("ALL_PROXY", "socks5://me:sesame@127.0.0.1:9", "socks5://127.0.0.1:9"),
+        ("all_proxy", "socks4://127.0.0.1:9", "socks4://127.0.0.1:9"),
+        ("ALL_PROXY", "socks://127.0.0.1:9", "socks://127.0.0.1:9"),
+        ("HTTP_PROXY", "nonsense://127.0.0.1:9", "nonsense://127.0.0.1:9"),
+        ("HTTP_PROXY", "http://me:sesame@[::1", "http://[::1"),
+    ],
+)
+def test_a_proxy_that_fails_is_named_without_its_password(project, name, proxy, shown):
+    """Which setting it is, and what to do, whatever is wrong with it."""
+    words = ["data/fetch_data.py", "proxied", "--from=http://example.invalid/book.txt", "--retries=1"]
+    done = project.run(*words, status=2, **{name: proxy})
+    assert f"check the proxy {shown} of {name}, or take it out" in done.stderr.splitlines()[-1]
+    assert "sesame" not in done.stdout + done.stderr
+
+
+def test_packages_through_a_proxy_that_fails(project):
+    """pip's own words say nothing of it."""
+    proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+    assert "check the proxy http://127.0.0.1:9 of HTTPS_PROXY" in project.fails("data/fetch_data.py", **proxy)
+
+
+class Socks(socketserver.StreamRequestHandler):
+    """A SOCKS5 proxy that leads every connection to its server's own `target`."""
+
+    def handle(self):
+        """Greet, be told an address, and pass on what comes."""
+        _, methods = self.rfile.read(2)
+        self.rfile.read(methods)
+        self.wfile.write(b"\x05\x00")
+        *_, kind = self.rfile.read(4)
+        self.server.asked.append(self.rfile.read(4 if kind == 1 else self.rfile.read(1)[0]))
+        self.rfile.read(2)
+        self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
+        with socket.create_connection(self.server.target) as onward:
+            while (line := self.rfile.readline()).strip():
+                onward.sendall(line)
+            onward.sendall(b"\r\n")
+            while content := onward.recv(1 << 16):
+                self.wfile.write(content)
+
+
+def test_a_book_comes_through_a_socks_proxy(project, server):
+    """The proxy of many a reader; it is asked for the name and looks it up itself."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Socks) as proxy:
+        proxy.daemon_threads = True  # a connection that is kept open is not waited for
+        proxy.asked, proxy.target = [], server.server_address
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        address = {"ALL_PROXY": f"socks5h://127.0.0.1:{proxy.server_address[1]}"}
+        project.run("data/fetch_data.py", "socks", "--from=http://books.invalid/good", **address)
+        proxy.shutdown()
+    assert book(project, "socks") == TEXT and proxy.asked == [b"books.invalid"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030", "big5"])
 def test_encodings_are_recognised(project, encoding):
     """A text in any of the named encodings arrives as UTF-8, and the encoding found is printed."""
@@ -120,6 +181,149 @@ def test_encodings_are_recognised(project, encoding):
     out = project.run("data/fetch_data.py", "mine", "--from=mine.txt").stdout
     assert book(project, "mine") == text * 5
     assert {"utf-8-sig": "utf_8", "utf-8": "utf_8", "utf-16": "utf_16"}.get(encoding, encoding) in out
+
+
+def fetched(project, content, *words):
+    """(what is printed, the book) where `content` is given as a book."""
+    project.write("mine.txt", content)
+    out = project.run("data/fetch_data.py", "mine", "--from=mine.txt", *words).stdout
+    return out, book(project, "mine")
+
+
+LONG = TEXT[: 17 * 300]  # 300 lines
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030", "big5"])
+def test_a_file_cut_off_inside_a_character_is_a_book(project, encoding):
+    """As a download or a copy that stopped leaves it: all but that character is kept, and its place is told."""
+    text = "且說曹操引軍追趕，玄德大敗而走。\n" * 300 if encoding == "big5" else LONG
+    content = text.rstrip("\n。").encode(encoding)[:-1]
+    out, kept = fetched(project, content)
+    assert kept == text.rstrip("\n。")[:-1] + "\n"
+    assert f"of {len(content):,} bytes, no" in out and "line 300 (byte " in out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+@pytest.mark.parametrize("place", [0, 17 * 100, 17 * 200 + 8])
+def test_a_stray_byte_is_left_out_and_told_with_its_place(project, encoding, place):
+    """At the beginning, between two lines, inside one; the model never sees a mark in its stead."""
+    before, after = LONG[:place].encode(encoding), LONG[place:].encode(encoding)
+    out, kept = fetched(project, before + b"\xff" + after)
+    assert kept == LONG
+    assert f"left out: 1 of {len(before + after) + 1:,} bytes, no {encoding.replace('-', '_')}" in out
+    assert f"line {place // 17 + 1} (byte {len(before)})\n" in out
+
+
+def test_many_stray_bytes_are_counted_and_the_first_are_shown(project):
+    """Four in ten thousand are left out; where more than a thousandth is bad, it is no text any more."""
+    lines = LONG.encode("gb18030").splitlines(keepends=True)
+    out, kept = fetched(project, b"".join(b"\xff" * (place % 75 == 0) + line for place, line in enumerate(lines)))
+    assert kept == LONG and "left out: 4 of" in out and "line 1 (byte 0), line 76 (byte 2476), line 151 (byte" in out
+    assert "…" in out.splitlines()[1]
+    project.write("mine.txt", b"\xff".join(lines))
+    assert "no text" in project.fails("data/fetch_data.py", "mine", "--from=mine.txt")
+
+
+@pytest.mark.parametrize(
+    "stray, told",
+    [
+        ("\0", "control characters"),
+        ("\x1b", "control"),
+        ("\ufffd", "lost earlier"),
+        ("\u200b", "invisible"),
+        ("\ufeff", "invisible"),
+    ],
+)
+def test_what_no_reader_sees_is_left_out_and_told(project, stray, told):
+    """A NUL, the mark of a character that another program lost, a zero-width space, a byte order mark in the middle."""
+    out, kept = fetched(project, LONG[:40] + stray + LONG[40:])
+    assert kept == LONG and "left out: 1 " in out and told in out and ": line 3\n" in out
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "*** START OF THE PROJECT GUTENBERG EBOOK 三國 ***",
+        "***START OF THIS PROJECT GUTENBERG EBOOK 三國***",
+        "*** START OF THE PROJECT GUTENBERG EBOOK A LONG\nTITLE ***",
+        "",
+    ],
+)
+@pytest.mark.parametrize(
+    "end",
+    [
+        "*** END OF THE PROJECT GUTENBERG EBOOK 三國 ***",
+        "End of the Project Gutenberg EBook of 三國\n\n***END OF THIS PROJECT GUTENBERG EBOOK 三國***",
+        "",
+    ],
+)
+def test_the_licence_around_a_text_of_ones_own_is_cut(project, begin, end):
+    """In its various spellings, and where one half alone is there."""
+    content = (
+        "The Project Gutenberg eBook of 三國\n\n" * bool(begin)
+        + f"{begin}\n\n{LONG}\n{end}\n"
+        + "\nUpdated editions\n" * bool(end)
+    )
+    out, kept = fetched(project, content)
+    assert kept.strip("\n") == LONG.strip("\n")
+    assert ("of Project Gutenberg's licence" in out) == bool(begin or end)
+
+
+def test_a_licence_without_marks_is_told(project):
+    """Nobody knows where it ends, and so it stays, but not in silence."""
+    out, kept = fetched(project, "The Project Gutenberg eBook of 三國\n" + LONG)
+    assert kept.startswith("The Project") and "line 1 of the book names Project Gutenberg" in out
+
+
+@pytest.mark.parametrize("form", ["lines", "list", "pretty list", "mark", "texts"])
+@pytest.mark.parametrize("field", ["text", "content", "Text"])
+def test_json_of_texts_is_read_as_texts(project, form, field):
+    """As pretraining data is given: a line a text, or one list; with a blank line between two texts."""
+    texts = ["却说曹操引军追赶。\n次日天明。", "玄德大败而走。"]
+    records = texts if form == "texts" else [{field: text} for text in texts]
+    if form in ("lines", "mark"):
+        content = "\ufeff" * (form == "mark") + "".join(json.dumps(record) + "\n" for record in records)
+    else:
+        content = json.dumps(records, ensure_ascii=False, indent=2 if form == "pretty list" else None)
+    out, kept = fetched(project, content)
+    assert kept == "\n\n".join(texts) + "\n" and "2 records with a text" in out
+
+
+def test_marks_of_a_chat_template_are_no_text(project):
+    """minimind's data has them around each text, and several texts in a record."""
+    content = '{"text": "<|im_start|>却说曹操。<|im_end|> <|im_start|>玄德大败。<|im_end|>"}\n{"text": "次日。"}\n'
+    out, kept = fetched(project, content)
+    assert kept == "却说曹操。\n\n玄德大败。\n\n次日。\n" and "marks such as <|im_start|>" in out
+
+
+def test_records_without_a_text_are_counted(project):
+    """With their places; where none has one, the line says what is read, and where conversations are."""
+    out, kept = fetched(project, '{"text": "却说曹操。"}\n{"title": "x"}\n{"text": 3}\nno JSON\n{"text": " "}\n')
+    assert kept == "却说曹操。\n" and "left out: 4 records without a text: line 2, line 3, line 4 …" in out
+    project.write("mine.txt", '{"conversations": [{"role": "user", "content": "谁？"}]}\n' * 3)
+    assert "data/prepare_sft.py" in project.fails("data/fetch_data.py", "mine", "--from=mine.txt")
+
+
+@pytest.mark.parametrize("beginning", ["[楔子]\n", "{序}", "[", '{"text": "却说'])
+def test_a_book_that_begins_with_a_bracket_is_no_json(project, beginning):
+    """It is kept as it is."""
+    assert fetched(project, beginning + LONG)[1] == beginning + LONG
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"PK\x03\x04" + bytes(500), "this is a zip, as .epub and .docx are"),
+        (b"%PDF-1.7\n" + bytes(500), "this is a PDF"),
+        ("\n<!DOCTYPE html>\n<html><body>" + LONG, "this is an HTML page"),
+        ("<?xml version='1.0'?>\n<!-- saved -->\n<HTML lang='zh'>" + LONG, "this is an HTML page"),
+    ],
+)
+def test_a_book_in_another_format_is_told(project, content, message):
+    """What it is, and that it is to be saved as text."""
+    project.write("mine.txt", content)
+    found = project.fails("data/fetch_data.py", "mine", "--from=mine.txt")
+    assert found.startswith(message) and found.endswith("save the book as plain UTF-8 text")
 
 
 def test_line_ends_become_newlines(project):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.tokenizer import Tokenizer
@@ -313,6 +314,14 @@ def test_who_closes_the_page_frees_the_model(browser, slow_page):
     started = seconds_computed(server)
     wait_for(lambda: idle(server), 10)
     assert seconds_computed(server) - started < 6, "200 tokens would have taken longer"
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "socks://127.0.0.1:9", "http://[::1"])
+def test_the_page_opens_whatever_proxy_is_set(project, chat, proxy):
+    """One where nothing listens, one that httpx cannot speak to, one that is no address: this machine needs none."""
+    names = ("HTTP_PROXY", "https_proxy", "ALL_PROXY")
+    for url, _ in serve_page(project, "out/talk", **dict.fromkeys(names, proxy)):
+        assert "MiniGLM" in requests.get(url, timeout=20).text
 
 
 def test_sixteen_visitors_get_their_own_answers(page):

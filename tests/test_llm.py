@@ -132,6 +132,22 @@ def test_answers_that_the_book_does_not_bear_out_are_dropped(book):
     assert "left out: 1 that quote nothing" in message and "left out: 1 that quote what is not in the book" in message
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(book, name, host):
+    """llama.cpp and ollama are reached where all the rest goes through a proxy."""
+    url = Oracle().url.replace("127.0.0.1", host)
+    assert "20 of 20 questions answered" in book.run(*words(url), **{name: "http://127.0.0.1:9"}).stdout
+
+
+def test_a_proxy_that_fails_is_named_without_its_password(book):
+    """The variable that sets it, too."""
+    proxy = {"HTTPS_PROXY": "http://me:sesame@127.0.0.1:9"}
+    done = book.run(*words("https://example.invalid/v1", "--retries=0"), status=2, **proxy)
+    assert "does not answer through the proxy http://127.0.0.1:9 of HTTPS_PROXY (ProxyError)" in done.stderr
+    assert "sesame" not in done.stderr
+
+
 def test_one_request_that_is_never_answered_does_not_stop_the_others(book):
     """Once the server has answered something, a refusal or an unending fault is counted and left out."""
     message = book.run(*words(Oracle([None, 400, 500, 500]).url, "--workers=1", "--retries=1")).stdout

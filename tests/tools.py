@@ -295,14 +295,14 @@ def assert_same_run(untouched, other):
     assert not list(other.glob("*.partial"))
 
 
-def serve_page(project, out_dir, *more):
-    """The chat page on a model: yields (its address, the server's process)."""
+def serve_page(project, out_dir, *more, **environment):
+    """The chat page on a model, in this environment: yields (its address, the server's process)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}", *more],
-        cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:

@@ -25,6 +25,7 @@ from miniglm.book.facts import sentences
 from miniglm.book.questions import Book, at_most, record
 from miniglm.book.sections import Section
 from miniglm.errors import UserError, refuse
+from miniglm.proxy import proxy_of
 from miniglm.retry import FailedTry, retry_policy, with_retries
 
 SEEDS = {  # 23 ways to ask, by what they ask about
@@ -125,8 +126,10 @@ class Server:
             if self.answers:
                 raise Unanswerable(str(failure)) from failure
             self.stopping.set()
+            proxy = proxy_of(self.url)
+            through = f" through the proxy {proxy}" if proxy else ""
             todo = "run the same command again, it goes on where it was"
-            raise UserError(f"{self.url} does not answer ({failure})", todo) from failure
+            raise UserError(f"{self.url} does not answer{through} ({failure})", todo) from failure
 
     def post(self, body) -> str:
         """What the model says to the request `body`, sent once. Raises FailedTry, or what `send` does."""
