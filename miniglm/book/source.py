@@ -11,7 +11,7 @@ from pathlib import Path
 from charset_normalizer import from_bytes
 
 from miniglm.errors import UserError, refuse
-from miniglm.records import read_records
+from miniglm.records import fields_of, read_records
 
 ENCODINGS = ["utf_8", "utf_16", "utf_16_le", "utf_16_be", "gb18030", "big5"]
 NO_TEXT = "these bytes are no text in UTF-8, UTF-16, GB18030 or Big5"
@@ -152,10 +152,9 @@ def text_in(record) -> str | None:
 
     A blank text is none.
     """
-    fields = (
-        {str(key).lower(): value for key, value in record.items()} if isinstance(record, dict) else {"text": record}
-    )
-    found = next((fields[name] for name in ("text", "content") if isinstance(fields.get(name), str)), "")
+    fields = fields_of(record) if isinstance(record, dict) else {"text": ("", record)}
+    values = (fields[name][1] for name in ("text", "content") if name in fields)
+    found = next((value for value in values if isinstance(value, str)), "")
     return found if found.strip() else None
 
 
