@@ -50,12 +50,12 @@ class Block:
 
 
 LEVELS = dict.fromkeys("卷部册冊编編集篇", VOLUME) | {"部分": VOLUME}
-LEVELS |= dict.fromkeys("回章话話折幕", CHAPTER) | dict.fromkeys("节節", PART)
+LEVELS |= dict.fromkeys("回囘章话話折幕", CHAPTER) | dict.fromkeys("节節", PART)
 NUMERAL = r"[\d〇零○一二三四五六七八九两兩壹贰貳叁參肆伍陆陸柒捌玖十百千万廿卅卌拾佰仟]{1,9}"
 NOT_NUMERIC = str.maketrans("○两", "〇二")  # to Unicode
 NUMBERED = re.compile(rf"第\s*({NUMERAL})\s*(部分|[{''.join(LEVELS)}])")
 ANOTHER = re.compile(rf"(?:^|(?<=[\s:：、.．·・|丨])){NUMBERED.pattern}")  # behind a label on its line
-VOLUMES = re.compile(rf"卷\s*({NUMERAL})|[上中下][卷部册冊篇集]")  # without 第
+VOLUMES = re.compile(rf"卷之?\s*({NUMERAL})|[上中下][卷部册冊篇集]")  # without 第
 NAMED = re.compile(
     "(?:楔子|引首|引子|引言|序章|序幕|序曲|序言|自序|代序|序|前言|尾声|尾聲|终章|終章|番外篇?|外传|外傳|后记|後記|跋|附录|附錄|结语|結語)"
     rf"(?:\s*[（(]?({NUMERAL})[）)]?(?!\w))?"
