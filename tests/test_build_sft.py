@@ -11,6 +11,7 @@ from miniglm.book.questions import record, without_denials
 from miniglm.book.sections import sections_of
 from miniglm.book.wordings import Words
 from miniglm.search import search
+from miniglm.typed import Normalisation
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,14 @@ def test_groups_are_what_they_say(project, questions, evaluation):
         assert ((e["Kind"], e["Answer"]) in facts) == (e["Group"] not in ("unseen", "absent")), e
         keys = [e["Key"]] if isinstance(e["Key"], str) else e["Key"]
         assert keys and all(key in e["Answer"] for key in keys), e
-    assert Counter(e["Group"] for e in evaluation).keys() == {"seen", "reworded", "new_wording", "unseen", "absent"}
+    assert Counter(e["Group"] for e in evaluation).keys() == {
+        "seen",
+        "reworded",
+        "new_wording",
+        "typed",
+        "unseen",
+        "absent",
+    }
 
 
 def test_the_same_seed_gives_the_same_questions(project, questions):
@@ -381,3 +389,8 @@ def test_some_questions_are_typed_as_people_type(questions, evaluation):
     assert any(q.endswith("谢谢。") for q in trained) and sum(q[-1] not in "。？！" for q in trained) > 100
     others = [e["Question"] for e in evaluation if e["Group"] in ("reworded", "new_wording", "unseen", "absent")]
     assert not any(q.startswith(("你好", "您好")) for q in others)
+    typed = [e["Question"] for e in evaluation if e["Group"] == "typed"]
+    normal = Normalisation("simplified")
+    assert len(typed) > 300 and not set(typed) & set(trained)
+    same_once_normalised = sum(normal(q) in {normal(t) for t in trained} for q in typed)
+    assert 0.3 * len(typed) < same_once_normalised < 0.9 * len(typed)  # the others have words that are never trained

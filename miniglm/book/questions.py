@@ -111,7 +111,7 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
             count = wordings * MORE_WORDINGS.get(kind, 1)
             trained = list(dict.fromkeys(book.words.as_typed(question, rng) for question in usual[:count]))
             training += [record(question, answer, kind) for question in trained]
-            by_group = {"seen": trained[0], "new_wording": new[0]}
+            by_group = {"seen": trained[0], "new_wording": new[0], "typed": book.words.typed_anew(usual[0], rng)}
             if untrained := usual[count:]:
                 by_group["reworded"] = untrained[0]
                 reworded += [record(question, answer, kind) for question in untrained[1:2]]

@@ -3,7 +3,7 @@
 import itertools
 from random import Random
 
-from miniglm.typed import TRADITIONAL, in_script
+from miniglm.typed import SIMPLIFIED, TRADITIONAL, in_script
 
 # A table of wordings gives for each kind of fact the templates of its questions, separated by spaces: {x} is what the
 # fact is about (张飞, 第一回), {y} the second of a pair, {t} 《title》里, 书中 or nothing. A question that ends with ？
@@ -31,6 +31,11 @@ SLIPS = {
 CALLEES = (
     "小阿老大明红强丽伟芳军杰娟艳亲姐哥弟妹爷奶叔伯同志先生女士师傅宝贝家人们各位助手机器模型书童掌柜嘿呀哎哟嗯噢啊"
 )
+HALF_WIDTH = str.maketrans("，。？！：“”", ',.?!:""')
+NEW_GREETINGS = (
+    "哥们 亲爱的 有劳大驾 您好啊 晚安 书僮你好 嗨嗨 叨扰 冒昧问一句 考考你"  # and THANKS: only asked in eval.jsonl
+)
+NEW_THANKS = "谢啦 有劳了 多谢指教 感激不尽 不胜感激"
 GREETED, THANKED, SLIPPED = 0.3, 0.12, 0.15  # the shares of trained questions
 CALLED = 0.25  # of the greetings, in which somebody is called by one to three of the CALLEES
 TRAINED_WORDINGS = {
@@ -159,6 +164,20 @@ class Words:
         if rng.random() < THANKED and question.endswith(("？", "。")):
             question += rng.choice(self.thanks.split()) + rng.choice("。！")
         return question
+
+    def typed_anew(self, question: str, rng: Random) -> str:
+        """A question in a way of typing that none of the trained ones has."""
+        way = rng.choice(["half width", "spaces", "other script", "greeting", "thanks"])
+        if way == "half width":
+            return question.translate(HALF_WIDTH) + "?"
+        if way == "spaces":
+            place = rng.randrange(1, len(question))
+            return f" {question[:place]} {question[place:]}"
+        if way == "other script":
+            return in_script(question, SIMPLIFIED if self.script == TRADITIONAL else TRADITIONAL) + " "
+        if way == "greeting":
+            return self.own(rng.choice(NEW_GREETINGS.split())) + rng.choice("，！") + question
+        return question + self.own(rng.choice(NEW_THANKS.split())) + rng.choice("。！")
 
     def questions(self, fact: dict, wordings: dict[str, str], leads: list[str], rng: Random) -> list[str]:
         """All questions about a fact that its kind's templates in `wordings` give, the forms of its x in turn.
