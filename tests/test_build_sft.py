@@ -9,7 +9,7 @@ import pytest
 from miniglm.book.absence import Absence
 from miniglm.book.questions import record, without_denials
 from miniglm.book.sections import sections_of
-from miniglm.book.wordings import Words
+from miniglm.book.wordings import GREETINGS, Words
 from miniglm.search import search
 from miniglm.typed import Normalisation
 
@@ -376,7 +376,8 @@ def test_a_book_in_traditional_characters_is_asked_in_them(project):
         f"第{n}回 題{n}\n卻說李鐵山聽了大怒，對眾人說道：「來得正好。」{n}日無話。\n" for n in "一二三四五"
     )
     _, records = questions_about(project, chapters, people={"李鐵山": []})
-    text = "".join(record["Question"] + record["Answer"] for record in records)
+    asked = [record for record in records if record.get("Group") != "typed"]
+    text = "".join(record["Question"] + record["Answer"] for record in asked)
     assert "李鐵山最早見於第一回" in text and "書中沒有這個人" in text
     assert not re.search("[这说话谁请问见没书题么铁]", text)
 
@@ -384,13 +385,14 @@ def test_a_book_in_traditional_characters_is_asked_in_them(project):
 def test_some_questions_are_typed_as_people_type(questions, evaluation):
     """Greeted, thanked, without a mark at their end: of those that are trained, not of those that are held out."""
     trained = [q["Question"] for q in questions]
-    greeted = [q for q in trained if q.startswith(("你好，", "您好，"))]
-    assert 0.05 * len(trained) < len(greeted) < 0.25 * len(trained)
+    greetings = tuple(GREETINGS.split())
+    greeted = [q for q in trained if q.startswith(greetings)]
+    assert 0.1 * len(trained) < len(greeted) < 0.4 * len(trained)
     assert any(q.endswith("谢谢。") for q in trained) and sum(q[-1] not in "。？！" for q in trained) > 100
     others = [e["Question"] for e in evaluation if e["Group"] in ("reworded", "new_wording", "unseen", "absent")]
-    assert not any(q.startswith(("你好", "您好")) for q in others)
+    assert not any(q.startswith(greetings) for q in others)
     typed = [e["Question"] for e in evaluation if e["Group"] == "typed"]
     normal = Normalisation("simplified")
     assert len(typed) > 300 and not set(typed) & set(trained)
     same_once_normalised = sum(normal(q) in {normal(t) for t in trained} for q in typed)
-    assert 0.3 * len(typed) < same_once_normalised < 0.9 * len(typed)  # the others have words that are never trained
+    assert 0.1 * len(typed) < same_once_normalised < 0.9 * len(typed)  # the others have words that are never trained
