@@ -88,9 +88,6 @@ if backend == "book":
     kinds = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     files = book_records(book, wordings, absent_share, unseen_share, validation, eval_questions, rng)
-    files, denials = without_denials(files, absence)
-    if denials:
-        print(f"left out: {denials:,} answers that deny what the book has")
 else:
     from miniglm.book.llm import Server, ask, quoted_records, seed_questions
 
@@ -105,6 +102,9 @@ else:
     refuse(not answers, "no answer can be used", "see above why; ask another --model, or allow more --max_requests")
     files = quoted_records(answers, unseen_share, eval_questions, rng)
 
+files, denials = without_denials(files, absence)
+if denials:
+    print(f"left out: {denials:,} answers that deny what the book has")
 for file, records in files.items():
     with write_whole(target / f"{file}.jsonl") as out:
         out.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in records)

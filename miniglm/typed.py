@@ -22,8 +22,12 @@ from miniglm.errors import UserError
 SIMPLIFIED, TRADITIONAL = "simplified", "traditional"
 HAN = r"\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 BESIDE = f"[{HAN}，。？！：；、（）《》“”‘’…—]"  # a Chinese character or mark
-# Byte order marks, zero-width characters, directions of writing, soft hyphens, controls but for tab and line end.
-INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0f\ufeff]")
+# Byte order marks, zero-width characters, directions of writing, soft hyphens, halves of characters, and controls but
+# for tab and line end; what joins the parts of a picture alone stays where it joins some.
+INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+    rf"|(?<={BESIDE})[\u200d\ufe0f]|[\u200d\ufe0f](?={BESIDE})"
+)
 OTHER_WIDTH = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，！？：；（）～"}
     | dict.fromkeys("\u3000\xa0\u2002\u2003", " ")
@@ -31,6 +35,9 @@ OTHER_WIDTH = str.maketrans(
 )
 FULL_MARKS = str.maketrans(",?!:;()", "，？！：；（）")
 QUOTES = str.maketrans("「」『』﹁﹂〝〞„‟", "“”‘’“”“”“”")
+ADDRESS = re.compile(r"(https?://[!-~]+|`[^`\n]*`)")  # and code: neither is ever changed
+LONGEST_ASIDE = 200  # characters in brackets or quotation marks whose width is changed
+MOST_ROUNDS = 8  # of the steps, until nothing changes: brackets in brackets
 RARE = 20  # a character stays as it is where a text has one of it to fewer than so many of what it would become
 
 
@@ -42,40 +49,45 @@ def visible(text: str) -> str:
 def chinese_marks(text: str) -> str:
     """A text with letters and digits of ASCII and, beside Chinese characters, the marks of Chinese text.
 
-    A text without a Chinese character keeps its marks, and so do 3.14, 12:30 and an address within one.
+    A text without a Chinese character keeps its marks, and so do 3.14, 12:30 and f(x) within one.
     """
     text = text.translate(OTHER_WIDTH)
     if not re.search(f"[{HAN}]", text):
         return text
-
-    def in_full(match):
-        return match[0].translate(FULL_MARKS)
-
-    text = re.sub(rf"(?<={BESIDE})\([^()\n]*\)|\([^()\n]*[{HAN}][^()\n]*\)|\([^()\n]*\)(?={BESIDE})", in_full, text)
-    text = re.sub(rf"(?<={BESIDE}) *[,:;]|[,:;] *(?={BESIDE})", in_full, text)
-    text = re.sub(rf"(?<={BESIDE}) *[?!]+|[?!]+(?=\s|$|{BESIDE})", in_full, text)
+    text = text.translate(QUOTES)
+    aside = rf"[^()\n]{{0,{LONGEST_ASIDE}}}"
+    text = re.sub(rf"(?<={BESIDE})\({aside}\)|(?<![\w)])\({aside}\)(?={BESIDE})", in_full, text)
+    text = re.sub(rf"(?<![A-Za-z0-9_)])\({aside}[{HAN}]{aside}\)", in_full, text)
+    text = re.sub(rf"(?<={BESIDE}) *[,:;?!]+|[,:;]+ *(?={BESIDE})|(?<![?!])[?!]+(?=\s|$|{BESIDE})", in_full, text)
     text = re.sub(rf"(?<={BESIDE}) *\.(?![\w.])", "。", text)
-    text = re.sub(rf"'([^'\n]*[{HAN}][^'\n]*)'", r"“\1”", text.translate(QUOTES))
+    text = re.sub(rf"(?<={BESIDE})\.{{3,}}", "……", text)
+    aside = rf"[^'\n]{{0,{LONGEST_ASIDE}}}"
+    text = re.sub(rf"(?<![A-Za-z])'({aside}[{HAN}]{aside})'(?![A-Za-z])", r"“\1”", text)
     if len(re.findall('["“”]', text)) % 2 == 0:
         sides = iter("“”" * len(text))
         text = re.sub('["“”]', lambda match: next(sides), text)
     return text
 
 
+def in_full(match: re.Match) -> str:
+    """What a pattern has found, its ASCII marks in the full width of Chinese ones."""
+    return match[0].translate(FULL_MARKS)
+
+
 def close_up(text: str) -> str:
     """A text without the spaces beside Chinese characters and marks, and at its ends."""
-    return re.sub(rf"(?<={BESIDE})[ \t]+|[ \t]+(?={BESIDE})", "", text).strip()
+    return re.sub(rf"(?<={BESIDE})[ \t]+|(?<![ \t])[ \t]+(?={BESIDE})", "", text).strip()
 
 
 def once(text: str) -> str:
     """A text with each mark once where it stands several times (？ for ！？), and without ～ at its end."""
-    text = re.sub("[？！]{2,}", lambda match: "？" if "？" in match[0] else "！", text)
     text = re.sub("。{3,}|…+", "……", text)
+    text = re.sub("[，、；：]*[？！。]*[？！][？！。]*", lambda match: "？" if "？" in match[0] else "！", text)
     text = re.sub("([，。：；、])\\1+", r"\1", text)
     return re.sub(rf"(?<={BESIDE})[~～]+(?=[，。？！]?$)", "", text)
 
 
-STEPS: tuple[Callable[[str], str], ...] = (visible, chinese_marks, close_up, once)
+STEPS: tuple[Callable[[str], str], ...] = (chinese_marks, close_up, once)
 
 
 @functools.cache
@@ -103,9 +115,8 @@ def script_of(characters: Counter) -> str:
             traditional += count
         elif in_script(character, TRADITIONAL) != character:
             simplified += count
-    if (
-        traditional > simplified
-    ):  # of the characters of a traditional text, hundreds are simplified forms of others, too
+    # Of the characters of a traditional text, some are simplified forms of others, too.
+    if traditional > simplified:
         return TRADITIONAL
     return SIMPLIFIED if simplified > 4 * traditional else ""
 
@@ -121,13 +132,12 @@ class Normalisation:
     def of(cls, characters: Counter) -> "Normalisation":
         """The normalisation of questions to a model that is trained on a text with so many of each character."""
         script = script_of(characters)
-        if script != SIMPLIFIED:
-            return cls(script)
         others = {character: in_script(character, script) for character in characters}
+        rare = RARE if script == SIMPLIFIED else 1  # 后 is common in a traditional text that writes 後, and is no 后
         kept = [
             character
             for character, other in others.items()
-            if other != character and characters[character] * RARE >= characters[other]
+            if other != character and characters[character] * rare >= characters[other]
         ]
         return cls(script, "".join(sorted(kept)))
 
@@ -146,8 +156,17 @@ class Normalisation:
 
     def __call__(self, text: str) -> str:
         """A question as the model reads it."""
-        for step in STEPS:
-            text = step(text)
+        parts = ADDRESS.split(visible(text))  # every second one is an address
+        return "".join(part if place % 2 else self.written(part) for place, part in enumerate(parts)).strip()
+
+    def written(self, text: str) -> str:
+        """Plain text after the STEPS, in the script."""
+        for _ in range(MOST_ROUNDS):
+            before = text
+            for step in STEPS:
+                text = step(text)
+            if text == before:
+                break
         if not self.kept:
             return in_script(text, self.script)
         parts = re.split(f"([{re.escape(self.kept)}]+)", text)

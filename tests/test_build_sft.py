@@ -324,7 +324,9 @@ def test_a_book_without_headings_is_asked_about_without_chapters(project, beginn
     """People and sentences are; no answer and no question speaks of a chapter, and it is said."""
     printed, records = questions_about(project, beginning + SCENE.format("李大山", "王小河"))
     assert "no chapters" in printed and "--heading=REGEX" in printed
-    assert any(record["Kind"] == "sentence" and record["Answer"].startswith("李大山最早见于：「") for record in records)
+    assert any(
+        record["Kind"] == "sentence" and record["Answer"].startswith("李大山最早见于这一句：「") for record in records
+    )
     assert any("书中没有这个人" in record["Answer"] for record in records)
     assert not any(re.search("[回章]", r["Question"] + r["Answer"]) for r in records)
 
@@ -351,23 +353,37 @@ def test_nobody_is_denied_who_stands_in_a_broken_line_or_in_the_other_script(pro
     assert not denied & {"林黛玉", "孙悟空", "宋江", "贾宝玉"}
 
 
-def test_a_refusal_that_the_book_contradicts_is_left_out(project):
-    """However it came to be: the check does not ask who made the record."""
-    text = "第一章 甲\n李大山来了。\n第106章 乙\n文\n"
-    absence = Absence(text, sections_of(text), [], Words(unit="章"))
-    records = [
-        record("？", answer, "absent")
-        for answer in (
-            "李大山，书中没有这个人。",
-            "王五，书中没有这个人。",
-            "第一百零六章书中没有，全书共二章。",
-            "第一〇六章书中没有，全书共二章。",
-            "第七章书中没有，全书共二章。",
-        )
-    ]
-    kept, denials = without_denials({"questions": records}, absence)
-    assert denials == 3
-    assert [each["Answer"][:3] for each in kept["questions"]] == ["王五，", "第七章"]
+def test_a_refusal_that_the_book_contradicts_is_left_out():
+    """However it came to be: the check does not ask who made the record, nor how badly a heading is written."""
+    text = (
+        "第一章 甲\n哈利·波特和阿Ｑ来了，孙乾坤不在。\n第106章 乙\n文\n第 二 百 章\n第三百O一章\n第四百零二張\n赵云\n"
+    )
+    absence = Absence(text, sections_of(text), {"赵云": ["子龙"]}, Words(unit="章"))
+    there = ["哈利波特", "阿Q", "孙乾", "赵云", "赵子龙"]
+    answers = [f"{name}，书中没有这个人。" for name in [*there, "王五"]]
+    answers += [f"第{n}章书中没有，全书共五章。" for n in ("一百零六", "一〇六", "7", "二百", "301", "402", "五百")]
+    kept, denials = without_denials({"questions": [record("？", answer, "absent") for answer in answers]}, absence)
+    assert [each["Answer"][:4] for each in kept["questions"]] == ["王五，书", "第五百章"]
+    assert denials == len(answers) - 2
+
+
+def test_how_many_chapters_there_are_is_not_said_where_one_may_be_missing(project):
+    """A book from which 第三章 is missing is not said to have five chapters, nor to lack any."""
+    chapters = "".join(f"第{n}章 题{n}\n{SCENE.format('李大山', '王小河')}" for n in "一二四五六")
+    _, records = questions_about(project, chapters)
+    assert not denied_chapters(records) and any("没有这个人" in record["Answer"] for record in records)
+
+
+def test_where_somebody_is_first_named_is_not_told_in_doubt(project):
+    """The heading of an earlier chapter names them, or a line's end cuts their name there."""
+    book = (
+        "第一章 李大山出山\n却说王小\n河来了，风声渐紧。\n"
+        f"第二章 乙\n{SCENE.format('李大山', '王小河')}第三章 丙\n{SCENE.format('赵铁牛', '李大山')}"
+    )
+    _, records = questions_about(project, book)
+    answers = {record["Answer"] for record in records}
+    assert "赵铁牛最早见于第三章。" in answers
+    assert not any(answer.startswith(("李大山最早", "王小河最早")) for answer in answers)
 
 
 def test_a_book_in_traditional_characters_is_asked_in_them(project):

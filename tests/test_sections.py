@@ -156,9 +156,92 @@ def test_a_heading_that_stands_at_several_places_names_none_of_them():
     assert (first.label, first.title, second.label) == ("第一章", ["上", "下"], "第二章")
 
 
+CHAPTERS = [f"第{n}章 事{n}" for n in "一二三四五六七八"]
+LISTED = "\n".join(["目录", *CHAPTERS]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (LISTED.replace("目录", "目录\n序言") + book(*CHAPTERS), ["", *"一二三四五六七八"]),
+        (LISTED + book(*CHAPTERS[:3], *CHAPTERS[4:]), ["", *"一二三五六七八"]),
+        (LISTED + "序言说李大山。\n" + book(*CHAPTERS[:4]), ["", *"一二三四"]),
+        (book(*CHAPTERS) + LISTED, [*"一二三四五六七八"]),
+        ("上册\n" + "\n".join(CHAPTERS[:4]) + "\n" + book(*CHAPTERS[:4]) + "\n".join(CHAPTERS[4:]) + "\n"
+         + book(*CHAPTERS[4:]), [*"一二三四五六七八"]),
+    ],
+    ids=["an entry of its own", "a missing heading", "more entries than chapters", "behind the book", "two tables"],
+)  # fmt: skip
+def test_a_table_of_contents_need_not_be_the_books(text, expected):
+    """It lists more, or fewer, stands behind the book, or there are several."""
+    assert labels(text) == [f"第{n}章" if n else "" for n in expected]
+
+
+def test_a_table_of_contents_lists_sections_too():
+    """章 and 节, in the table and in the book."""
+    headings = ["第一章 甲", "第一节 起", "第二章 乙", "第一节 承"]
+    assert labels("目录\n" + "\n".join(headings) + "\n" + book(*headings)) == ["", "第一章", "第二章"]
+
+
+def test_the_end_of_a_chapter_is_no_heading():
+    """（第一章完） and an author's note behind it are text."""
+    sections = sections_of(
+        book("第一章 甲") + "（第一章完）\n" + book("第二章 乙") + "第二章 完\n（第一卷 终）\n求月票。\n"
+    )
+    assert [(section.label, section.title) for section in sections] == [("第一章", ["甲"]), ("第二章", ["乙"])]
+
+
+def test_a_line_of_prose_does_not_divide_a_book():
+    """第三回家 among headings that have a space; a lone 第一回 among 节; 第四节车厢 among 卷."""
+    assert labels(book("第一章 甲", "第二章 乙", "第三回家的路上", "第三章 丙")) == ["第一章", "第二章", "第三章"]
+    assert labels(book(*[f"第{n}节 甲" for n in "一二三四五"], "第一回 来到京城")) == [f"第{n}节" for n in "一二三四五"]
+    assert labels(book("卷一 甲", "卷二 乙", "第四节车厢里")) == ["卷一", "卷二"]
+
+
+@pytest.mark.parametrize(
+    "line, label, title",
+    [
+        ("第一回宴桃园豪杰三结义，斩黄巾英雄首立功", "第一回", "宴桃园豪杰三结义，斩黄巾英雄首立功"),
+        ("正文 第一章 第一章 少年", "第一章", "少年"),
+        ("第 一 百 零 六 回 甲", "第一百零六回", "甲"),
+        ("\x0c第二章 甲", "第二章", "甲"),
+        ("《三国演义》第一回 甲", "第一回", "甲"),
+        ("楔 子", "楔子", ""),
+        ("序 章", "序章", ""),
+        ("最终章 归来", "最终章", "归来"),
+        ("第1章_少年", "第1章", "少年"),
+    ],
+)
+def test_more_ways_to_write_a_heading(line, label, title):
+    """As scrapers, converters and typesetters leave them."""
+    assert [(block.name, block.title) for block in headings_in(line)] == [(label, title)]
+
+
+def test_several_extras_of_one_name_are_told_apart():
+    """番外 灰猫 is not 番外 白狗: none is called 番外 then."""
+    assert labels(book("第一章 甲", "番外 灰猫", "番外 白狗")) == ["第一章", "", ""]
+
+
+def test_an_expression_tells_headings_with_and_without_numbers():
+    """Their numbers count where all have one and they rise; what is framed is found as it stands."""
+    found = sections_of(book("【千里之外】", "【一个人】", "【乙】"), "【.*】")
+    assert [(section.label, section.title) for section in found] == [
+        ("第1章", ["千里之外"]), ("第2章", ["一个人"]), ("第3章", ["乙"]),
+    ]  # fmt: skip
+    assert labels(book("## 甲", "## 乙"), "## ") == ["第1章", "第2章"]
+    assert labels(book("3.甲", "4.乙"), "[0-9]+") == ["第3章", "第4章"]
+
+
+def test_headings_of_a_large_book_take_no_time():
+    """Lines of many spaces or brackets, and thousands of headings."""
+    assert headings_in("【" + " " * 100_000 + "x") == [] and headings_in("第" + "一" * 100_000) == []
+    assert len(labels(book(*[f"第{n}章 甲" for n in range(1, 3001)]))) == 3000
+
+
 def test_what_a_text_names_is_found_in_any_writing():
     """To tell what must not be called missing."""
-    assert numbers_named("第一百零六回，且听第7回分解。第００9章 卷十二") == {106, 7, 9, 12}
+    assert {106, 7, 9, 12} <= numbers_named("第一百零六回，且听第7回分解。第００9章 卷十二")
+    assert {30, 5, 106, 8, 9} <= numbers_named("第 三 十 章\n第四-五章\n第一百O六章\n8、己\n第九張\n")
 
 
 def test_a_text_without_headings_is_one_section():

@@ -59,6 +59,30 @@ def test_numbers_and_addresses_within_chinese_keep_their_marks():
     assert SIMPLE("12:30看 http://a.b/?c=1,2 好吗?") == "12:30看http://a.b/?c=1,2好吗？"
 
 
+@pytest.mark.parametrize(
+    "typed, read",
+    [
+        ("it's 张飞's weapon, isn't it?", "it's张飞's weapon, isn't it？"),
+        ("f(张飞)和`g(张飞)?`是什么?", "f(张飞)和`g(张飞)?`是什么？"),
+        ("看 https://a.b/?x=1&y=(3) 好吗?", "看https://a.b/?x=1&y=(3)好吗？"),
+        ("哈利·波特 是谁", "哈利·波特是谁"),
+        ("👨\u200d👩\u200d👧 是谁?", "👨\u200d👩\u200d👧是谁？"),
+        ("张飞...是谁，？", "张飞……是谁？"),
+        ("((张飞))", "（（张飞））"),
+        ("\ud800张飞", "张飞"),
+    ],
+)
+def test_what_stands_beside_chinese_is_not_broken(typed, read):
+    """Apostrophes, code, addresses, names of others, joined pictures; half a character is none."""
+    assert SIMPLE(typed) == read
+
+
+def test_a_long_question_takes_no_time():
+    """Brackets and quotation marks that do not close, many marks and spaces."""
+    for text in ("(" + "张" * 50_000, "'" + "张" * 50_000, "!" * 50_000 + "a", "张" + " " * 50_000 + "a"):
+        assert len(SIMPLE(text)) > 1
+
+
 def test_a_character_that_the_book_writes_is_not_taken_for_the_other_script():
     """孙乾 is not 孙干 where the book tells of 孙乾; 於, once in a long book, is 于."""
     characters = Counter("孙乾" * 30 + "干" * 60 + "于" * 900 + "於" + "说话这个们来对时会学国" * 50)

@@ -1,13 +1,16 @@
 """What a book does not have, people and chapters, and how a question about them is answered."""
 
+import functools
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from random import Random
 
 from miniglm.book.facts import HANZI
-from miniglm.book.sections import NUMBERED, Section, chinese_number, number_of, numbers_named, writings
+from miniglm.book.sections import NUMERAL, Section, chinese_number, number_of, numbers_named, writings
 from miniglm.book.wordings import Words
-from miniglm.typed import SIMPLIFIED, in_script
+from miniglm.typed import SIMPLIFIED, in_script, visible
 
 # Well known from other books and from life, to see whether a model invents when it is asked about them. Never trained.
 ELSEWHERE = (
@@ -22,15 +25,20 @@ KINDS = {"who": 5, "first": 4, "courtesy": 3, "sentence": 3, "alias": 1, "pair":
 class Absence:
     """The people and chapters that a book does not have, each a fact as facts.book_facts gives them."""
 
-    def __init__(self, text: str, sections: Sequence[Section], people: Collection[str], words: Words):
-        """text: of the whole book. people: the names of those in it."""
+    def __init__(self, text: str, sections: Sequence[Section], people: dict[str, list[str]], words: Words):
+        """text: of the whole book. people: {name: other names} of those in it."""
         self.words, self.people = words, list(people)
-        self.text, self.characters = compact(text), re.findall(HANZI, text)
-        chapters = [section for section in sections if section.number is not None]
-        # Of all that may be a chapter, wherever it is named.
-        self.numbers = numbers_named(text) | {section.number for section in chapters}
-        in_doubt = not words.unit or not all(section.label for section in chapters)
-        self.chapters = 0 if in_doubt else len(chapters)
+        self.characters = re.findall(HANZI, text)
+        full_names = (
+            name[:family] + alias for name, aliases in people.items() for alias in aliases for family in (1, 2)
+        )
+        self.text = compact(text + "\n" + "\n".join(full_names))  # 赵子龙 is there where 赵云 and 子龙 are
+        numbers = [section.number for section in sections if section.number is not None]
+        # Of all that may be a chapter; a gap between two is a heading that was not recognised.
+        self.numbers = numbers_named(text) | set(range(max(numbers, default=0) + 1))
+        labelled = all(section.label for section in sections if section.number is not None)
+        whole = all(after in (before + 1, 1) for before, after in pairwise(numbers))
+        self.chapters = len(numbers) if words.unit and labelled and whole else 0  # 0 where they cannot be counted
         self.kinds = {kind: weight for kind, weight in KINDS.items() if words.unit or kind != "first"}
 
     def has(self, name: str) -> bool:
@@ -39,7 +47,7 @@ class Absence:
 
     def denies(self, answer: str) -> bool:
         """Whether an answer says that the book does not have what it has: a person's name, a chapter's number."""
-        if found := re.fullmatch(self.words.answer("absent chapter", x=NUMBERED.pattern, n=".+"), answer):
+        if found := re.fullmatch(self.words.answer("absent chapter", x=f"第({NUMERAL}).{{0,2}}", n=".*"), answer):
             return number_of(found[1]) in self.numbers
         found = re.fullmatch(self.words.answer("absent", x="(.+)"), answer)
         return bool(found) and self.has(found[1])
@@ -104,5 +112,15 @@ class Absence:
 
 
 def compact(text: str) -> str:
-    """A text in simplified characters and without white space, to look for names in."""
-    return in_script("".join(text.split()), SIMPLIFIED)
+    """A text to look for names in: no white space and marks, half width, small letters, simplified characters.
+
+    Each character by itself: a name is not read as a word (乾坤 in 孙乾坤).
+    """
+    text = unicodedata.normalize("NFKC", visible(text)).casefold()
+    return "".join(map(simplified, re.findall(r"\w", text)))
+
+
+@functools.cache
+def simplified(character: str) -> str:
+    """A character in simplified form."""
+    return in_script(character, SIMPLIFIED)

@@ -1,5 +1,6 @@
 """What a book says about itself, computed: its chapters, its people, and facts about them that it bears out."""
 
+import functools
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -201,8 +202,9 @@ def name_places(sections, known):
 def first_mention(name, sections, nicknames, places):
     """(第N回, the sentence, the name as written there) that names a person first; None where that is in doubt.
 
-    It is in doubt where a name of theirs alone (`nicknames`) stands in an earlier section, and where nothing in the
-    section shows that a person is meant: 二人许允 is no 许允. places: see name_places.
+    It is in doubt where an earlier section has a name of theirs alone (`nicknames`), or their name in its heading or
+    across a line's end, and where nothing in the section shows that a person is meant: 二人许允 is no 许允.
+    places: see name_places.
     """
     for index, (label, _, _, text) in enumerate(sections):
         matches = places[name].get(index, [])
@@ -216,7 +218,15 @@ def first_mention(name, sections, nicknames, places):
             return (label, sentence, words) if is_person and words in sentence else None
         if any(nickname in text for nickname in nicknames):
             return None
+        if name not in text and any(name in line for line in (*sections[index].title, in_one_line(text))):
+            return None
     return None
+
+
+@functools.cache
+def in_one_line(text: str) -> str:
+    """A text without white space."""
+    return "".join(text.split())
 
 
 def beside_person(text, match) -> bool:

@@ -40,6 +40,7 @@ class Block:
     number: int | None = None  # of a volume or chapter; None for 楔子
     title: str = ""
     line: str = ""  # the heading itself
+    joined: bool = False  # whether the title follows the name without a space or a mark
     lines: list[str] = field(default_factory=list)  # behind the heading
 
     @property
@@ -49,24 +50,30 @@ class Block:
         return text if text.strip() else ""
 
 
-LEVELS = dict.fromkeys("卷部册冊编編集篇", VOLUME) | {"部分": VOLUME}
+LEVELS = dict.fromkeys("卷部册冊编編集篇季辑輯", VOLUME) | {"部分": VOLUME}
 LEVELS |= dict.fromkeys("回囘章话話折幕", CHAPTER) | dict.fromkeys("节節", PART)
-NUMERAL = r"[\d〇零○一二三四五六七八九两兩壹贰貳叁參肆伍陆陸柒捌玖十百千万廿卅卌拾佰仟]{1,9}"
-NOT_NUMERIC = str.maketrans("○两", "〇二")  # to Unicode
-NUMBERED = re.compile(rf"第\s*({NUMERAL})\s*(部分|[{''.join(LEVELS)}])")
+UNIT = f"部分|[{''.join(LEVELS)}]"
+DIGIT = r"[\d〇零○一二三四五六七八九两兩壹贰貳叁參肆伍陆陸柒捌玖十百千万廿卅卌拾佰仟]"
+NUMERAL = rf"{DIGIT}(?:[ \u3000]?{DIGIT}){{0,8}}"
+NUMERIC = str.maketrans("○两oOＯ", "〇二〇〇〇", " \u3000")  # as Unicode's table of numeric characters has them
+NUMBERED = re.compile(rf"第\s*({NUMERAL})\s*({UNIT})")
 ANOTHER = re.compile(rf"(?:^|(?<=[\s:：、.．·・|丨])){NUMBERED.pattern}")  # behind a label on its line
-VOLUMES = re.compile(rf"卷之?\s*({NUMERAL})|[上中下][卷部册冊篇集]")  # without 第
-NAMED = re.compile(
-    "(?:楔子|引首|引子|引言|序章|序幕|序曲|序言|自序|代序|序|前言|尾声|尾聲|终章|終章|番外篇?|外传|外傳|后记|後記|跋|附录|附錄|结语|結語)"
-    rf"(?:\s*[（(]?({NUMERAL})[）)]?(?!\w))?"
+VOLUMES = re.compile(rf"卷之?\s*({NUMERAL})|[上中下][卷部册冊篇集]|卷[上中下]")  # without 第
+NAMES = (
+    "楔子 引首 引子 引言 序章 序幕 序曲 序言 自序 代序 序 前言 卷首 尾声 尾聲 终章 終章 最终章 最終章 大结局 大結局 "
+    "番外篇 番外 外传 外傳 后记 後記 跋 附录 附錄 结语 結語"
 )
-FRAME = "、#＃*＊☆★◆◇●■□▲△=＝~～_—–- \t\u3000\xa0\ufeff\u200b"  # what a heading may be set in
-BRACKETS = re.compile(r"[【〖\[〔（(《「『]\s*([^】〗\]〕）)》」』]*?)\s*[】〗\]〕）)》」』]\s*")
-BEFORE = re.compile(r"正文卷?[\s:：·]*")
-BEHIND = re.compile(r"[\s:：、.．·・|丨–—-]+")  # between a label and its title
+NAME = "|".join("[ \u3000]?".join(name) for name in NAMES.split())  # 楔 子, too
+NAMED = re.compile(rf"(?:{NAME})(?:\s*之?[（(]?({NUMERAL})[）)]?(?!\w))?")
+FRAME = "、#＃*＊☆★◆◇●■□▲△=＝~～_—–-> \t\x0b\x0c\x85\xa0\u200b\u2028\u3000\ufeff"  # around a heading
+BRACKETS = re.compile(r"([【〖\[〔（(《])([^】〗\]〕）)》]*)[】〗\]〕）)》]")
+BEFORE = re.compile(r"(?:正文|VIP|默认|作品相关|《[^》]*》)卷?(?:章节)?[\s:：·]*")
+BEHIND = re.compile(r"[\s:：∶﹕、.．·・‧•|｜丨/／~～_>–—-]+")  # between a label and its title
+ENDED = re.compile(r"[（(\s]*(?:完|终|終|完结|完結)[）)\s]*")  # 第一章完, behind a chapter
 FEWEST_ENTRIES = 3  # of a table of contents
 LONGEST_TITLE, LONGEST_JOINED = 60, 30  # characters; of one that follows its label without a space
 PROSE = re.compile("[。！？；，、：…“”]")  # in what follows a label without a space: the line is no heading
+HALVES = re.compile(r"(\w{4,12})[，、；](\w{4,12})")  # but for 第一回宴桃园豪杰三结义，斩黄巾英雄首立功
 OTHER_WORDS = re.compile("[合节课程法份队长团辑宗文题头]")  # 第一回合, 第三节课: behind a label, it is none
 
 
@@ -75,7 +82,7 @@ def number_of(numeral: str) -> int | None:
 
     The last digit behind 百 or 千 counts ones: the novels write 第一百六回 for the 106th.
     """
-    values = [int(unicodedata.numeric(character, -1)) for character in numeral.translate(NOT_NUMERIC)]
+    values = [int(unicodedata.numeric(character, -1)) for character in numeral.translate(NUMERIC)]
     if not values or min(values) < 0:
         return None
     if max(values) < 10:  # digits, each in its place
@@ -94,7 +101,7 @@ def number_of(numeral: str) -> int | None:
 
 
 def chinese_number(number: int, zero="零") -> str:
-    """1 to 9999 in Chinese, more in digits. `zero` marks a skipped place: 106 is 一百零六, with zero="" 一百六."""
+    """0 to 9999 in Chinese, more in digits. `zero` marks a skipped place: 106 is 一百零六, with zero="" 一百六."""
     if number > 9999:
         return str(number)
     text, skipped = "", False
@@ -105,7 +112,7 @@ def chinese_number(number: int, zero="零") -> str:
         if digit:
             text += "零一二三四五六七八九"[digit] + unit
         skipped = not digit
-    return text.removeprefix("一") if text.startswith("一十") else text
+    return text.removeprefix("一") if text.startswith("一十") else text or "零"
 
 
 def writings(label: str) -> list[str]:
@@ -124,27 +131,34 @@ def with_numbers(label: str, write: Callable[[int], str]) -> str:
 
 
 def numbers_named(text: str) -> set[int]:
-    """The numbers of all chapters and other parts that a text names anywhere, in any numeral."""
-    numerals = (match[1] for label in (NUMBERED, VOLUMES) for match in label.finditer(text))
-    return {number for numeral in numerals if numeral and (number := number_of(numeral)) is not None}
+    """The numbers of all that may be a chapter in a text, in any numeral, in prose and in damaged headings too.
+
+    第九張 and 第 三 十 章 count, 第四-五章, 百零六回 without 第, 7、 at a line's beginning: what is in doubt is there.
+    """
+    numeral = f"(?:{DIGIT}|[oOＯ]){{1,9}}"
+    whole = "".join(text.split())
+    found = re.findall(rf"第({numeral})|[-—~～、,，至到]({numeral})(?={UNIT})|({numeral})(?=[章回囘节節话話])", whole)
+    found += re.findall(rf"(?m)^\s*({numeral})()()[、.．\s]", text)
+    found += [(match[1], "", "") for match in VOLUMES.finditer(text) if match[1]]
+    numbers = (number_of(numeral) for numerals in found for numeral in numerals if numeral)
+    return {number for number in numbers if number is not None}
 
 
 def sections_of(text: str, pattern: str = "") -> list[Section]:
     """The sections of a book, in order; their texts leave out its headings and a table of contents.
 
-    pattern: a regular expression; the lines that begin with it are the headings of chapters then, and no others. What
-    stands before the first heading has no label, as has a book without headings, and as have sections whose heading
-    stands at several places. Raises UserError where the pattern is none, or fits nowhere.
+    pattern: a regular expression; the lines that begin with it are the headings then, and no others. What stands before
+    the first heading has no label, as has a book without headings, and as have sections whose heading stands at several
+    places. Raises UserError where the pattern is none, or fits nowhere.
     """
-    blocks = custom_blocks(text, pattern) if pattern else blocks_of(text)
-    blocks = without_contents(as_chapters(blocks))
-    labels = labels_of(blocks)
+    blocks = custom_blocks(text, pattern) if pattern else without_prose(blocks_of(text))
+    blocks = as_chapters(without_contents(blocks))
     sections: list[Section] = []
-    for block, label in zip(blocks, labels):
+    for block, label in zip(blocks, labels_of(blocks)):
         if block.level == VOLUME:
             if block.text:
                 sections.append(Section(label + "开头", None, [], block.text))
-        elif label and sections and in_digits(label) == in_digits(sections[-1].label):  # 第三章 上, 第三章 下
+        elif sections and label and goes_on(sections[-1], block, label):
             before = sections.pop()
             title = list(dict.fromkeys(before.title + block.title.split()))
             sections.append(before._replace(title=title, text=before.text + "\n" + block.text))
@@ -153,6 +167,13 @@ def sections_of(text: str, pattern: str = "") -> list[Section]:
             sections.append(Section(label, number, block.title.split(), block.text))
     counts = Counter(in_digits(section.label) for section in sections)
     return [section._replace(label="") if counts[in_digits(section.label)] > 1 else section for section in sections]
+
+
+def goes_on(section: Section, block: Block, label: str) -> bool:
+    """Whether a block is more of the section before it: 第三章 下 behind 第三章 上, no 番外 白狗 behind 番外 灰猫."""
+    title = block.title.split()
+    same = in_digits(label) == in_digits(section.label)
+    return same and (block.number is not None or not title or title == section.title)
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -169,31 +190,51 @@ def blocks_of(text: str) -> list[Block]:
 def headings_in(line: str) -> list[Block]:
     """The headings that a line consists of: one, a volume's and its first chapter's, or none."""
     words = line.strip(FRAME)
-    if bracketed := BRACKETS.match(words):
-        words = f"{bracketed[1]} {words[bracketed.end() :]}"
-    if before := BEFORE.match(words):
-        words = words[before.end() :]
-    label = NUMBERED.match(words) or VOLUMES.match(words) or NAMED.match(words)
+    if len(words) > 2 * LONGEST_TITLE:
+        return []
+    label, words = label_in(words)
     if not label:
         return []
     name, rest = plain_name(label[0]), words[label.end() :]
     if label.re is NAMED:
         level, number = CHAPTER, None
-        if inner := NUMBERED.match(BEHIND.sub("", rest, count=1)):  # 番外 第一章 多年以后
-            name += plain_name(inner[0])
-            rest = rest[rest.index(inner[0]) + len(inner[0]) :]
+        behind = BEHIND.sub("", rest, count=1)
+        if inner := NUMBERED.match(behind):  # 番外 第一章 多年以后
+            name, rest = name + plain_name(inner[0]), behind[inner.end() :]
     else:
         level = LEVELS[label[2]] if label.re is NUMBERED else VOLUME
         number = number_of(label[1]) if label[1] else None
-    following = []
-    if inner := ANOTHER.search(rest):
-        following = headings_in(rest[inner.start() :]) if level == VOLUME else []
-        if not following:
+    following: list[Block] = []
+    while inner := ANOTHER.search(rest):
+        again = plain_name(inner[0]) == name or (level, LEVELS[inner[2]]) == (CHAPTER, PART)
+        if level == VOLUME:
+            following = headings_in(rest[inner.start() :])
+            rest = rest[: inner.start()]
+        if level == VOLUME and following:
+            break
+        if not again or inner.start() > 2:
             return []  # several on a line: a table of contents
-        rest = rest[: inner.start()]
-    if not is_title(rest, may_join=label.re is NUMBERED or name.startswith("番外")):
+        rest = rest[inner.end() :]  # 第一章 第一章 少年, and 第一章 第一节 少年
+    joined = bool(rest.strip()) and not BEHIND.match(rest)
+    may_join = label.re is NUMBERED or name.startswith("番外")
+    if ENDED.fullmatch(rest) or not (is_joined_title(rest) and may_join if joined else is_title(rest)):
         return []
-    return [Block(level, name, number, BEHIND.sub("", rest, count=1).strip(), line), *following]
+    return [Block(level, name, number, BEHIND.sub("", rest, count=1).strip(), line, joined), *following]
+
+
+def label_in(words: str) -> tuple[re.Match | None, str]:
+    """The label that a line begins with, and the line from there on; None where it begins with none.
+
+    The label may stand in brackets, or behind a word such as 正文.
+    """
+    forms = [words, BEFORE.sub("", words, count=1)]
+    if bracketed := BRACKETS.match(words):
+        inside, behind = bracketed[2].strip(), words[bracketed.end() :]
+        forms.append(inside + (" " if bracketed[1] in "【〖[〔" else "") + behind)
+    for form in forms:
+        if label := NUMBERED.match(form) or VOLUMES.match(form) or NAMED.match(form):
+            return label, form
+    return None, words
 
 
 def plain_name(label: str) -> str:
@@ -201,19 +242,23 @@ def plain_name(label: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", "".join(unicodedata.normalize("NFKC", label).split()))
 
 
-def is_title(rest: str, may_join: bool) -> bool:
-    """Whether what follows a label on its line can be a title. may_join: without a space or mark between them."""
-    rest = rest.rstrip()
-    if not rest or BEHIND.match(rest):
-        return len(rest) <= LONGEST_TITLE and "。" not in rest
-    return may_join and len(rest) <= LONGEST_JOINED and not PROSE.search(rest) and not OTHER_WORDS.match(rest)
+def is_title(rest: str) -> bool:
+    """Whether what follows a label, and a space or a mark, can be a title."""
+    return len(rest) <= LONGEST_TITLE and "。" not in rest
+
+
+def is_joined_title(rest: str) -> bool:
+    """Whether what follows a label without a space can be a title."""
+    if halves := HALVES.fullmatch(rest):
+        return len(halves[1]) == len(halves[2])
+    return len(rest) <= LONGEST_JOINED and not PROSE.search(rest) and not OTHER_WORDS.match(rest)
 
 
 def custom_blocks(text: str, pattern: str) -> list[Block]:
     """The lines of a text in Blocks, at each line that begins with a regular expression. Raises UserError.
 
-    A chapter has the number in what the expression finds, without one its place among the chapters; its title is what
-    follows, or where nothing does what follows the number.
+    A chapter has the number in what the expression finds where all have one and they rise, else its place among the
+    chapters. Its title is what follows, or where nothing does what follows the number.
     """
     try:
         heading = re.compile(pattern)
@@ -221,64 +266,106 @@ def custom_blocks(text: str, pattern: str) -> list[Block]:
         raise UserError(
             f"--heading={pattern} is no regular expression ({error})", "see Python's re; quote it"
         ) from error
+    lines = text.split("\n")
+    found = {}  # {number of a line: what the expression finds in it}
+    for place, line in enumerate(lines):
+        matches = (heading.match(form) for form in (line, line.strip(), line.strip(FRAME)))
+        if match := next((match for match in matches if match and match.end()), None):
+            found[place] = match
+    refuse(not found, f"no line of the book begins with --heading={pattern}", "try the expression on a heading")
+    numerals = [re.search(NUMERAL, match[0]) for match in found.values()]
+    numbers = [number_of(numeral[0]) if numeral else None for numeral in numerals]
+    counted = all(numbers) and all(b == 1 or (a or 0) < (b or 0) for a, b in pairwise(numbers))
     blocks = [Block()]
-    for line in text.split("\n"):
-        words = line.strip(FRAME)
-        found = heading.match(words)
-        if not words or not found:
+    for place, line in enumerate(lines):
+        if place not in found:
             blocks[-1].lines.append(line)
         elif named := headings_in(line):
             blocks += named
         else:
-            numeral = re.search(NUMERAL, found[0])
-            number = number_of(numeral[0]) if numeral else len(blocks)
-            behind = found.end() if found.end() < len(words) or not numeral else numeral.end()
-            title = words[behind:] or found[0]
+            count, match = len(blocks) - 1, found[place]
+            number, numeral = (numbers[count], numerals[count]) if counted else (count + 1, None)
+            rest = match.string[match.end() :] or match.string[numeral.end() if numeral else 0 :]
             name = plain_name(f"第{numeral[0] if numeral else number}章")
-            blocks.append(Block(CHAPTER, name, number, BEHIND.sub("", title, count=1).strip(), line))
-    refuse(len(blocks) == 1, f"no line of the book begins with --heading={pattern}", "try the expression on a heading")
+            blocks.append(Block(CHAPTER, name, number, rest.strip(FRAME + ".．:：【】〖〗[]〔〕（）()《》"), line))
     return blocks
+
+
+def put_back(blocks: list[Block], is_text: Callable[[Block], bool]) -> list[Block]:
+    """Blocks without those whose heading is text of the block before it."""
+    kept: list[Block] = []
+    for block in blocks:
+        if kept and is_text(block):
+            kept[-1].lines += [block.line, *block.lines]
+        else:
+            kept.append(replace(block, lines=list(block.lines)))
+    return kept
+
+
+def without_prose(blocks: list[Block]) -> list[Block]:
+    """Blocks without lines of prose that read as a heading (第三回家), since most headings of that level do not.
+
+    They are those whose title follows without a space, in a book whose other titles do not.
+    """
+    levels = Counter(block.level for block in blocks)
+    joined = Counter(block.level for block in blocks if block.joined)
+    doubtful = {level for level, count in joined.items() if 2 * count < levels[level] + (level == VOLUME)}
+    return put_back(blocks, lambda block: block.joined and block.level in doubtful)
 
 
 def as_chapters(blocks: list[Block]) -> list[Block]:
     """Blocks whose chapters are on the level CHAPTER: 章 or 回, where there are none 节, where there are none 卷.
 
-    What is below that, 节 under 章, becomes text of its chapter again. A heading such as 番外 over chapters of its own
-    becomes a volume's.
+    What is below that, 节 under 章, becomes text of its chapter, as does a level that stands once among many headings.
+    A heading such as 番外 over chapters of its own becomes a volume's.
     """
-    levels = {block.level for block in blocks if block.number is not None}
-    lowest = next((level for level in (CHAPTER, PART, VOLUME) if level in levels), CHAPTER)
-    kept = []
-    for block in blocks:
-        if kept and block.level is not None and block.level > lowest and block.number is not None:
-            kept[-1].lines += [block.line, *block.lines]
-        else:
-            level = CHAPTER if block.level == lowest else block.level
-            kept.append(replace(block, level=level))
+    levels = Counter(block.level for block in blocks if block.number is not None)
+    most = max(levels.values(), default=0)
+    common = [level for level, count in levels.items() if 10 * count >= most and (count > 1 or len(levels) == 1)]
+    lowest = next((level for level in (CHAPTER, PART, VOLUME) if level in common), CHAPTER)
+
+    def is_text(block):
+        return block.number is not None and block.level not in (lowest, VOLUME)
+
+    kept = put_back(blocks, is_text)
+    for block in kept:
+        if block.level == lowest:
+            block.level = CHAPTER
     for block, following in pairwise(kept):
-        if block.level == CHAPTER and block.number is None and not block.text and following.number is not None:
+        over_chapters = following.level == CHAPTER and following.number is not None
+        if block.level == CHAPTER and block.number is None and not block.text and over_chapters:
             block.level = VOLUME
     return kept
 
 
 def without_contents(blocks: list[Block]) -> list[Block]:
-    """Blocks without those of a table of contents: headings with nothing behind them that stand again elsewhere.
+    """Blocks without those of a table of contents: headings with nothing behind them, most of which stand again.
 
-    What stands behind the last of them is no chapter's.
+    What stands behind the last of them, a preface, is no chapter's.
     """
     keys = [in_digits(block.name) for block in blocks]
-    start = 0
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    last = {key: place for place, key in enumerate(keys)}
+    kept, start = [], 0
     while start < len(blocks):
         stop = start
         while stop < len(blocks) and blocks[stop].level is not None and not blocks[stop].text:
             stop += 1
-        for end in range(min(stop + 1, len(blocks)), start + FEWEST_ENTRIES - 1, -1):  # its last entry may have text
-            others = iter(keys[:start] + keys[end:])
-            if start and all(key in others for key in keys[start:end]):  # in this order
-                blocks[start - 1].lines += blocks[end - 1].lines
-                return blocks[:start] + blocks[end:]
-        start = stop + 1
-    return blocks
+        run = range(start, min(stop + 1, len(blocks)))  # and the first heading with text, which may be the last entry
+        again = [place for place in run if blocks[place].level is not None and last[keys[place]] > place]
+        if again and again[-1] == stop and keys[stop] in keys[start:stop]:
+            again.pop()  # the first chapter itself
+        again = again or [place for place in range(start, stop) if first[keys[place]] < start]  # behind the book
+        end = again[-1] + 1 if again else start
+        if not kept or len(again) < FEWEST_ENTRIES or 2 * len(again) < end - start:
+            kept += blocks[start : stop + 1]
+            start = stop + 1
+            continue
+        while end in run and blocks[end].number is not None and blocks[end].number == (blocks[end - 1].number or 0) + 1:
+            end += 1  # of chapters that the book does not have
+        kept[-1].lines += blocks[end - 1].lines
+        start = end
+    return kept
 
 
 def labels_of(blocks: list[Block]) -> list[str]:
@@ -306,7 +393,8 @@ def read_book(path: Path, pattern: str = "") -> tuple[str, list[Section]]:
 
 def unit_of(sections: Sequence[Section]) -> str:
     """What most chapters of a book are called, 回 or 章; "" where none has a label of its own."""
-    units = Counter(section.label[-1] for section in sections if section.label and section.number is not None)
+    labels = [section.label for section in sections if section.label and section.number is not None]
+    units = Counter(found[1] if (found := re.search(f"({UNIT})$", label)) else "卷" for label in labels)
     return units.most_common(1)[0][0] if units else ""
 
 

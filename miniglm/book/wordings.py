@@ -10,8 +10,7 @@ from miniglm.typed import SIMPLIFIED, TRADITIONAL, in_script
 # may get one of LEADS in front. TRAINED_WORDINGS are trained, a few for each fact; NEW_WORDINGS are only asked in
 # eval.jsonl.
 LEADS = ["", "", "", "", "请问", "请问", "告诉我，", "我想知道", "你知道", "那么", "再问一下，"]
-# How a question is typed: some of the trained ones get one or two of GREETINGS in front, or somebody is called, one
-# of THANKS behind, a slip of the keyboard.
+# How a question is typed: some of the trained ones get a few GREETINGS in front, THANKS behind, or one of SLIPS.
 GREETINGS = (
     "你好 你好 你好 您好 您好 你好呀 您好呀 嗨 哈喽 hi hello 早 早上好 上午好 中午好 下午好 晚上好 大家好 老师好 老师 "
     "同学 朋友 小助手 喂 在吗 在不在 打扰了 打扰一下 不好意思 麻烦您 麻烦一下 劳驾 请教一下 想请教 请问一下 问一下 "
@@ -28,16 +27,17 @@ SLIPS = {
     "第一次": ["第1次"],
     "书中": ["书里"],
 }
-CALLEES = (
+# Of what may stand in the place of a greeting or of thanks, so that one that was never heard is passed over, too.
+CHARACTERS = (
     "小阿老大明红强丽伟芳军杰娟艳亲姐哥弟妹爷奶叔伯同志先生女士师傅宝贝家人们各位助手机器模型书童掌柜嘿呀哎哟嗯噢啊"
+    "好请忙帮安晚午夜今天白知道想看听真太很快急等您我问答费心承蒙受教佩服指点告辞了的在也都"
 )
+UNHEARD = 0.35  # of greetings and thanks
 HALF_WIDTH = str.maketrans("，。？！：“”", ',.?!:""')
-NEW_GREETINGS = (
-    "哥们 亲爱的 有劳大驾 您好啊 晚安 书僮你好 嗨嗨 叨扰 冒昧问一句 考考你"  # and THANKS: only asked in eval.jsonl
-)
+# Only asked in eval.jsonl.
+NEW_GREETINGS = "哥们 亲爱的 有劳大驾 您好啊 晚安 书僮你好 嗨嗨 叨扰 冒昧问一句 考考你"
 NEW_THANKS = "谢啦 有劳了 多谢指教 感激不尽 不胜感激"
 GREETED, THANKED, SLIPPED = 0.3, 0.12, 0.15  # the shares of trained questions
-CALLED = 0.25  # of the greetings, in which somebody is called by one to three of the CALLEES
 TRAINED_WORDINGS = {
     "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 "
     "{x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 {x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 "
@@ -99,7 +99,7 @@ NEW_WORDINGS = {
     "chief": "请列出{t}出场最多的{x}个人。 提到次数排在前{x}的人物是谁？",
 }
 
-ANSWERS = {  # by kind of fact; {place} is where it stands: 第一回, 楔子, or nothing where the book has no chapters
+ANSWERS = {  # by kind of fact; {place} is where it stands: 第一回, 楔子
     "courtesy": "{x}字{zi}。",
     "whose": "字{x}的是{names}。",
     "alias": "{x}又称{names}。",
@@ -129,7 +129,7 @@ class Words:
         """title: of the book, without 《》. unit: of its chapters, as 回; "" where it has none. script: see typed."""
         self.unit, self.script = unit, script
         self.title = self.own(title)
-        self.greetings, self.thanks, self.callees = map(self.own, (GREETINGS, THANKS, CALLEES))
+        self.greetings, self.thanks, self.characters = map(self.own, (GREETINGS, THANKS, CHARACTERS))
         self.slips = {self.own(right): [self.own(slip) for slip in slips] for right, slips in SLIPS.items()}
         self.places = ["", "书中", f"《{title}》里"] if title else ["", "书中"]
 
@@ -147,6 +147,8 @@ class Words:
         template = ANSWERS[kind]
         if kind in ("title", "heading") and about["place"].endswith("回"):
             template = template.replace("标题", "回目")
+        if not about.get("place", True):  # a book without chapters
+            about["place"] = self.own("这一句")
         return self.own(template).format(**about)
 
     def as_typed(self, question: str, rng: Random) -> str:
@@ -157,13 +159,16 @@ class Words:
             before, _, behind = question.rpartition(words)
             question = before + rng.choice(self.slips[words]) + behind
         while rng.random() < GREETED:
-            greeting = rng.choice(self.greetings.split())
-            if rng.random() < CALLED:
-                greeting = "".join(rng.choices(self.callees, k=rng.choice([1, 2, 3])))
-            question = greeting + rng.choice("，，，！。？") + question
+            question = self.filler(self.greetings, rng) + rng.choice("，，，！。？") + question
         if rng.random() < THANKED and question.endswith(("？", "。")):
-            question += rng.choice(self.thanks.split()) + rng.choice("。！")
+            question += self.filler(self.thanks, rng) + rng.choice("。！")
         return question
+
+    def filler(self, words: str, rng: Random) -> str:
+        """One of some words that mean nothing to a question, or a few characters in their place, as a name may be."""
+        if rng.random() < UNHEARD:
+            return "".join(rng.choices(self.characters, k=rng.choice([1, 2, 3, 4])))
+        return rng.choice(words.split())
 
     def typed_anew(self, question: str, rng: Random) -> str:
         """A question in a way of typing that none of the trained ones has."""
