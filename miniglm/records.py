@@ -76,12 +76,12 @@ FIELDS = {  # what a field holds: its names; of several that are filled, the fir
     "who": names("role from speaker sender author 角色"),
     "what": names("content value text message utterance parts markdown arguments records 内容"),
     "calls": names("tool_calls function_call"),
-    "media": names("images image videos video audios audio"),  # means something, but becomes no turn, as the next
+    "media": names("images image videos video audios audio"),  # means something, but becomes no turn, as the next two
     "unkept": names(
         "tools functions files documents options choices reasoning_content reasoning think thinking thought thoughts"
-        " cot complex_cot chain_of_thought rationale inner_thoughts commands tool_responses title desc description"
-        " 标题 描述"
+        " cot complex_cot chain_of_thought rationale inner_thoughts commands tool_responses"
     ),
+    "heading": names("title desc description 标题 描述"),  # of a record, or of a whole file
 }
 MEANING = {name for kind in FIELDS if kind not in ("who", "what") for name in FIELDS[kind]}
 NAMES = {name for held in FIELDS.values() for name in held}
@@ -630,7 +630,7 @@ def depth_of(head: str) -> int | None:
         items = list(map(json_or_none, islice(values(io.StringIO(head), 1, partial=True), 50)))
         item = items[0] if items else None
         if item is None and not more.startswith("["):  # the first of a list may be broken
-            item = next((each for each in items if isinstance(each, dict)), None)
+            item = next((each for each in items if isinstance(each, dict | list)), None)
         if is_message(item):
             return 0 if first is None and (whole is not None or line.strip() in ("[", "[{")) else None
         return 1 if item is not None or is_cut and not items else None
@@ -647,8 +647,9 @@ def holds_lists(value) -> bool:
     """Whether a JSON value is an object of lists of records that is no record itself."""
     if not isinstance(value, dict):
         return False
+    of_record = MEANING.difference(FIELDS["heading"])
     for name, (_, held) in fields_of(value).items():
-        if name in FIELDS["conversation"] or name in MEANING and not isinstance(held, list):
+        if name in FIELDS["conversation"] or name in of_record and not isinstance(held, list):
             return False
     lists = [held for held in value.values() if isinstance(held, list) and held]
     return any(all(isinstance(each, dict | list) and not is_message(each) for each in held) for held in lists)

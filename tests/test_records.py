@@ -313,6 +313,7 @@ SHAPES = {  # a file with two records
     "an object of lists": json.dumps({"A": [RECORD], "B": [RECORD]}),
     "an object of lists over several lines": pretty({"A": [RECORD], "B": [RECORD]}),
     "a list in an object that tells more": pretty({"version": "1", "data": [RECORD, RECORD]}),
+    "a list below its title": json.dumps({"title": "子", "description": "丑", "data": [RECORD, RECORD]}),
 }
 
 
@@ -346,6 +347,7 @@ def test_values_are_the_same_in_lines_and_lists(tmp_path, listed, indent):
         (f"[{LINE}, {{broken}}, {LINE}]", "item 2"),
         (f"[{{broken}}, {LINE}, {LINE}]", "item 1"),
         (f"[\n{{broken}},\n{LINE},\n{LINE}\n]", "item 1"),
+        (f"[[{{broken}}], [{LINE}], [{LINE}]]", "item 1"),
         (f'{LINE}\n{{"Question": "甲？", "Answer": "乙。", "Answer": "丙。"}}\n{LINE}', "line 2"),
     ],
 )
