@@ -61,15 +61,15 @@ FIELDS = {  # what a field holds: its names; of several that are filled, the fir
     "history": names("history chat_history conversation_history 历史 历史对话"),
     "system": names("system system_prompt system_message meta_instruction 系统 系统提示 系统提示词"),
     "question": names(
-        "instruction question prompt query problem ask user human user_input 问题 提问 指令 用户 input 输入"
-        " input_text text sentence content q 问"
+        "instruction question prompt query problem ask user human user_input 问题 提问 指令 用户 q 问 input"
+        " 输入 input_text text sentence content"
     ),
     "subject": names(  # what the question is about
         "input context passage article document question query 输入 上下文 背景 背景知识 材料 文章"
     ),
     "answer": names(
         "output answer response completion target reply assistant gpt chatgpt bot moss 答案 回答 回复 输出 助手"
-        " 参考答案 标准答案 solution output_text target_text summary label a 答"
+        " 参考答案 标准答案 a 答 solution output_text target_text summary label"
     ),
     "last": names("answer completion output response reply target 答案 回答 回复 输出"),  # of a talk that lacks one
     "options": names("a b c d e f g h"),  # of an exam's question, where there is a b
@@ -152,7 +152,7 @@ class Said(NamedTuple):
 
 
 def turns_of(record) -> Talk:
-    """The conversation of a record, a JSON value, to learn from; None is a record that is none.
+    """The conversation of a record, a JSON value, to learn from; None is one that could not be read.
 
     No turn is empty, a system's comes first if at all, a user's before each of the assistant's, and the last is the
     assistant's. Raises BadRecord.
@@ -552,6 +552,7 @@ def listed(record: dict) -> str:
 def read_records(path) -> Iterator[tuple[str, Any]]:
     """(its place, the JSON value or None where it is none) of each record of a file; a place is "line 3" or "item 3".
 
+    A list of whole questions and answers is not one record but several, at "line 3 item 1", "line 3 item 2" and so on.
     Raises UserError where there is no file, it is no UTF-8 text, or its JSON breaks off.
     """
     refuse(not Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")

@@ -84,6 +84,7 @@ def test_an_exam_is_asked_with_its_options(answer):
     put = ["had a number read as text", "had its options put under its question"]
     assert read(exam) == (["u 谁字翼德？\nA. 刘备\nB. 张飞\nC. 3", "a B"], put)
     assert "without an answer" in refusal({"question": "谁字翼德？", "A": "刘备", "B": "张飞"})
+    assert read({"Q": "甲？", "A": "乙。", "text": "子", "label": 1})[0] == ["u 甲？", "a 乙。"]
 
 
 @pytest.mark.parametrize(
