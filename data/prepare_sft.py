@@ -104,12 +104,14 @@ def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
         return None
     if about.get("chat"):
         return normalisation_in(about, path)
-    characters = Counter()
+    characters, seen = Counter(), 0
     for path in paths:
         for _, record in read_records(path):
             with suppress(BadRecord):
-                characters.update("".join(turn["content"] for turn in turns_of(record).turns))
-            if characters.total() > SCRIPT_SAMPLE:
+                text = "".join(turn["content"] for turn in turns_of(record).turns)
+                characters.update(text)
+                seen += len(text)
+            if seen > SCRIPT_SAMPLE:
                 break
     return Normalisation.of(characters)
 

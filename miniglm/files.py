@@ -153,14 +153,18 @@ def read_text(path, todo) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
 
 
+WITHOUT_MARK = {(True, False) * 2: "utf-16-le", (False, True) * 2: "utf-16-be"}  # by which of four bytes are not NUL
+
+
 def open_text(path) -> TextIO:
     r"""A text file, open for reading, without its byte order mark; a line ends with \n alone.
 
-    It is UTF-8, or UTF-16 where such a mark is followed by a character.
+    It is UTF-8, or UTF-16 where such a mark is followed by a character, or where every other byte of the first four,
+    which are two characters of ASCII then, is NUL.
     """
     with open(path, "rb") as file:
         mark = file.read(4)
-    encoding = "utf-8-sig"
+    encoding = WITHOUT_MARK.get(tuple(map(bool, mark)), "utf-8-sig")
     if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         first = mark.decode("utf-16", "replace")
         if first.isprintable() or first.isspace():

@@ -7,10 +7,10 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 TOKENS = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*("|\\?\Z)?|[][{},]', re.DOTALL)  # of JSON; no string goes over a line
-CHUNK = 1 << 16  # characters that are read at once
+CHUNK = 1 << 16  # characters that are read at once, at least
 
 
 def values(file: TextIO, depth: int, partial=False) -> Iterator[str]:
@@ -19,10 +19,9 @@ def values(file: TextIO, depth: int, partial=False) -> Iterator[str]:
     What stands outside all containers, and is more than commas, is given too. Raises EOFError where a container does
     not end, unless `partial`.
     """
-    buffer, at, level = "", 0, 0
+    buffer, at, level, kept = "", 0, 0, 0
     start: int | None = 0  # of what will be given next; None in containers around those whose content is given
-    while chunk := file.read(CHUNK):
-        kept = at if start is None else start
+    while chunk := file.read(max(CHUNK, len(buffer) - kept)):  # as much again, so that a long string is scanned twice
         buffer, at, start = buffer[kept:] + chunk, at - kept, None if start is None else 0
         for token in TOKENS.finditer(buffer, at):
             at, mark = token.end(), token[0]
@@ -51,6 +50,7 @@ def values(file: TextIO, depth: int, partial=False) -> Iterator[str]:
                     start = None
         else:
             at = len(buffer)
+        kept = at if start is None else start
     if level > 0:
         if not partial:
             raise EOFError
@@ -64,11 +64,19 @@ def some(text: str) -> list[str]:
 
 
 def json_or_none(text: str):
-    """The JSON value of a text, None where it is none."""
+    """The JSON value of a text, whose strings may hold tabs; None where it is none, or an object has a name twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False, object_pairs_hook=object_of)
     except (ValueError, RecursionError):
         return None
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with some names and values. Raises ValueError for a name that is there twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return made
 
 
 def first_value(head: str, depth: int) -> str:

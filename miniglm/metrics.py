@@ -17,6 +17,7 @@ from miniglm.records import (
     MEANING,
     BadRecord,
     fields_of,
+    is_empty,
     kind,
     question_of,
     quoted,
@@ -32,8 +33,9 @@ def read_questions(path) -> list[dict]:
     """The questions of an evaluation file, whose records may have any form that records.py reads.
 
     Each is a dict of "Question" and "Answer", texts, with "Key" and "Group" and all else that its record has. An answer
-    that is not given is "". "Turns" is the conversation that ends with the question, where it does not begin with it.
-    Raises UserError, with the line, for a record that is no question, or has neither an answer nor a Key.
+    that is not given is "". "Turns" is the conversation up to where the answer is to come, where it is more than the
+    question. Raises UserError, with the line, for a record that is no question, or has neither an answer nor a field
+    Key, which may be empty.
     """
     questions, changes = [], Counter()
     for place, record in read_records(path):
@@ -54,22 +56,28 @@ def question_in(record, changes: Counter) -> dict:
     rest = dict(found[name] for name in found if name not in MEANING | {"key", "group"})
     for name in ("Key", "Group"):
         field, value = found.get(name.lower(), (name, None))
-        texts = value if isinstance(value, list) and name == "Key" else [value or ""]
+        texts = value if isinstance(value, list) and name == "Key" else ["" if is_empty(value) else value]
+        if any(type(text) in (int, float) for text in texts):
+            changes[f"had a number for {quoted(field)} read as text"] += 1
+            texts = [str(text) if type(text) in (int, float) else text for text in texts]
         if not all(isinstance(text, str) for text in texts):
             raise BadRecord(f"has {kind(value)} for {quoted(field)} where a text was to be")
-        if value:
-            rest[name] = value
+        if any(texts):
+            rest[name] = texts if isinstance(value, list) else texts[0]
+    talk = question_of(record)
+    turns, answer = talk.turns, ""
     try:
-        talk = turns_of(record)
-        *turns, answer = talk.turns
+        answered = turns_of(record)
     except BadRecord:
         if "key" not in found:
             raise
-        talk = question_of(record)
-        turns, answer = talk.turns, {"content": ""}
+    else:
+        if "Key" not in rest or len(answered.turns) > len(turns):  # else the Key is to a question that trails
+            talk, turns, answer = answered, answered.turns[:-1], answered.turns[-1]["content"]
     changes.update(talk.changes)
     earlier = {"Turns": turns} if len(turns) > 1 else {}
-    return {"Question": turns[-1]["content"], "Answer": answer["content"]} | earlier | rest
+    question = next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
+    return {"Question": question, "Answer": answer} | earlier | rest
 
 
 def rouge_l(right: str, answer: str) -> float:

@@ -10,9 +10,9 @@ LOCAL = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1", "0.0.0.0")  # not every
 
 def bypass_proxies(*hosts: str):
     """From now on this process, and those that it starts, reach `hosts` without a proxy; "*" stands for all."""
-    for name in ("no_proxy", "NO_PROXY"):  # which of the two counts differs from library to library
-        so_far = filter(None, os.environ.get(name, "").split(","))
-        os.environ[name] = ",".join(dict.fromkeys([*so_far, *hosts]))
+    names = ("no_proxy", "NO_PROXY")  # which of the two counts differs from library to library
+    so_far = filter(None, ",".join(os.environ.get(name, "") for name in names).split(","))
+    os.environ.update(dict.fromkeys(names, ",".join(dict.fromkeys([*so_far, *hosts]))))
 
 
 def proxy_of(url) -> str:

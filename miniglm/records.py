@@ -7,22 +7,24 @@
             print(f"questions.jsonl {place} {reason}")
 
 A file has a record a line, or one JSON list of records, an object of such lists, or records of several lines each; in
-UTF-8, or in UTF-16 with a byte order mark. It is read in a stream: memory stays flat however large it is.
+UTF-8 or UTF-16. It is read in a stream: memory stays flat however large it is.
 
 A record is a conversation (a bare list, or in "messages", "conversations", …) or a question and its answer, in fields
-that FIELDS names, in any capitals. The items of a conversation are messages that say who and what ("role" and
-"content", "from" and "value", …), questions with answers ({"human", "assistant"}, or a pair), or texts, by turns the
-user's and the assistant's. "system" and "history" become turns; what a question is about ("input", "context") goes
-under it.
+that FIELDS names, in any capitals and in either Chinese script. The items of a conversation are messages that say who
+and what ("role" and "content", "from" and "value", …), questions with answers ({"human", "assistant"}, or a pair), or
+texts, by turns the user's and the assistant's; a list of whole questions and answers ({"question", "answer"}) is a
+list of records. "system" and "history" become turns; what a question is about ("input", "context") goes under it, and
+so do the options of an exam ("A", "B", …), which is told.
 
 What does not fit is mended where it can be, and each change is told (Talk.changes):
 - an answer before the first question and a question after the last answer are left out, neighbours of one role joined;
 - what means something but is no turn (pictures, lists of tools, thoughts) is left out, unless it is empty ("[]");
 - numbers are read as text, and a text is freed of control characters and halves of characters (lone surrogates).
-Any other record is a BadRecord, whose reason names the field and what was found: null and white space are empty, true
-and objects are no texts, a role is unknown or out of turn.
+Any other record is a BadRecord, whose reason names the field and what was found: null, NaN and white space are empty,
+true and objects are no texts, a role is unknown or out of turn. So is one to learn from whose answer is marked as bad.
 """
 
+import io
 import json
 import math
 import re
@@ -30,20 +32,23 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from miniglm.errors import UserError, refuse
 from miniglm.files import open_text, todo_for_encoding
 from miniglm.json_stream import first_value, json_or_none, values
+from miniglm.typed import SIMPLIFIED, in_script
 
 Turn = dict[str, str]  # {"role", "content"}: the role is one of conversation.MARKERS
 
 
 @lru_cache(4096)
 def plain(name: str) -> str:
-    """A name without capitals and marks, by which it is looked up: "System_Prompt" and "system prompt" are one."""
-    return re.sub(r"[\W_]+", "", name).casefold()
+    """A name as it is looked up: "System_Prompt" and "system prompt" are one, and so are 問題 and 问题."""
+    name = re.sub(r"[\W_]+", "", name).casefold()
+    return name if name.isascii() else in_script(name, SIMPLIFIED)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -56,35 +61,50 @@ FIELDS = {  # what a field holds: its names; of several that are filled, the fir
     "history": names("history chat_history conversation_history 历史 历史对话"),
     "system": names("system system_prompt system_message meta_instruction 系统 系统提示 系统提示词"),
     "question": names(
-        "instruction question prompt query problem q ask user human user_input 问 问题 提问 指令 用户 input 输入"
-        " input_text text sentence content"
+        "instruction question prompt query problem ask user human user_input 问题 提问 指令 用户 q 问 input"
+        " 输入 input_text text sentence content"
     ),
-    "subject": names("input context passage question query 输入 上下文 背景 材料"),  # what the question is about
+    "subject": names(  # what the question is about
+        "input context passage article document question query 输入 上下文 背景 背景知识 材料 文章"
+    ),
     "answer": names(
-        "output answer response completion target reply a assistant gpt chatgpt bot moss 答 答案 回答 回复 输出 助手"
-        " solution output_text target_text summary label"
+        "output answer response completion target reply assistant gpt chatgpt bot moss 答案 回答 回复 输出 助手"
+        " 参考答案 标准答案 a 答 solution output_text target_text summary label"
     ),
+    "last": names("answer completion output response reply target 答案 回答 回复 输出"),  # of a talk that lacks one
+    "options": names("a b c d e f g h"),  # of an exam's question, where there is a b
     "who": names("role from speaker sender author 角色"),
     "what": names("content value text message utterance parts markdown arguments records 内容"),
     "calls": names("tool_calls function_call"),
-    "media": names("images image videos video audios audio"),  # means something, but becomes no turn, as the next
+    "media": names("images image videos video audios audio"),  # means something, but becomes no turn, as the next two
     "unkept": names(
         "tools functions files documents options choices reasoning_content reasoning think thinking thought thoughts"
         " cot complex_cot chain_of_thought rationale inner_thoughts commands tool_responses"
     ),
+    "heading": names("title desc description 标题 描述"),  # of a record, or of a whole file
 }
 MEANING = {name for kind in FIELDS if kind not in ("who", "what") for name in FIELDS[kind]}
+NAMES = {name for held in FIELDS.values() for name in held}
+MESSAGE_MEANING = {*FIELDS["what"], *FIELDS["media"], *FIELDS["unkept"]}  # the same of a message
+BAD = {  # where an answer is marked as none to learn from: as what, in JSON
+    "label": ("false",),
+    "ktotag": ("false",),
+    "loss": ("false", "0", "0.0"),
+    "weight": ("0", "0.0"),
+}
 ROLES = {  # what a form calls a role: what it is called here
     name: role
     for role, called in {
         "system": "system developer 系统",
-        "user": "user human prompter client customer question q 用户 人类 问",
-        "assistant": "assistant gpt chatgpt bing bard claude bot model ai agent answer a 助手 助理 机器人 模型 答",
+        "user": "user human prompter client customer question q 用户 人类 客户 患者 问",
+        "assistant": "assistant gpt chatgpt bing bard claude bot model ai agent answer a"
+        " 助手 助理 机器人 模型 客服 医生 答",
         "search": "search function_call tool_call",
         "return": "return observation tool function tool_response ipython",
     }.items()
     for name in names(called)
 }
+SPEAKERS = names("user human assistant gpt chatgpt bot moss 用户 助手")  # fields of a conversation's turn, of no record
 QUESTIONS, ANSWERS = 'a question ("question", "prompt", …)', 'an answer ("answer", "response", …)'
 FORMS = {  # the plain names of a record's or of its first item's two fields: what its form is known as
     ("question", "answer"): "Question",
@@ -100,10 +120,11 @@ AFTER = {  # a role: the roles that it may follow, None at the beginning
     "user": (None, "system", "assistant"),
     "assistant": ("user", "return"),
     "search": ("user", "return"),
-    "return": ("search",),
+    "return": ("search", "return"),
 }
 NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, lone surrogates
 MOSS_MARKS = re.compile(r"^\s*<\|[\w ]+\|>:|<eo\w>\s*$")  # around what is said in MOSS' own files
+BEGINS_OBJECT = re.compile(r"\s*\{\s*[\"']")
 PLACEHOLDERS = re.compile(r"<(?:image|video|audio)>\s*")  # where a picture stood in a text
 KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
 LONGEST_HEAD = 1 << 18  # characters at a file's beginning that are looked at to recognise its shape
@@ -127,11 +148,11 @@ class Said(NamedTuple):
 
     role: str
     content: str  # may be empty
-    field: str  # that it stands in
+    place: str  # where it stands: '"content"', 'turn in "messages"'
 
 
 def turns_of(record) -> Talk:
-    """The conversation of a record, a JSON value, to learn from; None is a record that is no JSON.
+    """The conversation of a record, a JSON value, to learn from; None is one that could not be read.
 
     No turn is empty, a system's comes first if at all, a user's before each of the assistant's, and the last is the
     assistant's. Raises BadRecord.
@@ -139,6 +160,8 @@ def turns_of(record) -> Talk:
     reading = Reading(record)
     if not any(said.role == "assistant" for said in reading.said):
         raise BadRecord(reading.lacking("answer"))
+    if reading.bad:
+        raise BadRecord(f"is marked as a bad answer ({quoted(reading.bad)})")
     return reading.talk(reading.up_to_last("assistant"))
 
 
@@ -160,8 +183,9 @@ class Reading:
     def __init__(self, record):
         """Read a JSON value, None where it is none. Raises BadRecord, also where nobody asks anything."""
         self.record, self.form, self.changes = record, "", {}
+        self.bad = ""  # the field that marks an answer as bad
         if record is None:
-            raise BadRecord("is no JSON")
+            raise BadRecord("is no JSON, or has a name twice in an object")
         if not isinstance(record, dict | list):
             raise BadRecord(f"is {kind(record)}, no JSON object")
         try:
@@ -181,7 +205,9 @@ class Reading:
 
     def fields(self, record: dict) -> list[Said]:
         """What is said in an object that is no message: its system, then its conversation, or question and answer."""
-        found, used = fields_of(record), []
+        found = fields_of(record)
+        options = [found[name] for name in FIELDS["options"] if name in found] if "b" in found else []
+        used = [field for field, _ in options]
 
         def take(what):
             field, value = filled(
@@ -193,26 +219,34 @@ class Reading:
         said = []
         system, content = take("system")
         if not is_empty(content):
-            said.append(Said("system", self.text(content, system), system))
+            said.append(Said("system", self.text(content, system), quoted(system)))
         talk, items = take("conversation")
+        items = unwritten(items)
         if isinstance(items, dict | list) and items:
             said += self.items(items, talk)
+            last, answer = take("last") if said and said[-1].role == "user" else ("", None)
+            if not is_empty(answer):
+                said += self.texts("assistant", answer, last)
             return self.without_unkept(record, used, said)
         asked, question = take("question")
         subject, about = take("subject") if asked else ("", None)
         answered, answer = take("answer")
-        if talk and not asked and not answered:
+        if talk and not asked and (not answered or not is_empty(items)):
             raise BadRecord(self.no_list(items, talk))
+        used.remove(talk)
         if asked and answered:
             self.name(asked, answered)
         past, turns = take("history")
+        turns = unwritten(turns)
         if not is_empty(turns):
             said += self.items(turns, past)
         if asked:
             said += self.texts("user", question, asked)
-        if not is_empty(about):
-            texts = [said[-1].content, self.text(about, subject)]
-            said[-1] = said[-1]._replace(content="\n".join(filter(None, texts)))
+            chosen = [(letter, self.text(option, letter)) for letter, option in options]
+            under = [self.text(about, subject), *(f"{letter}. {option}" for letter, option in chosen if option)]
+            said[-1] = said[-1]._replace(content="\n".join(filter(None, [said[-1].content, *under])))
+        if asked and options:
+            self.changed("had its options put under its question")
         if answered:
             said += self.texts("assistant", answer, answered)
         return self.without_unkept(record, used, said)
@@ -222,10 +256,16 @@ class Reading:
         pair = tuple(map(plain, two))
         self.form = self.form or FORMS.get(pair) or "/".join(pair)
 
-    def without_unkept(self, record: dict, used: Iterable[str], said: list[Said]) -> list[Said]:
+    def without_unkept(self, record: dict, used: Iterable[str], said: list[Said], meaning=MEANING) -> list[Said]:
         """`said`, and a change noted for each field of an object that means something and is not in it."""
         for field, value in record.items():
-            if plain(field) not in MEANING or field in used or says_nothing(value):
+            if field in used:
+                continue
+            if plain(field) in BAD and as_text(value) in BAD[plain(field)]:
+                self.bad = field
+            if plain(field) not in meaning or says_nothing(value):
+                continue
+            if isinstance(value, int | float) and plain(field) == "label":  # a class, which no text is
                 continue
             if isinstance(value, str) and any(value.strip() in each.content for each in said):
                 continue
@@ -238,14 +278,16 @@ class Reading:
         """What a question's or an answer's field holds: a text, or a list of messages."""
         if isinstance(value, list) and value and all(map(is_message, value)):
             return self.items(value, field)
-        return [Said(role, self.text(value, field), field)]
+        return [Said(role, self.text(value, field), quoted(field))]
 
     def items(self, value, field: str) -> list[Said]:
-        """What is said in a conversation: a list, or MOSS' {"turn_1": {"Human": "<|Human|>: …<eoh>", …}, …}."""
+        """What is said in a conversation: a list, or an object, see items_in."""
         if isinstance(value, dict):
-            value = [without_marks(item) for item in value.values()]
+            value = items_in(value)
         if not isinstance(value, list) or not value:
             raise BadRecord(self.no_list(value, field))
+        if len(value) > 1 and all(isinstance(item, str) and plain(item) in NAMES for item in value):
+            raise BadRecord(f"has names of fields in {quoted(field)} where texts were to be")
         said = []
         for number, item in enumerate(value):
             if isinstance(item, dict) and who_in(item):
@@ -255,7 +297,8 @@ class Reading:
             elif isinstance(item, list) and all(isinstance(text, str | None) for text in item):
                 said += self.items(item, field)
             elif isinstance(item, str | None):
-                said.append(Said(("user", "assistant")[number % 2], self.text(item, field), field))
+                role = ("user", "assistant")[number % 2]
+                said.append(Said(role, self.text(item, field), f"turn in {quoted(field)}"))
             else:
                 raise BadRecord(f"has {kind(item)} in {quoted(field)} where a turn was to be")
         return said
@@ -287,19 +330,22 @@ class Reading:
         field, value = filled(found, FIELDS["what"])
         called, calls = filled(found, FIELDS["calls"])
         if called and not says_nothing(calls):
-            said = Said("search", self.clean(as_text(self.arguments(calls, called))).strip(), called)
+            said = Said("search", self.clean(as_text(self.arguments(calls, called))).strip(), quoted(called))
             if not is_empty(value):
                 self.changed(f"had the {quoted(field)} beside a call left out")
         elif not field:
             raise BadRecord(f'has a turn without a text ("content", "value", …); it has {listed(message)}')
         elif role in ("search", "return") and value is not None and not is_text_parts(value):
-            said = Said(role, self.clean(as_text(value)).strip(), field)
+            said = Said(role, self.clean(as_text(value)).strip(), quoted(field))
         else:
-            said = Said(role, self.text(value, field), field)
+            said = Said(role, self.text(value, field), quoted(field))
         if (who, field) == ("from", "value"):
             self.name(who, field)
-        unkept = {each: message[each] for each in message if plain(each) in FIELDS["media"] + FIELDS["unkept"]}
-        return self.without_unkept(unkept, (), [] if said.role == "system" and not said.content else [said])
+        marks = {
+            each: message[each] for each in message if plain(each) not in BAD or said.role in ("assistant", "search")
+        }
+        heard = [] if said.role == "system" and not said.content else [said]
+        return self.without_unkept(marks, (who, field, called), heard, MESSAGE_MEANING)
 
     def arguments(self, calls, field: str):
         """The arguments of a message's calls of tools: of the only one, or a list of them. Raises BadRecord."""
@@ -374,9 +420,9 @@ class Reading:
         It is a bad one with an empty turn, or with a role out of turn.
         """
         turns: list[Turn] = []
-        for role, content, field in said:
+        for role, content, place in said:
             if not content:
-                raise BadRecord(f"has an empty {quoted(field)}")
+                raise BadRecord(f"has an empty {place}")
             if not turns or turns[-1]["role"] != role or role in ("search", "return"):
                 turns.append({"role": role, "content": content})
             elif role != "system" or content != turns[-1]["content"]:
@@ -424,15 +470,25 @@ def is_message(value) -> bool:
     return isinstance(role, str) and plain(role) in ROLES
 
 
+def is_question_answered(value) -> bool:
+    """Whether a JSON value is a question and its answer that make a record, and no turn of a conversation."""
+    if not isinstance(value, dict):
+        return False
+    found = fields_of(value)
+    if any(name in found for name in (*FIELDS["who"], *FIELDS["conversation"], *SPEAKERS)):
+        return False
+    return all(any(name in found for name in FIELDS[what]) for what in ("question", "answer"))
+
+
 def is_empty(value) -> bool:
     """Whether a JSON value holds nothing."""
-    return not value.strip() if isinstance(value, str) else value is None or value in ([], {})
+    return not value.strip() if isinstance(value, str) else value is None or value != value or value in ([], {})
 
 
 def says_nothing(value) -> bool:
-    """Whether a field that becomes no turn holds nothing whose loss was to be told."""
+    """Whether a field that becomes no turn holds nothing whose loss were to be told."""
     empty_text = isinstance(value, str) and value.strip().casefold() in ("[]", "{}", "null", "none")
-    return is_empty(value) or empty_text or isinstance(value, int | float)
+    return is_empty(value) or empty_text or isinstance(value, bool)
 
 
 def is_parts(value) -> bool:
@@ -452,10 +508,28 @@ def as_text(value) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def without_marks(item):
+def unwritten(value):
+    """What a text holds that is a list or an object written as JSON; any other value as it is."""
+    held = json_or_none(value) if isinstance(value, str) and value.lstrip().startswith(("[", "{")) else None
+    return value if held is None else held
+
+
+def items_in(talk: dict) -> list:
+    """The items of a conversation that is an object.
+
+    They are MOSS' {"turn_1": {"Human": "<|Human|>: …<eoh>", …}, …}, or its lists are columns, as a table has them:
+    {"from": ["human", "gpt"], "value": ["…", "…"]}. Any other object is the only item.
+    """
+    held = list(talk.values())
+    if all(isinstance(each, dict) for each in held):
+        return [without_marks(each) for each in held]
+    if all(isinstance(each, list) and len(each) == len(held[0]) for each in held):
+        return [dict(zip(talk, row)) for row in zip(*held)]
+    return [talk]
+
+
+def without_marks(item: dict) -> dict:
     """One of MOSS' own turns without the marks around each text."""
-    if not isinstance(item, dict):
-        return item
     return {field: MOSS_MARKS.sub("", text) if isinstance(text, str) else text for field, text in item.items()}
 
 
@@ -478,6 +552,7 @@ def listed(record: dict) -> str:
 def read_records(path) -> Iterator[tuple[str, Any]]:
     """(its place, the JSON value or None where it is none) of each record of a file; a place is "line 3" or "item 3".
 
+    A list of whole questions and answers is not one record but several, at "line 3 item 1", "line 3 item 2" and so on.
     Raises UserError where there is no file, it is no UTF-8 text, or its JSON breaks off.
     """
     refuse(not Path(path).is_file(), f"no file {path}", "check the path; relative ones count from the repository root")
@@ -491,25 +566,37 @@ def read_records(path) -> Iterator[tuple[str, Any]]:
             for number, text in enumerate(texts, 1):
                 if text.strip():
                     place = f"{unit} {number}"
-                    yield place, json_or_none(text.strip().removeprefix("\ufeff").removesuffix(","))
+                    value = json_or_none(text.strip().removeprefix("\ufeff").removesuffix(","))
+                    if isinstance(value, list) and len(value) > 1 and all(map(is_question_answered, value)):
+                        yield from ((f"{place} item {item}", each) for item, each in enumerate(value, 1))
+                    else:
+                        yield place, value
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no {error.encoding.upper()} text after {place}", todo_for_encoding(path)) from error
     except EOFError as error:
-        raise UserError(f"{path} is no whole JSON, it breaks off after {place}", "write one record a line") from error
+        raise UserError(
+            f"{path} is no whole JSON, it breaks off after {place}", "copy it again; its end is missing"
+        ) from error
 
 
 def read_prompts(path) -> list[list[Turn]]:
     """The prompts in a file, each a conversation that ends with the question.
 
     They are those of its records, or its lines where most of them are no JSON objects or lists; of a JSON list of
-    texts, the texts. Raises UserError where there is none, and for a record that asks nothing.
+    texts, or of lines that are JSON texts, the texts. Raises UserError where there is none, for a record that asks
+    nothing, and where half of the lines begin as JSON objects do and are none.
     """
     records = list(read_records(path))
     refuse(not records, f"{path} is empty", "write one prompt a line")
     items = dict | list | str if records[0][0].startswith("item") else dict | list
     if 2 * sum(isinstance(record, items) for _, record in records) < len(records):
         with open_text(path) as file:
-            return [[{"role": "user", "content": line}] for line in file.read().splitlines() if line.strip()]
+            lines = [line.rstrip("\r\n") for line in file if line.strip()]
+        broken = sum(json_or_none(line) is None for line in lines if BEGINS_OBJECT.match(line))
+        refuse(
+            2 * broken >= len(lines), f"{path} has {broken:,} lines that are no JSON", 'write {"question": "…"} a line'
+        )
+        return [[{"role": "user", "content": prompt_in(line)}] for line in lines]
     prompts, changes = [], Counter()
     for place, record in records:
         try:
@@ -520,6 +607,12 @@ def read_prompts(path) -> list[list[Turn]]:
         changes.update(talk.changes)
     tell_changes(path, changes)
     return prompts
+
+
+def prompt_in(line: str) -> str:
+    """The prompt in a line of its own: the text that the line is in JSON, or else the line."""
+    text = json_or_none(line)
+    return text if isinstance(text, str) and text.strip() and not NO_TEXT.search(text) else line
 
 
 def depth_of(head: str) -> int | None:
@@ -535,11 +628,13 @@ def depth_of(head: str) -> int | None:
     text = first_value(head, 0)
     whole = json_or_none(text)
     if line.startswith("["):
-        begins = first_value(head, 1)
-        item = json_or_none(begins)
+        items = list(map(json_or_none, islice(values(io.StringIO(head), 1, partial=True), 50)))
+        item = items[0] if items else None
+        if item is None and not more.startswith("["):  # the first of a list may be broken
+            item = next((each for each in items if isinstance(each, dict | list)), None)
         if is_message(item):
             return 0 if first is None and (whole is not None or line.strip() in ("[", "[{")) else None
-        return 1 if item is not None or is_cut and not begins else None
+        return 1 if item is not None or is_cut and not items else None
     if whole is not None:
         return 2 if holds_lists(whole) else 0 if first is None else None
     opening = re.match(r'\{\s*"([^"\\]*)"\s*:\s*\[\s*[\[{]', head)
@@ -553,8 +648,9 @@ def holds_lists(value) -> bool:
     """Whether a JSON value is an object of lists of records that is no record itself."""
     if not isinstance(value, dict):
         return False
+    of_record = MEANING.difference(FIELDS["heading"])
     for name, (_, held) in fields_of(value).items():
-        if name in FIELDS["conversation"] or name in MEANING and not isinstance(held, list):
+        if name in FIELDS["conversation"] or name in of_record and not isinstance(held, list):
             return False
     lists = [held for held in value.values() if isinstance(held, list) and held]
     return any(all(isinstance(each, dict | list) and not is_message(each) for each in held) for held in lists)

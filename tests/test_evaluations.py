@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from miniglm.metrics import read_questions
 from miniglm.plots import overfitting_point
 from tools import TALK
 
@@ -115,6 +116,30 @@ def test_a_conversation_is_asked_with_its_turns(project, chat):
     assert "talks.jsonl: changed 1, each had its trailing question left out" in done.stderr
     row = json.loads((project.folder / "talks-answers.jsonl").read_text(encoding="utf-8"))
     assert (row["Question"], row["Answer"]) == TALK[0] and row["Turns"] == [*turns, turns[0]]
+
+
+ASKED = [{"role": "user", "content": "甲？"}, {"role": "assistant", "content": "乙。"}]
+FOUND = [{"role": "search", "content": "子"}, {"role": "return", "content": "丑"}]
+
+
+@pytest.mark.parametrize(
+    "record, question",
+    [
+        ({"messages": [*ASKED, {"role": "user", "content": "丙？"}], "Key": "丁"}, ("丙？", "", 3)),
+        ({"messages": [*ASKED, {"role": "user", "content": "谢谢"}], "Key": ""}, ("甲？", "乙。", None)),
+        ({"messages": [ASKED[0], *FOUND, ASKED[1]]}, ("甲？", "乙。", 3)),
+        ({"question": "甲？", "Key": 3, "Group": 1}, ("甲？", "", None)),
+        ({"question": "甲？", "Key": None, "Group": "greeting"}, ("甲？", "", None)),
+    ],
+)
+def test_what_is_asked_is_the_last_thing_that_the_user_says(tmp_path, record, question):
+    """Not a tool's result; one that trails where there is a Key to it. A Key of 3 is "3", an empty one is none."""
+    (tmp_path / "asked.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    (found,) = read_questions(tmp_path / "asked.jsonl")
+    turns = len(found["Turns"]) if "Turns" in found else None
+    assert (found["Question"], found["Answer"], turns) == question
+    assert found.get("Key") == (str(record["Key"]) if record.get("Key") else None)
+    assert found.get("Group") == (str(record["Group"]) if "Group" in record else None)
 
 
 def test_several_models_are_compared_on_a_page(project, chat):
@@ -222,7 +247,11 @@ def test_pictures_are_drawn(project, chat):
         ),
         ("evaluations.py", ["--eval_file=broken.jsonl"], "broken.jsonl line 1 is no JSON"),
         ("evaluations.py", ["--eval_file=empty.jsonl"], "empty.jsonl is empty"),
-        ("evaluations.py", ["--eval_file=key.jsonl"], 'key.jsonl line 1 has a number for "Key" where a text was to be'),
+        (
+            "evaluations.py",
+            ["--eval_file=key.jsonl"],
+            'key.jsonl line 1 has true or false for "Key" where a text was to be',
+        ),
         ("evaluations.py", ["--dataset=nowhere"], "data/prepare.py"),
         ("evaluations.py", ["--dataset=sanguo"], "another tokenizer"),
         ("evaluations.py", ["--eval_file=good.jsonl", "--book=nowhere.txt"], "no book in UTF-8"),
@@ -244,7 +273,7 @@ def test_mistakes_are_told(project, chat, script, words, message):
     project.write("bad.jsonl", '{"Question": "甲", "Answer": "乙"}\n{"Question": "甲"}\n')
     project.write("broken.jsonl", '{"Question": ')
     project.write("empty.jsonl", "\n")
-    project.write("key.jsonl", '{"Question": "甲", "Answer": "乙", "Key": 3}')
+    project.write("key.jsonl", '{"Question": "甲", "Answer": "乙", "Key": true}')
     project.write("keys.jsonl", '{"Question": "甲", "Key": "乙"}')
     project.write("out/badmetrics/log.jsonl", '{"iter": 0, "split": "val", "loss": 3}\n')
     project.write("out/badmetrics/metrics.json", '{"groups": {"a": {"n": 3}}}')

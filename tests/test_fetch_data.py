@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from miniglm.proxy import bypass_proxies
+
 TEXT = "却说曹操引军追赶，玄德大败而走。\n" * 4000
 
 
@@ -113,6 +115,16 @@ def test_an_interrupted_download_goes_on_in_the_next_call(project, server):
     project.fails("data/fetch_data.py", "later", f"--from={server.url}/cut/later", "--retries=1", "--timeout=5")
     project.run("data/fetch_data.py", "later", f"--from={server.url}/cut/later", "--retries=3", "--timeout=5")
     assert book(project, "later") == TEXT and server.resumed_at[0] > 0
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_hosts_without_a_proxy_stay_without_one(monkeypatch, name):
+    """Whichever of the two variables names them; both do afterwards."""
+    for each in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(each, "")
+    monkeypatch.setenv(name, "intranet.example,localhost")
+    bypass_proxies("localhost", "127.0.0.1")
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -299,12 +311,33 @@ def test_marks_of_a_chat_template_are_no_text(project):
 def test_records_without_a_text_are_counted(project):
     """With their places; where none has one, the line says what is read, and where conversations are."""
     out, kept = fetched(project, '{"text": "却说曹操。"}\n{"title": "x"}\n{"text": 3}\nno JSON\n{"text": " "}\n')
-    assert kept == "却说曹操。\n" and "left out: 4 records without a text: line 2, line 3, line 4 …" in out
+    assert kept == "却说曹操。\n" and "left out: 3 records without a text: line 2, line 3, line 5\n" in out
+    assert "left out: 1 no JSON: line 4\n" in out
     project.write("mine.txt", '{"conversations": [{"role": "user", "content": "谁？"}]}\n' * 3)
     assert "data/prepare_sft.py" in project.fails("data/fetch_data.py", "mine", "--from=mine.txt")
 
 
-@pytest.mark.parametrize("beginning", ["[楔子]\n", "{序}", "[", '{"text": "却说'])
+CHAPTERS = [("第一回 桃园结义", "却说曹操。"), ("第二回 怒鞭督邮", "第二回 怒鞭督邮\n玄德大败。"), ("", "次日。")]
+
+
+@pytest.mark.parametrize(
+    "book",
+    [
+        [{"title": title, "content": text} for title, text in CHAPTERS],
+        [{"標題": title, "正文": text, "text": ""} for title, text in CHAPTERS],
+        [{"chapter": title[:3], "title": title[4:], "text": text} for title, text in CHAPTERS],
+        [{"title": CHAPTERS[0][0], "text": "却说曹操。"}, *({"title": t, "text": x} for t, x in CHAPTERS[1:])],
+        {"chapters": [{"chapter": title, "content": text} for title, text in CHAPTERS]},
+        [{"title": "", "章节": [{"title": title, "paragraphs": 1, "text": [text]} for title, text in CHAPTERS]}],
+    ],
+)
+def test_titles_of_chapters_in_json_come_before_their_texts(project, book):
+    """Once, where the text begins with its title; in a field of any usual name, and in chapters within a book."""
+    content = json.dumps(book, ensure_ascii=False)
+    assert fetched(project, content)[1] == ("第一回 桃园结义\n\n却说曹操。\n\n第二回 怒鞭督邮\n玄德大败。\n\n次日。\n")
+
+
+@pytest.mark.parametrize("beginning", ["[楔子]\n", "{序}", "[", '{"text": "却说', "[本书由某人整理]\n[第二行]\n"])
 def test_a_book_that_begins_with_a_bracket_is_no_json(project, beginning):
     """It is kept as it is."""
     assert fetched(project, beginning + LONG)[1] == beginning + LONG

@@ -225,7 +225,7 @@ BAD = [
     ('{"Question": "甲？", "Answer": ""}', 'has an empty "Answer"'),
     ('{"Question": "甲？", "Answer": null}', 'has an empty "Answer"'),
     ('{"Question": "甲？", "Answer": {"a": 1}}', 'has an object for "Answer" where a text was to be'),
-    ('{"Question": "甲？", "Answer": "乙"', "is no JSON"),
+    ('{"Question": "甲？", "Answer": "乙"', "is no JSON, or has a name twice in an object"),
     ('"甲"', "is a text, no JSON object"),
     ('{"some": "thing"}', 'has no known form; it has "some"'),
     ('{"messages": [{"role": "assistant", "content": "乙"}]}', "has no question before its answer"),

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from miniglm.errors import UserError
-from miniglm.records import BadRecord, question_of, read_records, turns_of
+from miniglm.records import BadRecord, plain, question_of, read_prompts, read_records, turns_of
 
 ASKED, ANSWERED = {"role": "user", "content": "甲？"}, {"role": "assistant", "content": "乙。"}
 RECORD = {"Question": "甲？", "Answer": "乙。"}
@@ -44,7 +44,7 @@ def test_whoever_speaks_under_whatever_name_is_heard(field, who, what, user, ass
         "question/answer", "Question/Answer", "QUESTION/ANSWER", "prompt/completion", "prompt/response", "q/a", "Q/A",
         "query/response", "instruction/output", "Instruction/Response", "input/output", "input/target", "问/答",
         "question/response", "问题/回答", "问题/答案", "human/assistant", "user/bot", "problem/solution", "text/label",
-        "content/summary",
+        "content/summary", "問題/答案", "輸入/回覆", "問題/參考答案", "问题/标准答案",
     ],
 )  # fmt: skip
 def test_a_question_and_its_answer_may_be_called_anything_usual(names):
@@ -52,7 +52,56 @@ def test_a_question_and_its_answer_may_be_called_anything_usual(names):
     question, answer = names.split("/")
     talk = turns_of({question: "甲？", answer: "乙。", "source": "books"})
     assert talk.turns == [ASKED, ANSWERED] and talk.changes == []
-    assert talk.form in ("Question", "Alpaca", "Safety-Prompts", "Firefly", "MOSS", names.lower())
+    usual = "Question", "Alpaca", "Safety-Prompts", "Firefly", "MOSS"
+    assert talk.form in (*usual, f"{plain(question)}/{plain(answer)}")
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        {"conversations": {"from": ["human", "gpt"], "value": ["甲？", "乙。"]}},
+        {"messages": {"content": ["甲？", "乙。"], "role": ["user", "assistant"]}},
+        {"conversation": {"assistant": "乙。", "user": "甲？"}},
+        {"messages": {"role": "user", "content": "甲？"}, "output": "乙。"},
+        {"messages": [ASKED], "answer": "乙。"},
+        {"messages": [ASKED], "completion": [ANSWERED]},
+        {"messages": json.dumps([ASKED, ANSWERED])},
+        {"question": "甲？", "answer": "乙。", "history": "[]", "input": float("nan")},
+        {"對話": [{"角色": "用戶", "內容": "甲？"}, {"角色": "助手", "內容": "乙。"}]},
+        {"messages": [{"role": "患者", "content": "甲？"}, {"role": "医生", "content": "乙。"}]},
+        {"messages": [{"role": "客户", "content": "甲？"}, {"role": "客服", "content": "乙。"}]},
+    ],
+)
+def test_a_conversation_comes_as_tables_and_tools_write_it(talk):
+    """As columns, one exchange, a question whose answer stands beside it, JSON in a text, in traditional characters."""
+    assert read(talk) == (["u 甲？", "a 乙。"], [])
+
+
+@pytest.mark.parametrize("answer", ["答案", "answer"])
+def test_an_exam_is_asked_with_its_options(answer):
+    """The answer is the letter in its own field, never what option A says."""
+    exam = {"question": "谁字翼德？", "A": "刘备", "B": "张飞", "C": 3, "D": None, answer: "B"}
+    put = ["had a number read as text", "had its options put under its question"]
+    assert read(exam) == (["u 谁字翼德？\nA. 刘备\nB. 张飞\nC. 3", "a B"], put)
+    assert "without an answer" in refusal({"question": "谁字翼德？", "A": "刘备", "B": "张飞"})
+    assert read({"Q": "甲？", "A": "乙。", "text": "子", "label": 1})[0] == ["u 甲？", "a 乙。"]
+
+
+@pytest.mark.parametrize(
+    "record, field",
+    [
+        ({"prompt": "甲？", "completion": "乙。", "label": False}, "label"),
+        ({"messages": [ASKED, ANSWERED], "kto_tag": False}, "kto_tag"),
+        ([ASKED, ANSWERED | {"weight": 0}], "weight"),
+        ([ASKED, ANSWERED | {"loss": False}], "loss"),
+    ],
+)
+def test_an_answer_that_is_marked_as_bad_is_not_learnt(record, field):
+    """It can still be asked for; a mark on a question says nothing."""
+    assert refusal(record) == f'is marked as a bad answer ("{field}")'
+    assert question_of(record).turns == [ASKED]
+    assert read([ASKED | {"loss": False}, ANSWERED | {"weight": 1}]) == (["u 甲？", "a 乙。"], [])
+    assert read({"text": "甲？", "label": 0})[0] == ["u 甲？", "a 0"]
 
 
 HISTORIES = {
@@ -113,6 +162,7 @@ def test_an_answer_before_the_first_question_and_a_question_after_the_last_answe
     assert refusal([greeting, ASKED]) == "does not end with an answer"
     search, found = {"role": "search", "arguments": {"型": 1}}, {"role": "return", "records": []}
     assert read([ASKED, search, found, ANSWERED])[0] == ["u 甲？", 's {"型": 1}', "r []", "a 乙。"]
+    assert read([ASKED, search, found, found, ANSWERED])[0][2:4] == ["r []", "r []"]  # of two calls at once
     for turns in ([ASKED, search, search, found, ANSWERED], [ASKED, ANSWERED, search, found, ANSWERED]):
         assert refusal(turns).startswith("has a role out of turn: search after ")
     assert refusal([ASKED, ANSWERED, ASKED, search, found]) == "does not end with an answer"
@@ -145,7 +195,17 @@ def test_a_second_answer_is_told():
     """Of two fields that could be the answer one counts; the other is not dropped in silence."""
     assert read(RECORD | {"solution": "丙。"}) == (["u 甲？", "a 乙。"], ['had its "solution" left out'])
     assert read(RECORD | {"answer": "丙。"}) == (["u 甲？", "a 乙。"], ['had its "answer" left out'])
+    assert read(RECORD | {"solution": 3}) == (["u 甲？", "a 乙。"], ['had its "solution" left out'])
+    assert read(RECORD | {"chat": "丙"}) == (["u 甲？", "a 乙。"], ['had its "chat" left out'])
+    assert read(RECORD | {"title": "丙"}) == (["u 甲？", "a 乙。"], ['had its "title" left out'])
+    assert read([ASKED, ANSWERED | {"text": "丙。"}]) == (["u 甲？", "a 乙。"], ['had its "text" left out'])
     assert read({"prompt": "甲？", "messages": [ASKED, ANSWERED]}) == (["u 甲？", "a 乙。"], [])
+
+
+@pytest.mark.parametrize("subject", ["context", "passage", "document", "article", "背景知识", "背景知識"])
+def test_what_a_question_is_about_goes_under_it(subject):
+    """Reading comprehension is nothing without what was read."""
+    assert read(RECORD | {subject: "子。"}) == (["u 甲？\n子。", "a 乙。"], [])
 
 
 @pytest.mark.parametrize("calls", ["tool_calls", "function_call"])
@@ -178,9 +238,14 @@ NOT_ANSWERED, NOT_ASKED = 'an answer ("answer", "response", …)', 'a question (
         ({"Question": " ", "Answer": "乙。"}, 'has an empty "Question"'),
         ({"Question": "甲？", "Answer": True}, 'has true or false for "Answer" where a text was to be'),
         ({"Question": {"a": 1}, "Answer": "乙。"}, 'has an object for "Question" where a text was to be'),
-        ({"question": "甲？", "answer": float("nan")}, 'has a number for "answer" where a text was to be'),
+        ({"question": "甲？", "answer": float("nan")}, 'has an empty "answer"'),
         ({"question": "甲？", "answer": ["乙", "丙"]}, 'has a list for "answer" where a text was to be'),
         ({"messages": "甲"}, 'has a text for "messages" where a list was to be'),
+        ({"dialogue": "甲：在吗", "summary": "乙。"}, 'has a text for "dialogue" where a list was to be'),
+        ({"history": [["", "乙。"]], "question": "丙？", "answer": "丁。"}, 'has an empty turn in "history"'),
+        ({"messages": ["甲？", " "]}, 'has an empty turn in "messages"'),
+        (["question", "answer"], 'has names of fields in "list" where texts were to be'),
+        (None, "is no JSON, or has a name twice in an object"),
         ({"instruction": "甲？", "output": "乙。", "history": "丙"}, 'has a text for "history" where a list was to be'),
         ([{"role": "user", "content": None}, ANSWERED], 'has an empty "content"'),
         ([{"role": None, "content": "甲"}, ANSWERED], 'has null for "role" where a role was to be'),
@@ -241,19 +306,25 @@ SHAPES = {  # a file with two records
     "a list, a record a line": f"[\n{LINE},\n{LINE}\n]\n",
     "a list with a comma too many": f"[{LINE},\n{LINE},\n]",
     "two lists": pretty([RECORD], [RECORD]),
+    "a list of two records a line": f"[{LINE}, {LINE}]\n\n",
+    "two lists of a record, a line each": f"[{LINE}]\n[{LINE}]\n",
+    "several records in a list of lists": json.dumps([[RECORD, RECORD]]),
+    "with tabs in strings": f"{LINE}\n{LINE}".replace("Question", "\tQuestion"),
     "a list of conversations": pretty([TALK, TALK]),
     "an object of lists": json.dumps({"A": [RECORD], "B": [RECORD]}),
     "an object of lists over several lines": pretty({"A": [RECORD], "B": [RECORD]}),
     "a list in an object that tells more": pretty({"version": "1", "data": [RECORD, RECORD]}),
+    "a list below its title": json.dumps({"title": "子", "description": "丑", "data": [RECORD, RECORD]}),
 }
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_file_of_any_shape_is_read(tmp_path, shape, encoding):
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_file_of_any_shape_is_read(tmp_path, shape, encoding, marked):
     """Its records one after the other, with or without a byte order mark; what is read does not depend on the shape."""
     mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(encoding, b"")
-    (tmp_path / "records").write_bytes(mark + SHAPES[shape].encode(encoding))
+    (tmp_path / "records").write_bytes(mark * marked + SHAPES[shape].encode(encoding))
     found = [record for _, record in read_records(tmp_path / "records")]
     assert len(found) == 2 and all(turns_of(record).turns == [ASKED, ANSWERED] for record in found)
 
@@ -275,6 +346,10 @@ def test_values_are_the_same_in_lines_and_lists(tmp_path, listed, indent):
         (pretty(RECORD) + "\nbroken\n" + pretty(RECORD), "item 2"),
         ('{\n "a": 1,\n "b": }\n' + pretty(RECORD, RECORD), "item 1"),
         (f"[{LINE}, {{broken}}, {LINE}]", "item 2"),
+        (f"[{{broken}}, {LINE}, {LINE}]", "item 1"),
+        (f"[\n{{broken}},\n{LINE},\n{LINE}\n]", "item 1"),
+        (f"[[{{broken}}], [{LINE}], [{LINE}]]", "item 1"),
+        (f'{LINE}\n{{"Question": "甲？", "Answer": "乙。", "Answer": "丙。"}}\n{LINE}', "line 2"),
     ],
 )
 def test_one_broken_record_costs_no_other(tmp_path, text, places):
@@ -299,3 +374,26 @@ def test_a_file_that_cannot_be_read_whole_is_told(tmp_path, content, message):
     (tmp_path / "records").write_bytes(content)
     with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
         list(read_records(tmp_path / "records"))
+
+
+@pytest.mark.parametrize(
+    "text, prompts",
+    [
+        ("张飞？\r\n\r\n关羽\u2028？\n", ["张飞？", "关羽\u2028？"]),
+        ('"张飞？"\n"关羽？"\n', ["张飞？", "关羽？"]),
+        ("“义”怎么写？\n{且说}\n", ["“义”怎么写？", "{且说}"]),
+        ('["张飞？", "关羽？"]', ["张飞？", "关羽？"]),
+    ],
+)
+def test_prompts_are_lines_or_texts(tmp_path, text, prompts):
+    """A line as it is, a JSON text without its quotation marks; only a line's end ends a line."""
+    (tmp_path / "prompts").write_bytes(text.encode())
+    assert [turns[0]["content"] for turns in read_prompts(tmp_path / "prompts")] == prompts
+
+
+@pytest.mark.parametrize("line", ['{"question":"张飞？",}', "{'question': '张飞？'}"])
+def test_broken_records_are_no_prompts(tmp_path, line):
+    """A comma too many, Python's way of writing: told in one line, and never asked as they are."""
+    (tmp_path / "prompts").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="2 lines that are no JSON"):
+        read_prompts(tmp_path / "prompts")

@@ -11,7 +11,7 @@ from pathlib import Path
 from charset_normalizer import from_bytes
 
 from miniglm.errors import UserError, refuse
-from miniglm.records import fields_of, read_records
+from miniglm.records import fields_of, is_empty, names, read_records
 
 ENCODINGS = ["utf_8", "utf_16", "utf_16_le", "utf_16_be", "gb18030", "big5"]
 NO_TEXT = "these bytes are no text in UTF-8, UTF-16, GB18030 or Big5"
@@ -42,6 +42,9 @@ LOST = {  # what no reader sees and no model is to learn
 TITLE = r"\b(?:[^*\n]|\n(?![ \t]*\n)){0,400}?GUTENBERG(?:(?:[^*\n]|\n(?![ \t]*\n)){0,400}\*{3}[^\n]*|[^\n]*)"
 START = re.compile(rf"^[ \t]*\*{{3}}[ \t]*START[ \t]+OF{TITLE}", re.I | re.M)
 END = re.compile(rf"^[ \t]*(?:\*{{3}}[ \t]*END[ \t]+OF{TITLE}|End of (?:the |this )?Project Gutenberg\b)", re.I | re.M)
+BEGINS_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{"\]])')
+TEXTS = names("text content chapters 正文 内容 章节")  # fields of a record of a book's, the most telling first
+CHAPTERS, TITLES = names("chapter 章节"), names("title chapter_title 标题")
 MARKS = re.compile(r"\s*(?:<\|im_start\|>(?:(?:system|user|assistant)\n)?|<\|im_end\|>|<\|endoftext\|>|</?s>)\s*")
 
 
@@ -112,9 +115,11 @@ def controls(text) -> int:
 def out_of_records(text) -> str:
     """The texts of a book in JSON, {"text": …} a record, a blank line between; any other text as it is.
 
-    Marks that begin and end a record's text (<|im_start|>) end a text, too. Raises UserError where no record has one.
+    A title ({"title": …, "text": …}) comes before its text, and before that of the next record only where it is
+    another; a text may be a list of texts and of such records. Marks that begin and end a record's text (<|im_start|>)
+    end a text, too. Raises UserError where no record has one.
     """
-    if not text.lstrip().startswith(("{", "[")):
+    if not BEGINS_JSON.match(text):
         return text
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "book.jsonl")
@@ -125,37 +130,57 @@ def out_of_records(text) -> str:
             raise UserError(error.what.replace(str(path), "the book"), error.todo) from error
     if sum(isinstance(record, dict | str) for _, record in records) * 2 < len(records):
         return text  # it has a brace at its beginning and is no JSON
-    texts, others, marks = [], [], 0
+    texts, marks, title = [], 0, ""
+    others = {"no JSON": [], "records without a text": []}
     for place, record in records:
-        found = text_in(record)
-        if found is None:
-            others.append(place)
+        pages = pages_of(record)
+        if not any(text for _, text in pages):
+            others["no JSON" if record is None else "records without a text"].append(place)
             continue
-        pieces = MARKS.split(found)
-        marks += len(pieces) - 1
-        texts += filter(None, map(str.strip, pieces))
+        for heading, text in pages:
+            if heading not in ("", title):
+                texts.append(heading)
+                title = heading
+            if texts[-1:] == [title] and text.lstrip().startswith(title):
+                texts.pop()  # the text begins with it
+            pieces = MARKS.split(text)
+            marks += len(pieces) - 1
+            texts += filter(None, map(str.strip, pieces))
     refuse(
         not texts,
         "no record of this JSON has a text",
         'write {"text": "…"} a line, or give conversations to data/prepare_sft.py',
     )
-    print(f"JSON: {len(records) - len(others):,} records with a text")
-    if others:
-        print(f"left out: {len(others):,} records without a text: {listed(others[:3], len(others))}")
+    print(f"JSON: {len(records) - sum(map(len, others.values())):,} records with a text")
+    for kind, at in others.items():
+        if at:
+            print(f"left out: {len(at):,} {kind}: {listed(at[:3], len(at))}")
     if marks:
         print(f"left out: {marks:,} marks such as <|im_start|> between the texts")
     return "\n\n".join(texts)
 
 
-def text_in(record) -> str | None:
-    """The text of a record: itself, or what it has in a field text or content, in any capitals; None where it has none.
+def pages_of(record) -> list[tuple[str, str]]:
+    """(title, text) of a record and of all that stands in lists of texts in it; each may be empty."""
+    pages, ahead = [], [record]
+    while ahead:
+        title, held = page_of(ahead.pop())
+        pages.append((title, held if isinstance(held, str) else ""))
+        ahead += reversed(held) if isinstance(held, list) else []
+    return pages
 
-    A blank text is none.
-    """
+
+def page_of(record) -> tuple[str, str | list]:
+    """(title, the text or the list of texts) of a record: itself, or what it has in the fields of TEXTS."""
     fields = fields_of(record) if isinstance(record, dict) else {"text": ("", record)}
-    values = (fields[name][1] for name in ("text", "content") if name in fields)
-    found = next((value for value in values if isinstance(value, str)), "")
-    return found if found.strip() else None
+
+    def first(wanted, kinds):
+        values = (fields[name][1] for name in wanted if name in fields)
+        return next((value for value in values if isinstance(value, kinds) and not is_empty(value)), "")
+
+    chapter, title = first(CHAPTERS, str).strip(), first(TITLES, str).strip()
+    title = title if chapter in title else f"{chapter} {title}".strip()
+    return title, first(TEXTS, str | list if isinstance(record, dict) else str)
 
 
 def without_lost(text) -> str:
