@@ -37,7 +37,7 @@ HALF_WIDTH = str.maketrans("，。？！：“”", ',.?!:""')
 # Only asked in eval.jsonl.
 NEW_GREETINGS = "哥们 亲爱的 有劳大驾 您好啊 晚安 书僮你好 嗨嗨 叨扰 冒昧问一句 考考你"
 NEW_THANKS = "谢啦 有劳了 多谢指教 感激不尽 不胜感激"
-GREETED, THANKED, SLIPPED = 0.3, 0.12, 0.15  # the shares of trained questions
+GREETED, THANKED, SLIPPED = 0.22, 0.12, 0.1  # the shares of trained questions
 TRAINED_WORDINGS = {
     "who": "{x}是谁？ {t}{x}是谁？ 介绍一下{x}。 {x}是什么人？ 说说{x}这个人。 {t}的{x}是什么人物？ 请介绍{x}。 "
     "{x}何许人也？ 讲讲{x}。 谁是{x}？ 认识{x}吗？ 说一说{x}。 {x}这个人是谁？ 谈谈{x}。 讲一讲{x}是什么人。 "
