@@ -1,8 +1,24 @@
 """Books as they come: what is a heading, and what a section is called."""
 
+import random
+import re
+from itertools import islice
+
 import pytest
 
-from miniglm.book.sections import headings_in, number_of, numbers_named, sections_of, writings
+from miniglm.book.absence import Absence
+from miniglm.book.facts import book_facts
+from miniglm.book.sections import (
+    chinese_number,
+    headings_in,
+    in_digits,
+    number_of,
+    numbers_named,
+    sections_of,
+    unit_of,
+    writings,
+)
+from miniglm.book.wordings import Words
 
 STORY = "次日一早，众人出了山门，往东而行。\n"
 
@@ -248,3 +264,57 @@ def test_a_text_without_headings_is_one_section():
     """Of no name; so is an empty book, as far as that goes."""
     assert labels(STORY * 3) == [""]
     assert labels("") == []
+
+
+STYLES = [
+    "第{n}{unit} {title}", "第{n}{unit}　{title}", "第{n}{unit}{title}", "　　第{n}{unit} {title}",
+    "第{n}{unit}：{title}", "第{n}{unit}.{title}", "正文 第{n}{unit} {title}", "【第{n}{unit}】{title}",
+    "【第{n}{unit} {title}】", "第{n}{unit}、{title}", "第{n}{unit}\t{title}", "第 {n} {unit} {title}",
+    "《书》 第{n}{unit} {title}",
+]  # fmt: skip
+NUMERALS = [
+    chinese_number, lambda n: chinese_number(n, zero=""), str, "{:03}".format,
+    lambda n: "".join("〇一二三四五六七八九"[int(digit)] for digit in str(n)),
+    lambda n: str(n).translate(str.maketrans("0123456789", "０１２３４５６７８９")),
+]  # fmt: skip
+PEOPLE = {name: [name] for name in ("李大山", "王小河", "赵铁牛", "孙二娘")}
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_nothing_false_is_taught_about_a_book_of_any_make(seed):
+    """Headings, numerals, volumes, contents, prologues are drawn: no chapter is denied, nobody first elsewhere."""
+    rng = random.Random(seed)
+    style, numeral, unit = rng.choice(STYLES), rng.choice(NUMERALS), rng.choice("章回节话")
+    count, volumes, anew = rng.choice([3, 12, 40, 125]), rng.choice([0, 0, 1, 2]), rng.random() < 0.5
+    anew = anew and volumes == 2
+    headings, number = [], 0  # (the line, the label in digits, "" of a volume)
+    for place in range(count):
+        volume = place * volumes // count
+        if volumes and (place == 0 or volume > (place - 1) * volumes // count):
+            headings.append((f"第{chinese_number(volume + 1)}卷 卷名", ""))
+            number = 0 if anew else number
+        number += 1
+        label = f"第{volume + 1}卷" * anew + f"第{number}{unit}"
+        headings.append((style.format(n=numeral(number), unit=unit, title=rng.choice("甲乙丙丁") + "事"), label))
+    if prologue := rng.choice(["", "", "楔子", "引首"]):
+        headings.insert(0, (prologue, prologue))
+    if epilogue := rng.choice(["", "", "番外 灰猫", "后记"]):
+        headings.append((epilogue, epilogue.split()[0]))
+    lines, first = ["目录", *(line for line, _ in headings)] if rng.random() < 0.4 else ["书名：某书"], {}
+    for line, label in headings:
+        lines.append(line)
+        if label and rng.random() < 0.5:
+            first.setdefault(name := rng.choice(list(PEOPLE)), label)
+            lines.append(f"{name}听了大怒，一掌拍在桌上。")
+        if label:
+            lines.append(STORY)
+    text = "\n".join(lines)
+    sections = sections_of(text)
+    chapters = [in_digits(section.label) for section in sections if section.number is not None]
+    assert chapters == [label for _, label in headings if label.startswith("第")]
+    words = Words(unit=unit_of(sections))
+    facts, people = book_facts(sections, PEOPLE, 1, 20, words)
+    told = {fact["about"]: in_digits(fact["Key"]) for fact in facts if fact["kind"] == "first"}
+    assert told == {name: first[name] for name in told} and len(told) >= len(first) - 1
+    for fact in islice(Absence(text, sections, people, words).facts(rng), 40):
+        assert not (found := re.match(r"第(.+?)[章回节话]书中没有", fact["Answer"])) or number_of(found[1]) > number

@@ -361,11 +361,16 @@ def without_contents(blocks: list[Block]) -> list[Block]:
             kept += blocks[start : stop + 1]
             start = stop + 1
             continue
-        while end in run and blocks[end].number is not None and blocks[end].number == (blocks[end - 1].number or 0) + 1:
+        while end in run and keys[end] not in keys[start:end] and follows(blocks[end - 1], blocks[end]):
             end += 1  # of chapters that the book does not have
         kept[-1].lines += blocks[end - 1].lines
         start = end
     return kept
+
+
+def follows(block: Block, following: Block) -> bool:
+    """Whether the second of two headings has the next number."""
+    return block.number is not None and following.number == block.number + 1
 
 
 def labels_of(blocks: list[Block]) -> list[str]:
