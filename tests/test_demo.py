@@ -107,7 +107,7 @@ def test_adapters_are_compared(tmp_path):
     assert [cell.strip() for cell in table[0].split("|")[2:-1]] == [
         f"out/{name}" for name in ("demo-chat", "lora-4", "lora-8", "lora-32", "qlora-8")
     ]
-    assert all("–" not in line for line in table) and len(table) == 11
+    assert all("–" not in line for line in table) and len(table) == 12
     assert (project.folder / "out/lora-report/report.html").stat().st_size > 50_000
 
 
