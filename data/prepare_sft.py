@@ -26,10 +26,10 @@ from tqdm import tqdm
 from configurator import Bounds, FilePath, configure
 from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
-from miniglm.files import claim, is_plain_name, read_json, sha256, write_json, write_whole
+from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 from miniglm.records import BadRecord, Turn, as_text, fields_of, plain, quoted, read_records, turns_of
 from miniglm.typed import Normalisation, normalisation_in
-from miniglm.vocabulary import load_tokenizer
+from miniglm.vocabulary import load_tokenizer, read_config
 
 # -----------------------------------------------------------------------------
 files: list[FilePath] = []  # the records, one or more FILE.jsonl given without --
@@ -37,9 +37,7 @@ dataset = ""  # data/DATASET is written
 tokenizer_from: FilePath = "data/sanguo_bpe"  # the data set or out_dir whose tokenizer the model was trained with
 block_size: Annotated[int, Bounds(8, 65535)] = 256  # tokens of context; the model's own
 pack = True  # several samples in a row; each still sees only itself
-too_long: Literal["drop", "truncate", "keep_end"] = (
-    "drop"  # a sample longer than a row: drop it, or its end, or its front
-)
+too_long: Literal["drop", "truncate", "keep_end"] = "drop"  # what goes of a sample longer than a row: all, end, front
 where = ""  # FIELD=VALUE[,FIELD=VALUE ...]: only records whose fields have these values; of one field any of them
 normalise = True  # questions as miniglm/typed.py has it, now and whenever the model is asked; never for open weights
 strict = False  # stop at the first bad record
@@ -98,7 +96,7 @@ def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
     A model that has learnt to talk keeps its own, and open weights have none: their questions stay to the letter.
     """
     path = Path(tokenizer_from, "config.json")
-    about = read_json(path, "copy the directory again") if path.exists() else {}
+    about = read_config(tokenizer_from)
     settings = about.get("settings")
     if "model_type" in about or isinstance(settings, dict) and settings.get("init_from") == "hf":
         return None
@@ -119,8 +117,8 @@ def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
 def sample_of(record, encoder, row_length, too_long, normalisation) -> Sample:
     """The Sample of a record, at most row_length ids. Raises BadRecord, and UserError as the tokenizer does."""
     form, turns, changes = turns_of(record)
-    read, turns = turns, normalised(turns, normalisation)
-    if turns != read:
+    as_written, turns = turns, normalised(turns, normalisation)
+    if turns != as_written:
         changes.append("had its questions normalised")
     if not all(turn["content"] for turn in turns):
         raise BadRecord("has a question of nothing that can be seen")

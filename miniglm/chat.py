@@ -43,10 +43,8 @@ def recent_turns(loaded: Loaded, messages: Messages, turns: int) -> Messages:
     exchanges = answered(messages)
     for start in range(max(0, len(exchanges) - turns), len(exchanges)):
         shown = sum(exchanges[start:], []) + messages[-1:]
-        if (
-            len(encode_prompt(loaded.tokenizer, normalised(shown, loaded.normalisation)))
-            <= loaded.model.config.block_size // 2
-        ):
+        ids = encode_prompt(loaded.tokenizer, normalised(shown, loaded.normalisation))
+        if len(ids) <= loaded.model.config.block_size // 2:
             return shown
     return messages[-1:]
 

@@ -54,7 +54,7 @@ class Checkpoint:
     chat: bool  # whether it was trained on conversations
     fingerprint: str  # of its tokenizer
     searches: bool = False  # whether it has learnt to call the search tool
-    normalisation: Normalisation | None = None  # of the questions that it was trained on
+    normalisation: Normalisation | None = None  # of the questions that it was trained on; stands in config.json alone
     state: State = field(default_factory=State)
     optimizers: list[dict] = field(default_factory=list)
     scaler: dict = field(default_factory=dict)
@@ -69,7 +69,6 @@ class Checkpoint:
             "settings": self.settings,
             "chat": self.chat,
             "searches": self.searches,
-            "normalisation": self.normalisation and self.normalisation.to_json(),
             "tokenizer": self.fingerprint,
             "optimizers": self.optimizers,
             "scaler": self.scaler,
@@ -82,7 +81,7 @@ class Checkpoint:
     def from_file(cls, content: dict) -> Checkpoint:
         """The checkpoint that was written so. Raises ValueError, TypeError or KeyError where it is none.
 
-        Older ones have no rate, skipped steps or normalisation. The adapter is looked at where it is used: adapter_of.
+        Older ones have neither rate nor skipped steps. The adapter is looked at where it is used, see adapter_of.
         """
         kinds: dict[str, type] = dict.fromkeys(("model", "model_args", "settings"), dict)
         kinds |= {"chat": bool, "tokenizer": str, "optimizers": list, "iter_num": int}
@@ -104,7 +103,6 @@ class Checkpoint:
             chat=content["chat"],
             fingerprint=content["tokenizer"],
             searches=bool(content.get("searches")),
-            normalisation=Normalisation.from_json(content.get("normalisation")),
             state=state,
             optimizers=content["optimizers"],
             scaler=content.get("scaler") or {},

@@ -23,13 +23,13 @@ from miniglm.checkpoint import (
 )
 from miniglm.errors import refuse
 from miniglm.families import lora_layers
-from miniglm.files import claim, read_json
+from miniglm.files import claim
 from miniglm.hf import is_hf, read_hf
 from miniglm.lora import Adapter, attach, digest, merged, read_adapter
 from miniglm.machine import cast_weights, pick_device
 from miniglm.parallel import Group
 from miniglm.typed import Normalisation, normalisation_in
-from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer
+from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
 from model import GLMConfig, MiniGLM
 
 
@@ -91,7 +91,7 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
         adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora)
         checkpoint.weights = merged(checkpoint.weights, adapter)
         path = locate(lora)[0] / "config.json"
-        about = read_json(path, "copy the directory again") if path.exists() else {}
+        about = read_config(path.parent)
         if "settings" in about:  # train.py has left it: what has the adapter learnt, and from what?
             refuse(not is_plain_settings(about["settings"]), f"{path} is broken", "copy the directory again")
             checkpoint.settings = about["settings"]
@@ -111,6 +111,7 @@ def open_stored(place) -> tuple[Checkpoint, AnyTokenizer]:
         f"the tokenizer in {folder} is not the one the model was trained with",
         "copy the whole directory again",
     )
+    checkpoint.normalisation = normalisation_in(read_config(folder), folder / "config.json")
     return checkpoint, tokenizer
 
 

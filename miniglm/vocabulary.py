@@ -82,6 +82,12 @@ def read_meta(folder) -> dict:
     return read_json(Path(folder, "meta.json"), f"run python data/prepare.py, which writes {folder}")
 
 
+def read_config(folder) -> dict:
+    """config.json of a trained model; {} where there is none. Raises UserError where it is broken."""
+    path = Path(folder, "config.json")
+    return read_json(path, "copy the directory again") if path.exists() else {}
+
+
 def read_ranks(path) -> dict[bytes, int]:
     """{bytes of a token: its id} of a rank file in tiktoken's form. Raises UserError."""
     try:

@@ -1,6 +1,7 @@
 """What readers type: one question in many spellings is one question to the model."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from miniglm import origin
 from miniglm.chat import prompt_ids
 from miniglm.conversation import encode_prompt
+from miniglm.errors import UserError
 from miniglm.typed import SIMPLIFIED, TRADITIONAL, Normalisation, in_script, script_of
 from miniglm.vocabulary import load_tokenizer
 
@@ -121,6 +123,19 @@ def test_it_belongs_to_the_model(chat):
     talk = [{"role": "user", "content": "张飞?"}, {"role": "assistant", "content": "張飛?"}, *asked]
     talk_read = [{"role": "user", "content": "张飞？"}, *talk[1:]]
     assert prompt_ids(loaded, talk) == encode_prompt(loaded.tokenizer, talk_read)
+
+
+def test_what_config_json_says_counts(chat, tmp_path):
+    """Without a normalisation there a question is read as it is typed; with one that is none it is told."""
+    moved = shutil.copytree(chat, tmp_path / "moved")
+    config = json.loads((moved / "config.json").read_text(encoding="utf-8"))
+    (moved / "config.json").write_text(json.dumps(config | {"normalisation": None}), encoding="utf-8")
+    loaded = origin.load(moved, "cpu")
+    typed = [{"role": "user", "content": "張飛 字什麼??"}]
+    assert prompt_ids(loaded, "張飛 字什麼??") == encode_prompt(loaded.tokenizer, typed)
+    (moved / "config.json").write_text(json.dumps(config | {"normalisation": "any"}), encoding="utf-8")
+    with pytest.raises(UserError, match="config.json is broken"):
+        origin.load(moved, "cpu")
 
 
 def test_sample_and_evaluation_read_what_is_typed(project, chat):
