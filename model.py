@@ -1,22 +1,32 @@
 """MiniGLM: a decoder-only transformer, its training loss and its cache of keys and values.
 
-It knows tensors and its own configuration: no files, no text, no sampling.
+It knows tensors and its own configuration: no files, no text, no sampling. What kind of decoder it is, GPT-2's of 2019
+or one of today's, its configuration says: each part is picked from a small table, and none asks for a family's name.
 
-Shapes in the comments: B rows, T positions, C = n_embd, nh heads of hs = C / nh, V = vocab_size.
+Shapes in the comments: B rows, T positions, C = n_embd, nh heads of hs = head_dim, nkv of them with keys and values,
+V = vocab_size.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+PLACES = ("attention", "output", "mlp", "norm")  # of biases: queries, keys and values; what follows them; MLP; norms
+
 
 @dataclass
 class GLMConfig:
-    """The shape of a model. The defaults are the report's: 45M parameters with GPT-2's vocabulary."""
+    """The shape of a model. The defaults are the report's, GPT-2's block: 45M parameters with GPT-2's vocabulary.
+
+    Raises ValueError where sizes and knobs do not go together; its message says what and, behind a semicolon, what to
+    do.
+    """
 
     block_size: int = 512  # the longest context, in tokens
     vocab_size: int = 50304  # GPT-2's 50257, rounded up to a multiple of 64
@@ -24,119 +34,353 @@ class GLMConfig:
     n_head: int = 8
     n_embd: int = 512
     dropout: float = 0.0
-    bias: bool = True  # in the linear layers and layer norms
+    bias: bool = True  # whether there are biases at the places that bias_at names
+    bias_at: str = ",".join(PLACES)
+    n_kv_head: int = 0  # heads of keys and values, each for a group of queries; 0: n_head
+    head_dim: int = 0  # 0: n_embd / n_head
+    n_inner: int = 0  # the MLP's width; 0: 4 n_embd, or with a gate 8/3 n_embd, rounded up to a multiple of 64
+    norm: Literal["layer", "rms"] = "layer"
+    norm_eps: float = 1e-5
+    norm_weight: bool = True  # norms have weights
+    embedding_norm: bool = False  # a norm on the tokens' embedding
+    qk_norm: bool = False  # a norm on each head's queries and keys
+    post_norms: bool = False  # norms on what attention and MLP add, too
+    parallel: bool = False  # attention and MLP read the same norm, side by side
+    activation: Literal["gelu", "gelu_tanh", "silu", "relu2"] = "gelu_tanh"
+    gated: bool = False  # the activation of one product times another
+    positions: Literal["learned", "rope", "alibi"] = "learned"
+    rope_theta: float = 10000.0  # the slowest pair turns once in 2 pi theta tokens
+    rope_share: float = 1.0  # of a head's numbers that turn
+    rope_pairs: Literal["halves", "neighbours"] = "halves"  # which two of them turn together
+    rope_scaling: str = ""  # linear:FACTOR, or llama3:FACTOR,LOW,HIGH,CONTEXT
+    attention_scale: float = 0.0  # of queries times keys; 0: 1 / sqrt(head_dim)
+    zero_init: bool = False  # what adds to the residual stream starts from zero
+    tied: bool = True  # the head's weight is the embedding
+    head_bias: bool = False
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0  # of what attention and MLP add
+    logits_multiplier: float = 1.0
+
+    def __post_init__(self):
+        if not self.head_dim and self.n_embd % self.n_head:
+            raise ValueError(
+                f"--n_embd={self.n_embd} cannot be shared by {self.n_head} heads; choose --n_head as a divisor"
+            )
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"{self.n_head} heads cannot share {self.kv_heads}; choose --n_kv_head as a divisor")
+        if self.positions == "rope" and (self.rotated % 2 or not 0 < self.rotated <= self.head_size):
+            raise ValueError(
+                f"rotary positions turn pairs, {self.rotated} of {self.head_size} numbers of a head are none;"
+                " choose another --head_dim or --rope_share"
+            )
+        if unknown := set(self.bias_at.split(",")) - {*PLACES, ""}:
+            raise ValueError(f"--bias_at names {', '.join(sorted(unknown))}; choose some of {', '.join(PLACES)}")
+        if self.parallel and self.post_norms:
+            raise ValueError("a parallel block has no norms behind; choose --parallel or --post_norms")
+        rope_frequencies(self)
+
+    @property
+    def head_size(self) -> int:
+        """The numbers of a head, hs."""
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """The heads of keys and values, nkv."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def inner(self) -> int:
+        """The MLP's width."""
+        return self.n_inner or (math.ceil(8 * self.n_embd / 3 / 64) * 64 if self.gated else 4 * self.n_embd)
+
+    @property
+    def rotated(self) -> int:
+        """How many of a head's numbers turn with the position."""
+        return round(self.head_size * self.rope_share)
+
+    @property
+    def scale(self) -> float:
+        """Of queries times keys."""
+        return self.attention_scale or self.head_size**-0.5
+
+    def has_bias(self, place: str) -> bool:
+        """Whether there are biases at one of PLACES."""
+        return self.bias and place in self.bias_at.split(",")
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention to the present and earlier positions (Vaswani et al. 2017, arXiv:1706.03762)."""
+def rope_frequencies(config: GLMConfig) -> torch.Tensor:
+    """How far each pair turns a token, (rotated / 2,) float32, in radians. Raises ValueError for an unknown scaling."""
+    exponents = torch.arange(0, config.rotated, 2).float() / config.rotated
+    frequencies = config.rope_theta**-exponents
+    kind, _, numbers = config.rope_scaling.partition(":")
+    try:
+        values = [float(number) for number in numbers.split(",") if number]
+        if not kind:
+            return frequencies
+        if kind == "linear":
+            (factor,) = values
+            return frequencies / factor
+        if kind == "llama3":  # the slow ones are slowed down, those between gradually (Llama 3.1's own rule)
+            factor, low, high, context = values
+            turns = context * frequencies / (2 * math.pi)
+            kept = ((turns - low) / (high - low)).clamp(0, 1)
+            return frequencies * (kept + (1 - kept) / factor)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"--rope_scaling={config.rope_scaling} lacks numbers; see --help") from error
+    raise ValueError(f"--rope_scaling={config.rope_scaling} is not known; see --help")
+
+
+def make_norm(config: GLMConfig, size: int) -> nn.Module:
+    """A norm over the last `size` numbers (Ba et al. 2016, arXiv:1607.06450; Zhang and Sennrich 2019, 1910.07467)."""
+    if config.norm == "rms":
+        return nn.RMSNorm(size, config.norm_eps, elementwise_affine=config.norm_weight)
+    return nn.LayerNorm(size, config.norm_eps, config.norm_weight, bias=config.has_bias("norm"))
+
+
+# GPT-2's tanh form of GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415); ReLU squared is So et al.'s (2109.08668)
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "relu2": lambda x: F.relu(x).square(),
+}
+
+
+class Rotary(nn.Module):
+    """Rotary positions: pairs of a head's numbers turn with the position (Su et al. 2021, arXiv:2104.09864)."""
 
     def __init__(self, config):
         super().__init__()
-        self.n_head = config.n_head
-        self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.resid_dropout = nn.Dropout(config.dropout)
+        angles = torch.outer(torch.arange(config.block_size).float(), rope_frequencies(config))
+        cos, sin = angles.cos(), angles.sin()  # (block_size, pairs)
+        if config.rope_pairs == "halves":  # number i turns with number i + pairs
+            table = torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
+        else:  # number 2 i with number 2 i + 1
+            table = cos.repeat_interleave(2, 1), torch.stack([-sin, sin], 2).flatten(1)
+        self.halves, self.rotated, self.all = config.rope_pairs == "halves", config.rotated, config.rope_share == 1
+        self.cos: torch.Tensor
+        self.sin: torch.Tensor
+        self.register_buffer("cos", table[0], persistent=False)
+        self.register_buffer("sin", table[1], persistent=False)  # with the sign that each number takes its partner with
 
-    def forward(self, x, mask=None, cache=None):
-        """x (B, T, C). mask: None for plain causal, or bool, True where a query sees a key. cache: a LayerCache."""
-        B, T, C = x.shape
-        q, k, v = (
-            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, T, C) -> (B, nh, T, hs)
-            for part in self.c_attn(x).split(C, dim=2)  # (B, T, C) -> (B, T, 3 * C) -> three of (B, T, C)
+    def at(self, positions, dtype):
+        """(cos, sin) for positions (T,) or (B, T): (..., T, 1, rotated), the same for every head."""
+        return self.cos[positions, None].to(dtype), self.sin[positions, None].to(dtype)
+
+    def forward(self, x, cos, sin):
+        """x (B, T, heads, hs), turned."""
+        turning = x if self.all else x[..., : self.rotated]
+        if self.halves:
+            partners = turning.roll(self.rotated // 2, -1)
+        else:
+            partners = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        turned = torch.addcmul(turning * cos, partners, sin)
+        return turned if self.all else torch.cat([turned, x[..., self.rotated :]], -1)
+
+
+def alibi_slopes(heads: int) -> torch.Tensor:
+    """How much less each head sees of a token a place further back, (heads,) (Press et al. 2021, arXiv:2108.12409)."""
+    whole = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
+    slopes += [2 ** (-4 * (2 * i + 1) / whole) for i in range(heads - whole)]
+    return torch.tensor(slopes)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) that draws a byte a number: on a CPU the drawing is the dear part of it."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x):
+        """x with about this share of its numbers zero, and the others larger to make up for it."""
+        if not self.training or not self.share:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.share)
+        dropped = max(1, round(256 * self.share))  # of 256 values of a byte
+        drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(1 << 63), None)
+        kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * (kept * (256 / (256 - dropped)))
+
+
+class View(NamedTuple):
+    """What each position sees, the same in every block."""
+
+    mask: torch.Tensor | None = None  # None: plain causal; bool, True where a query sees a key; or what scores get
+    fused: bool = True  # whether PyTorch's fused attention is the fastest
+    cos: torch.Tensor | None = None  # of rotary positions, see Rotary.at
+    sin: torch.Tensor | None = None
+
+
+CAUSAL = View()
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention to the present and earlier positions (Vaswani et al. 2017, arXiv:1706.03762).
+
+    With fewer heads of keys and values, groups of queries share one (Ainslie et al. 2023, arXiv:2305.13245).
+    """
+
+    def __init__(self, config, rotary):
+        super().__init__()
+        self.n_head, self.kv_heads, self.head_size = config.n_head, config.kv_heads, config.head_size
+        self.scale, self.grouped = config.scale, config.kv_heads < config.n_head
+        width = config.n_head * self.head_size
+        self.c_attn = nn.Linear(
+            config.n_embd, width + 2 * self.kv_heads * self.head_size, bias=config.has_bias("attention")
         )
+        self.c_proj = nn.Linear(width, config.n_embd, bias=config.has_bias("output"))
+        self.q_norm = make_norm(config, self.head_size) if config.qk_norm else None
+        self.k_norm = make_norm(config, self.head_size) if config.qk_norm else None
+        self.rotate = rotary
+        self.resid_dropout = Dropout(config.dropout)
+
+    def forward(self, x, view=CAUSAL, cache=None):
+        """x (B, T, C) -> (B, T, C). view: what is seen. cache: a LayerCache."""
+        B, T, _ = x.shape
+        qkv = self.c_attn(x).view(B, T, -1, self.head_size)  # (B, T, C) -> (B, T, nh + 2 * nkv, hs)
+        q, k, v = qkv.split((self.n_head, self.kv_heads, self.kv_heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotate is not None:
+            q, k = self.rotate(q, view.cos, view.sin), self.rotate(k, view.cos, view.sin)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, hs)
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, nh, T, hs) -> (B, nh, keys, hs), those before included
-        causal = mask is None and T > 1  # a single query sees all keys
-        y = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(hs)) v: (B, nh, T, hs)
-            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
-        )
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+            k, v = cache.append(k, v)  # (B, nkv, T, hs) -> (B, nkv, keys, hs), those before included
+        if view.fused:  # softmax(scale q k^T) v: (B, nh, T, hs)
+            causal = view.mask is None and T > 1  # a single query sees all keys
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=view.mask, is_causal=causal, scale=self.scale, enable_gqa=self.grouped
+            )
+        else:
+            if self.grouped:
+                k, v = (part.repeat_interleave(self.n_head // self.kv_heads, dim=1) for part in (k, v))
+            y = ((q * self.scale) @ k.transpose(-2, -1)).add_(view.mask).softmax(-1) @ v
+        y = y.transpose(1, 2).reshape(B, T, -1)  # the heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
 
 class MLP(nn.Module):
-    """Two linear layers with GPT-2's tanh form of GELU between them (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    """Two linear layers with an activation between them, which a gate may multiply (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, config):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.activation, self.gated = ACTIVATIONS[config.activation], config.gated
+        width = 2 * config.inner if config.gated else config.inner  # the gate, then what it multiplies
+        self.c_fc = nn.Linear(config.n_embd, width, bias=config.has_bias("mlp"))
+        self.c_proj = nn.Linear(config.inner, config.n_embd, bias=config.has_bias("mlp"))
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x):
         """x (B, T, C) -> (B, T, C)."""
-        x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, C) -> (B, T, 4 * C)
-        return self.dropout(self.c_proj(x))  # (B, T, 4 * C) -> (B, T, C)
+        x = self.c_fc(x)  # (B, T, C) -> (B, T, inner), twice that with a gate
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            x = self.activation(gate) * x
+        else:
+            x = self.activation(x)
+        return self.dropout(self.c_proj(x))  # (B, T, inner) -> (B, T, C)
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each reading the normalised residual stream and adding to it."""
+    """Attention, then MLP (or both side by side), each reading the normalised residual stream and adding to it."""
 
-    def __init__(self, config):
+    def __init__(self, config, rotary=None):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = make_norm(config, config.n_embd)
+        self.attn = CausalSelfAttention(config, rotary)
+        self.ln_2 = None if config.parallel else make_norm(config, config.n_embd)
         self.mlp = MLP(config)
+        self.ln_1_post = make_norm(config, config.n_embd) if config.post_norms else nn.Identity()
+        self.ln_2_post = make_norm(config, config.n_embd) if config.post_norms else nn.Identity()
+        self.multiplier = config.residual_multiplier
 
-    def forward(self, x, mask=None, cache=None):
-        """x (B, T, C) -> (B, T, C). mask, cache: see CausalSelfAttention."""
-        x = x + self.attn(self.ln_1(x), mask, cache)
-        return x + self.mlp(self.ln_2(x))
+    def forward(self, x, view=CAUSAL, cache=None):
+        """x (B, T, C) -> (B, T, C). view, cache: see CausalSelfAttention."""
+        normed = self.ln_1(x)
+        x = self.added(x, self.ln_1_post(self.attn(normed, view, cache)))
+        if self.ln_2 is not None:
+            normed = self.ln_2(x)
+        return self.added(x, self.ln_2_post(self.mlp(normed)))
+
+    def added(self, x, change):
+        """The residual stream with a change added."""
+        return x + change if self.multiplier == 1 else torch.add(x, change, alpha=self.multiplier)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
     """The summed cross-entropy of a linear layer's logits, which never stand in memory all at once.
 
-    For each chunk of rows the loss and both gradients are computed while its logits are at hand
-    (the idea of Wijmans et al. 2024, arXiv:2411.09009). Products run in autocast's dtype, the softmax in float32.
+    For each chunk of rows the loss and all gradients are computed while its logits are at hand (the idea of Wijmans
+    et al. 2024, arXiv:2411.09009). Products run in autocast's dtype, the softmax in float32.
     """
 
-    CHUNK = 256  # rows
+    LOGITS = 1 << 26  # in a chunk at most: larger chunks add fewer products of the weight's size together
+    ROWS = 256  # a chunk has a multiple of so many
 
     @staticmethod
-    def forward(ctx, x, weight, targets):
-        """x (N, C), weight (V, C), targets (N,) int64 -> a float32 scalar, in nats."""
+    def rows(vocab_size: int) -> int:
+        """How many rows a chunk has."""
+        unit = ChunkedCrossEntropy.ROWS
+        return max(unit, ChunkedCrossEntropy.LOGITS // vocab_size // unit * unit)
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets, count):
+        """x (N, C), weight (V, C), bias (V,) or None, targets (N,) int64 -> a float32 scalar, in nats.
+
+        Only the first `count` rows count; the others are filling.
+        """
         # Everything that backward needs is computed here, so that no chunk's logits (rows, V) have to be kept.
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        narrow_weight = weight.to(dtype)
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        narrow_weight, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        grad_x, grad_weight = torch.empty_like(x), None
+        grad_bias = None if bias is None else torch.zeros_like(bias)
         total = torch.zeros((), device=x.device)
-        for start in range(0, len(x), ChunkedCrossEntropy.CHUNK):
-            rows = slice(start, start + ChunkedCrossEntropy.CHUNK)
-            chunk, target = x[rows].to(dtype), targets[rows, None]
-            log_probs = (chunk @ narrow_weight.t()).log_softmax(1, dtype=torch.float32)  # (rows, V)
-            losses = -log_probs.gather(1, target)
-            total += losses.sum()
-            grad_logits = log_probs.exp_().scatter_add_(1, target, torch.full_like(losses, -1.0)).to(dtype)
+        size = ChunkedCrossEntropy.rows(len(weight))
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            chunk, target, counted = x[rows].to(dtype), targets[rows, None], max(0, count - start)
+            probs = F.linear(chunk, narrow_weight, narrow_bias).softmax(1, dtype=torch.float32)  # (rows, V)
+            of_target = probs.gather(1, target)
+            total -= of_target[:counted].clamp(min=1e-37).log().sum()
+            probs.scatter_(1, target, of_target - 1)  # the gradient of the logits
+            probs[counted:] = 0
+            grad_logits = probs.to(dtype)
             grad_x[rows] = grad_logits @ narrow_weight
-            if grad_weight is None:  # the weight is frozen
+            if grad_bias is not None:
+                grad_bias += probs.sum(0)
+            if not ctx.needs_input_grad[1]:  # the weight is frozen
                 continue
-            if dtype == weight.dtype:
+            if grad_weight is None:
+                grad_weight = (grad_logits.t() @ chunk).to(weight.dtype)
+            elif dtype == weight.dtype:
                 grad_weight.addmm_(grad_logits.t(), chunk)
             else:
                 grad_weight += grad_logits.t() @ chunk
-        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         return total
 
     @staticmethod
     def backward(ctx, *grads):
         """The gradients that forward has computed, times the loss's own."""
         (grad,) = grads
-        grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad.to(grad_x.dtype), None if grad_weight is None else grad_weight * grad, None
+        grad_x, grad_weight, grad_bias = ctx.saved_tensors
+        scaled = (None if each is None else each * grad.to(each.dtype) for each in (grad_x, grad_weight, grad_bias))
+        return *scaled, None, None
 
 
 class LayerCache:
-    """The keys and values that one layer has computed, (B, nh, block_size, hs) each, allocated once."""
+    """The keys and values that one layer has computed, (B, nkv, length, hs) each, allocated once."""
 
     def __init__(self, shape, device, dtype):
         self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         self.length = 0  # positions in use
 
     def append(self, k, v):
-        """Store k, v (B, nh, T, hs) behind the others; give all (B, nh, length, hs)."""
+        """Store k, v (B, nkv, T, hs) behind the others; give all (B, nkv, length, hs)."""
         start, self.length = self.length, self.length + k.size(2)
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
@@ -150,7 +394,7 @@ class KVCache:
     """
 
     def __init__(self, config, rows, starts, device, dtype):
-        shape = (rows, config.n_head, config.block_size, config.n_embd // config.n_head)
+        shape = (rows, config.kv_heads, config.block_size, config.head_size)
         self.layers = [LayerCache(shape, device, dtype) for _ in range(config.n_layer)]
         self.starts = starts
 
@@ -162,25 +406,34 @@ class KVCache:
 
 
 class MiniGLM(nn.Module):
-    """A decoder-only language model whose weights and logits are GPT-2's (Radford et al. 2019)."""
+    """A decoder-only language model; with the default configuration its logits are GPT-2's (Radford et al. 2019)."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "wpe": nn.Embedding(config.block_size, config.n_embd),
-                "drop": nn.Dropout(config.dropout),
-                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
-            }
-        )
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.token_embedding.weight  # tied (Press and Wolf 2017, arXiv:1608.05859)
+        rotary = Rotary(config) if config.positions == "rope" else None  # one table for all blocks
+        parts: dict[str, nn.Module] = {"wte": nn.Embedding(config.vocab_size, config.n_embd)}
+        if config.positions == "learned":
+            parts["wpe"] = nn.Embedding(config.block_size, config.n_embd)
+        if config.embedding_norm:
+            parts["ln_e"] = make_norm(config, config.n_embd)
+        parts["drop"] = Dropout(config.dropout)
+        parts["h"] = nn.ModuleList(Block(config, rotary) for _ in range(config.n_layer))
+        parts["ln_f"] = make_norm(config, config.n_embd)
+        self.transformer = nn.ModuleDict(parts)
+        self.rotary = rotary
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        if config.tied:  # Press and Wolf 2017, arXiv:1608.05859
+            self.lm_head.weight = self.token_embedding.weight
+        self._initialise()
+
+    def _initialise(self):
+        """Weights from a normal distribution as GPT-2's, biases from zero."""
         for name, parameter in self.named_parameters():
-            if name.endswith("c_proj.weight"):  # what adds to the residual stream starts smaller, as in GPT-2
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+            if name.endswith("c_proj.weight") and self.config.zero_init:
+                nn.init.zeros_(parameter)
+            elif name.endswith("c_proj.weight"):  # what adds to the residual stream starts smaller, as in GPT-2
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
@@ -193,7 +446,7 @@ class MiniGLM(nn.Module):
 
     @property
     def token_embedding(self) -> nn.Embedding:
-        """The embedding of the tokens, weight (V, C), which is the head's weight, too."""
+        """The embedding of the tokens, weight (V, C); the head's weight, too, where they are tied."""
         return cast(nn.Embedding, self.transformer["wte"])
 
     @property
@@ -207,7 +460,7 @@ class MiniGLM(nn.Module):
         return self.token_embedding.weight.dtype
 
     def num_parameters(self):
-        """How many parameters there are, the tied embedding counted once."""
+        """How many parameters there are, a tied embedding counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def hidden(self, idx, sample=None, cache=None):
@@ -216,30 +469,53 @@ class MiniGLM(nn.Module):
         sample: (B, T) integers, which sample of a packed row each token belongs to: positions count from the
         sample's beginning and attention stays inside it. cache: a KVCache of the positions before, which grows.
         """
+        positions, view = self._view(idx, sample, cache)
+        parts = self.transformer
+        x = self.token_embedding(idx)  # (B, T) -> (B, T, C)
+        if self.config.embedding_multiplier != 1:
+            x = x * self.config.embedding_multiplier
+        if self.config.embedding_norm:
+            x = parts["ln_e"](x)
+        if self.config.positions == "learned":
+            x = x + parts["wpe"](positions)
+        x = parts["drop"](x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, view, cache and cache.layers[layer])
+        return parts["ln_f"](x)
+
+    def _view(self, idx, sample, cache):
+        """(positions (T,) or (B, T), View) of idx. sample, cache: see hidden."""
         T, mask = idx.size(1), None
+        past = cache.layers[0].length if cache else 0
+        positions = queries = torch.arange(past, past + T, device=idx.device)  # (T,)
+        keys = torch.arange(past + T, device=idx.device)
         if sample is not None:
             mask = (sample[:, :, None] == sample[:, None, :]).tril()  # (B, T) -> (B, T, T)
             positions = mask.sum(-1) - 1  # (B, T): as many as a token sees of its own sample, less itself
-        else:
-            past = cache.layers[0].length if cache else 0
-            positions = queries = torch.arange(past, past + T, device=idx.device)  # (T,)
-            if cache and cache.starts is not None:
-                keys = torch.arange(past + T, device=idx.device)
-                seen = (keys <= queries[:, None]) & (keys >= cache.starts[:, None])  # (B, T, keys)
-                mask = seen | (keys == queries[:, None])  # padding sees itself, or its softmax were 0 / 0
-                positions = (queries - cache.starts).clamp(min=0)  # (B, T)
-        x = self.token_embedding(idx) + self.transformer["wpe"](positions)  # (B, T) -> (B, T, C)
-        x = self.transformer["drop"](x)
+        elif cache and cache.starts is not None:
+            seen = (keys <= queries[:, None]) & (keys >= cache.starts[:, None])  # (B, T, keys)
+            mask = seen | (keys == queries[:, None])  # padding sees itself, or its softmax were 0 / 0
+            positions = (queries - cache.starts).clamp(min=0)  # (B, T)
         mask = None if mask is None else mask[:, None]  # the same for every head: (B, 1, T, keys)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache and cache.layers[layer])
-        return self.transformer["ln_f"](x)
+        device = idx.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+        # PyTorch's fused attention takes twice as long in bfloat16 on a CPU, both ways, as its parts one by one.
+        fused = not (device == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled())
+        alibi = self.config.positions == "alibi"
+        if alibi or not fused:  # what scores get
+            distance = keys - queries[:, None]  # (T, keys), 0 and below where a key is seen
+            slopes = alibi_slopes(self.config.n_head).to(idx.device)[:, None, None] if alibi else 0.0
+            fading = slopes * distance  # (nh, T, keys): only the distance counts, whatever stands before
+            mask = fading.masked_fill(~(distance <= 0 if mask is None else mask), -math.inf).to(dtype)
+        turns = self.rotary.at(positions, dtype) if self.rotary else ()
+        return positions, View(mask, fused, *turns)
 
     def logits(self, x):
         """Logits (..., V) of the normalised residual stream x (..., C)."""
+        x = x * self.config.logits_multiplier if self.config.logits_multiplier != 1 else x
         head = self.lm_head
         few = x.dim() == 2 and 1 < len(x) <= 32 and x.device.type == "cpu"
-        if few and type(head) is nn.Linear and not torch.is_grad_enabled():
+        if few and type(head) is nn.Linear and head.bias is None and not torch.is_grad_enabled():
             return (head.weight @ x.t()).t()  # with so few rows MKL is two to five times faster this way round
         return head(x)
 
@@ -252,13 +528,20 @@ class MiniGLM(nn.Module):
         x = self.hidden(idx, sample)  # (B, T, C)
         if targets is None:
             return self.logits(x), None
-        if loss_mask is not None:  # the vocabulary product is the dearest: only where it counts
-            chosen = loss_mask.reshape(-1) != 0
-            x, targets = x.flatten(0, 1)[chosen], targets.reshape(-1)[chosen]
         x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)  # (N, C) and (N,)
+        count = len(x)
+        if loss_mask is not None:  # the vocabulary product is the dearest: only where it counts
+            chosen = loss_mask.reshape(-1).nonzero()[:, 0]
+            count = len(chosen)
+            # Filled up to whole chunks: every new shape would cost the CPU's kernels time and memory, which they keep.
+            chosen = F.pad(chosen, (0, -count % ChunkedCrossEntropy.ROWS))
+            x, targets = x[chosen], targets[chosen]
+        x = x * self.config.logits_multiplier if self.config.logits_multiplier != 1 else x
+        head = self.lm_head
         if torch.is_grad_enabled():
-            loss = ChunkedCrossEntropy.apply(x, self.lm_head.weight, targets)
+            loss = ChunkedCrossEntropy.apply(x, head.weight, head.bias, targets, count)
         else:
-            chunks = zip(x.split(ChunkedCrossEntropy.CHUNK), targets.split(ChunkedCrossEntropy.CHUNK))
-            loss = sum(F.cross_entropy(self.lm_head(rows).float(), ids, reduction="sum") for rows, ids in chunks)
-        return None, loss / max(1, targets.numel())
+            size = ChunkedCrossEntropy.rows(self.config.vocab_size)
+            chunks = zip(x[:count].split(size), targets[:count].split(size))
+            loss = sum(F.cross_entropy(head(rows).float(), ids, reduction="sum") for rows, ids in chunks)
+        return None, loss / max(1, count)

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from configurator import Bounds, FilePath, Natural, NotNegative, Positive, Share, configure
 from data_utils import Ahead, open_data
-from miniglm import machine, origin, parallel
+from miniglm import machine, origin
 from miniglm.errors import refuse
 from miniglm.objectives import likelihood as loss_of
 from miniglm.optimizers import Optimizers, Schedule
+from miniglm.parallel import join
 from miniglm.replay import tell_step
 from miniglm.run import Run, Stop
 
@@ -39,6 +40,32 @@ n_embd: Positive = 512  # width
 block_size: Annotated[int, Bounds(2)] = 512  # context in tokens; for a model from elsewhere, of a row of a book
 dropout: Share = 0.0  # share of activations zeroed in training; 0.1 or more where the book is read many times
 bias = True  # biases in linear layers and layer norms
+# what kind of decoder it is: the defaults are GPT-2's, config/demo_pretrain.py has one of today's
+n_kv_head: Natural = 0  # heads of keys and values, each for a group of queries; 0: n_head
+head_dim: Natural = 0  # numbers of a head, 0: n_embd / n_head
+n_inner: Natural = 0  # width of the MLP, 0: 4 n_embd, with a gate 8/3 n_embd
+norm: Literal["layer", "rms"] = "layer"  # how the residual stream is normalised before it is read
+norm_eps: NotNegative = 1e-5  # added to the variance
+norm_weight = True  # norms have weights
+embedding_norm = False  # a norm on the tokens' embedding
+qk_norm = False  # a norm on each head's queries and keys
+post_norms = False  # norms on what attention and MLP add, too
+parallel = False  # attention and MLP side by side, behind one norm
+activation: Literal["gelu", "gelu_tanh", "silu", "relu2"] = "gelu_tanh"  # of the MLP; relu2 is ReLU squared
+gated = False  # the activation of one product times another: with silu SwiGLU
+positions: Literal["learned", "rope", "alibi"] = "learned"  # a table, turning pairs, or scores that fade
+rope_theta: Annotated[float, Bounds(1)] = 10000.0  # larger for longer contexts
+rope_share: Annotated[float, Bounds(0, 1)] = 1.0  # of a head's numbers that turn
+rope_pairs: Literal["halves", "neighbours"] = "halves"  # which two numbers of a head turn together
+rope_scaling = ""  # linear:FACTOR, or llama3:FACTOR,LOW,HIGH,CONTEXT, for more than a model was trained on
+attention_scale: NotNegative = 0.0  # of queries times keys, 0: 1 / sqrt(head_dim)
+zero_init = False  # what adds to the residual stream starts from zero
+bias_at = "attention,output,mlp,norm"  # where there are biases, unless --bias=False
+tied = True  # the head's weight is the embedding
+head_bias = False  # a bias for each token's logit
+embedding_multiplier: NotNegative = 1.0  # of the embedding
+residual_multiplier: NotNegative = 1.0  # of what attention and MLP add
+logits_multiplier: NotNegative = 1.0  # of the logits
 # LoRA: only a small change of the weights is trained, ckpt_dir's own stay as they are
 lora_rank: Natural = 0  # of the change; 4 to 32 are usual, 0 trains all weights
 lora_alpha: NotNegative = 16.0  # the change counts alpha / rank times
@@ -87,7 +114,7 @@ refuse(too_high, f"--min_lr={min_lr} is above --learning_rate={learning_rate}", 
 refuse(replay >= max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
 
 # the machine; a process alone is a group of one
-group = parallel.join(device, backend)
+group = join(device, backend)
 refuse(
     gradient_accumulation_steps % group.size != 0,
     f"--gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {group.size} processes",

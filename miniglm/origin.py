@@ -6,6 +6,7 @@
 All that cannot be is refused here.
 """
 
+import dataclasses
 import math
 import os
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from miniglm.checkpoint import (
     load_checkpoint,
     locate,
 )
-from miniglm.errors import refuse
+from miniglm.errors import UserError, refuse
 from miniglm.families import lora_layers
 from miniglm.files import claim
 from miniglm.hf import is_hf, read_hf
@@ -193,13 +194,13 @@ def refuse_what_cannot_be(s, init_from, resumable, writes):
 
 def new_model(s, tokenizer):
     """A model with random weights of the shape that the settings say."""
-    refuse(
-        s.n_embd % s.n_head != 0,
-        f"--n_embd={s.n_embd} cannot be shared by {s.n_head} heads",
-        "choose --n_head as a divisor",
-    )
     vocab_size = math.ceil(tokenizer.vocab_size / 64) * 64
-    return MiniGLM(GLMConfig(s.block_size, vocab_size, s.n_layer, s.n_head, s.n_embd, s.dropout, s.bias))
+    knobs = {field.name: getattr(s, field.name) for field in dataclasses.fields(GLMConfig) if hasattr(s, field.name)}
+    try:
+        shape = GLMConfig(vocab_size=vocab_size, **knobs)
+    except ValueError as error:
+        raise UserError(*str(error).split("; ")) from error
+    return MiniGLM(shape)
 
 
 def starting_point(s, checkpoint, ckpt_dir, data):

@@ -293,7 +293,7 @@ def settings_found(start: Start, data, group: Group, dtype: str) -> dict:
     shape = start.model.config
     trained = sum(parameter.numel() for parameter in start.model.parameters() if parameter.requires_grad)
     return {
-        **{name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd", "bias")},
+        **{name: value for name, value in vars(shape).items() if name not in ("block_size", "vocab_size", "dropout")},
         "ckpt_dir": start.ckpt_dir,
         "block_size": start.block_size,
         "trained_parameters": trained,
