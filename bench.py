@@ -5,7 +5,8 @@
     python bench.py finetune --batch_size=12 --block_size=512    # all weights, LoRA and QLoRA of rank 8
     python bench.py generate                       # one prompt of 16 tokens, 512 new ones
     python bench.py prepare                        # text to token ids
-    python bench.py page                           # the chat page: how soon an answer begins, for 1 and for 16 visitors
+    python bench.py page                           # the chat page: how soon an answer begins, for 1 and 16 visitors
+    python bench.py speedrun                       # the two tracks of docs/leaderboard.md, and a line for it
 
 Prints a table and, last, one JSON line. `nanogpt` is the way of the best-known script: float32, full logits, the
 whole context again for each new token, unfused AdamW. Each contestant has a process of its own, so that its peak
@@ -35,14 +36,22 @@ from configurator import Bounds, FilePath, Positive, configure
 from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.decoding import Sampling, generate
 from miniglm.errors import UserError, refuse
+from miniglm.files import write_whole
 from miniglm.lora import Adapter, attach
-from miniglm.machine import cast_weights, checkpoint_gradients, keep_freed_memory, peak_memory, pick_dtype
+from miniglm.machine import (
+    cast_weights,
+    checkpoint_gradients,
+    keep_freed_memory,
+    peak_memory,
+    pick_dtype,
+    product_seconds,
+)
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
 
 # -----------------------------------------------------------------------------
-what = ["train"]  # train, finetune, generate, prepare or page, given without --
+what = ["train"]  # train, finetune, generate, prepare, page or speedrun, given without --
 n_layer: Positive = 6  # the model's shape; the defaults are the report's
 n_head: Positive = 8  # attention heads
 n_embd: Positive = 512  # width
@@ -55,6 +64,9 @@ megabytes: Positive = 64  # of text tokenised in a turn
 out_dir: FilePath = "out/demo-chat"  # the model of the page
 visitors: Positive = 16  # who ask the page at once
 turns: Positive = 5  # how often each contestant is measured
+changed = "measured again"  # what a record of the speedrun has changed
+# what the speedrun holds out of the book: the last tenth, for a record, or to make choices the one before it
+tenth: Literal["last", "second"] = "last"
 # -----------------------------------------------------------------------------
 
 CONTESTANTS = {
@@ -71,6 +83,9 @@ CONTESTANTS = {
 LIKE = {"llama.cpp-f16": "ours-float16", "llama.cpp-q8_0": "ours-int8"}  # which of ours a peer is compared with
 WARM_UPS = 3  # turns before the first that counts: memory is faulted in, kernels are chosen
 BOOK = Path("data/sanguo/input.txt")
+LEADERBOARD = Path("docs/leaderboard.md")
+TRACKS = {"sprint": "config/speedrun_sprint.py", "ten": "config/speedrun_ten.py"}
+PPMD = 6.49  # bits a character of the last tenth, see miniglm/metrics.py
 PROMPT = list(range(1, 17))
 
 
@@ -232,19 +247,8 @@ def training_roofline(s):
         (1, C, V),
     ):
         for a, b, c in ((rows, inner, outer), (rows, outer, inner), (inner, rows, outer)):  # forward, dx, dw
-            seconds += count * min(product_seconds(a, b, c, kind) for kind in (torch.float32, torch.bfloat16))
+            seconds += count * min(product_seconds(kind, a, b, c) for kind in ("float32", "bfloat16"))
     return rows / seconds
-
-
-def product_seconds(a, b, c, kind):
-    """The fastest of some (a, b) x (b, c) products, with either layout of the second operand."""
-    left, best = torch.randn(a, b).to(kind), float("inf")
-    for right in (torch.randn(b, c).to(kind), torch.randn(c, b).to(kind).t()):
-        for _ in range(4):
-            started = time.perf_counter()
-            left @ right
-            best = min(best, time.perf_counter() - started)
-    return best
 
 
 def generation_roofline(s):
@@ -259,8 +263,10 @@ def generation_roofline(s):
 
 def machine():
     """What was measured on."""
+    products = {kind: 2 * 1024 * 512 * 1024 / product_seconds(kind) / 1e9 for kind in ("float32", "bfloat16")}
     return {
         "cpu": platform.processor() or platform.machine(),
+        "gflops": {kind: round(rate) for kind, rate in products.items()},  # of bare matrix products
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "isa": torch.backends.cpu.get_cpu_capability(),
@@ -327,6 +333,67 @@ def measure_page(settings):
         )
     ratio = result["together"]["median_seconds"] / result["alone"]["median_seconds"]
     print(json.dumps({"bench": "page", **result, "ratio": ratio, "machine": machine(), "settings": settings}))
+
+
+def speedrun(settings):
+    """Run the recipe's two tracks, print them, and append a record's line to the leaderboard."""
+    refuse(
+        settings["tenth"] == "last" and not settings["changed"],
+        "a record has no name",
+        "say what is new: --changed=WHAT",
+    )
+    dataset = speedrun_data(settings["tenth"])
+    bits, seconds, logs = {}, {}, {}
+    for track, config in TRACKS.items():
+        folder = Path("out", f"speedrun-{track}")
+        words = [config, f"--dataset={dataset}", f"--out_dir={folder}", "--init_from=scratch", "--overwrite=True"]
+        python("train.py", *words)
+        python("evaluations.py", f"--out_dir={folder}", f"--dataset={dataset}", f"--save_path={folder}/metrics.json")
+        bits[track] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["bits_per_char"]
+        logs[track] = (folder / "log.jsonl").read_text(encoding="utf-8")
+        seconds[track] = json.loads(logs[track].splitlines()[-1])["step_seconds"]
+    reached = round(seconds["sprint"], 1) if bits["sprint"] <= PPMD else None
+    about = machine()
+    if settings["tenth"] == "last":
+        record(settings["changed"], reached, bits, logs, about)
+    result = {"seconds_to_ppmd": reached, "bits_after_ten_minutes": round(bits["ten"], 4), "machine": about}
+    print(f"sprint: {bits['sprint']:.3f} bits in {seconds['sprint']:.0f} s; ten minutes: {bits['ten']:.3f} bits")
+    print(json.dumps(result))
+
+
+def speedrun_data(tenth):
+    """The name of the data set that the speedrun reads, made where it is not there."""
+    if not Path("data/sanguo_bpe").is_dir():
+        python("data/fetch_data.py", "sanguo")
+        python("data/prepare.py", "sanguo", "--tokenizer=bpe")
+    if tenth == "second" and not Path("data/sanguo_second").is_dir():
+        book = BOOK.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir="data", prefix="bench-") as scratch:
+            (Path(scratch) / "input.txt").write_text(book[: len(book) * 9 // 10], encoding="utf-8")
+            words = ["--dataset=sanguo_second", "--tokenizer_from=data/sanguo_bpe", f"--val_fraction={1 / 9}"]
+            python("data/prepare.py", Path(scratch).name, *words)
+    return "sanguo_bpe" if tenth == "last" else "sanguo_second"
+
+
+def python(*words):
+    """Run a script. Raises UserError where it fails."""
+    failed = subprocess.run([sys.executable, *words]).returncode
+    refuse(failed, f"{words[0]} has failed", "see its message above")
+
+
+def record(changed, reached, bits, logs, about):
+    """Append a line to docs/leaderboard.md, and put the two logs beside it."""
+    day, number = time.strftime("%Y-%m-%d"), 1 + sum(1 for _ in LEADERBOARD.with_suffix("").glob("*-ten.jsonl"))
+    for track, log in logs.items():
+        with write_whole(LEADERBOARD.with_suffix("") / f"{number:02d}-{track}.jsonl") as file:
+            file.write(log)
+    seconds = "–" if reached is None else f"{reached:.0f}"
+    rates = f"{about['gflops']['float32']} / {about['gflops']['bfloat16']}"
+    line = f"| {day} | {changed} | {seconds} | {bits['sprint']:.3f} | {bits['ten']:.3f} | {rates} |"
+    log = f"[{number:02d}](leaderboard/{number:02d}-ten.jsonl)"
+    before = LEADERBOARD.read_text(encoding="utf-8")
+    with write_whole(LEADERBOARD) as file:
+        file.write(f"{before.rstrip()}\n{line} {log} |\n")
 
 
 def received(name, pipe):
@@ -400,15 +467,13 @@ def report(results, limit):
 def main():
     """Measure and print."""
     settings = configure(globals(), positional="what")
-    kinds = (*CONTESTANTS, "page")
-    refuse(
-        len(what) != 1 or what[0] not in kinds, "no such benchmark", "write train, finetune, generate, prepare or page"
-    )
+    kinds = (*CONTESTANTS, "page", "speedrun")
+    refuse(len(what) != 1 or what[0] not in kinds, "no such benchmark", f"write one of {', '.join(kinds)}")
     refuse(n_embd % n_head != 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
     refuse(what[0] == "prepare" and not BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
-    if what[0] == "page":
-        return measure_page(settings)
+    if what[0] in ("page", "speedrun"):
+        return {"page": measure_page, "speedrun": speedrun}[what[0]](settings)
     with tempfile.TemporaryDirectory(dir="data", prefix="bench-") as scratch:
         if what[0] == "generate":
             export_model(settings | {"scratch": scratch})

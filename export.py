@@ -18,7 +18,7 @@ from configurator import FilePath, configure
 from miniglm import origin
 from miniglm.conversation import chat_template
 from miniglm.errors import UserError, refuse
-from miniglm.families import OURS, gguf_tensors
+from miniglm.families import family_of, folded_shape, gguf_tensors
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
@@ -38,20 +38,28 @@ LARGEST_ONNX = 2 << 30  # bytes: a file of protocol buffers
 
 
 def write_gguf(path, model, tokenizer, chat, dtype):
-    """Write model and tokenizer as one GGUF file of llama.cpp's architecture `gpt2`."""
+    """Write model and tokenizer as one GGUF file, of the architecture that computes what the model does."""
     import gguf
 
     if not isinstance(tokenizer, Tokenizer):
         raise UserError("llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
-    config = model.config
-    writer = gguf.GGUFWriter(path, OURS.model_type)
+    family, config = family_of(model.config), folded_shape(model.config)
+    writer = gguf.GGUFWriter(path, family.model_type)
     writer.add_name("MiniGLM")
     writer.add_context_length(config.block_size)
     writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(4 * config.n_embd)
+    writer.add_feed_forward_length(config.inner)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(OURS.plain["layer_norm_epsilon"][0])
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_size)
+    writer.add_value_length(config.head_size)
+    if config.norm == "rms":
+        writer.add_layer_norm_rms_eps(config.norm_eps)
+    else:
+        writer.add_layer_norm_eps(config.norm_eps)
+    if config.positions == "rope":
+        writer.add_rope_freq_base(config.rope_theta)
     padding = range(tokenizer.vocab_size, config.vocab_size)  # rows of the embedding that stand for no token
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -90,7 +98,7 @@ class Onnx(torch.nn.Module):
             self.keys, self.values, self.length = keys, values, keys.size(2)
 
         def append(self, k, v):
-            """Join k, v (B, nh, T, hs) to the others; give all."""
+            """Join k, v (B, nkv, T, hs) to the others; give all."""
             self.keys, self.values = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
             return self.keys, self.values
 
@@ -99,10 +107,10 @@ class Onnx(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids, attention_mask, past):
-        """Logits (B, T, V), and each layer's keys and values (B, nh, P + T, hs).
+        """Logits (B, T, V), and each layer's keys and values (B, nkv, P + T, hs).
 
         input_ids (B, T) int64; attention_mask (B, P + T) int64, 0 on the padding before a row; past: each layer's keys
-        and values (B, nh, P, hs), one layer's after the other's.
+        and values (B, nkv, P, hs), one layer's after the other's.
         """
         cache = SimpleNamespace(starts=(attention_mask == 0).sum(1, keepdim=True))
         cache.layers = [self.Growing(keys, values) for keys, values in zip(past[::2], past[1::2])]
@@ -121,7 +129,7 @@ def write_onnx(path, model, dtype):
     )
     each = [f"{layer}.{part}" for layer in range(config.n_layer) for part in ("key", "value")]
     rows, new, before = 2, 3, 5
-    shape = (rows, config.n_head, before, config.n_embd // config.n_head)
+    shape = (rows, config.kv_heads, before, config.head_size)
     inputs = {
         "input_ids": torch.zeros(rows, new, dtype=torch.int64),
         "attention_mask": torch.ones(rows, before + new, dtype=torch.int64),

@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+SLICES = 16  # of the head's weight, in generation on a CPU
 PLACES = ("attention", "output", "mlp", "norm")  # of biases: queries, keys and values; what follows them; MLP; norms
 
 
@@ -514,9 +515,12 @@ class MiniGLM(nn.Module):
         """Logits (..., V) of the normalised residual stream x (..., C)."""
         x = x * self.config.logits_multiplier if self.config.logits_multiplier != 1 else x
         head = self.lm_head
-        few = x.dim() == 2 and 1 < len(x) <= 32 and x.device.type == "cpu"
-        if few and type(head) is nn.Linear and head.bias is None and not torch.is_grad_enabled():
-            return (head.weight @ x.t()).t()  # with so few rows MKL is two to five times faster this way round
+        few = x.dim() == 2 and len(x) <= 32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        if few and type(head) is nn.Linear and head.bias is None and len(head.weight) % SLICES == 0:
+            # With so few rows the product is several times faster this way round, and in slices that cores can share.
+            rows = x.t().expand(SLICES, -1, -1)  # (SLICES, C, rows)
+            slices = torch.bmm(head.weight.view(SLICES, -1, x.size(1)), rows)  # (SLICES, V / SLICES, rows)
+            return slices.view(len(head.weight), -1).t()
         return head(x)
 
     def forward(self, idx, targets=None, loss_mask=None, sample=None):

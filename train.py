@@ -10,6 +10,7 @@ with the very weights of one that was not.
 """
 
 import math
+import time
 from typing import Annotated, Literal
 
 import torch
@@ -81,6 +82,7 @@ optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices,
 ns_steps: Positive = 5  # Newton-Schulz steps of Muon; 3 are enough for pretraining, learning by heart wants 5
 learning_rate: NotNegative = 1e-3  # the highest
 max_iters: Positive = 6000  # steps in all
+fit_minutes: NotNegative = 0.0  # in place of max_iters: as many steps as fit, told by the first; 0 for max_iters
 weight_decay: NotNegative = 0.1  # on matrices only
 beta1: Share = 0.9  # AdamW's memory of gradients
 beta2: Share = 0.95  # and of their squares
@@ -111,7 +113,16 @@ max_minutes: NotNegative = 0.0  # stop in good order after so long, 0 for never;
 settings = configure(globals())
 too_high = decay_lr and min_lr > learning_rate
 refuse(too_high, f"--min_lr={min_lr} is above --learning_rate={learning_rate}", "choose it below")
-refuse(replay >= max_iters, f"--replay={replay} is none of the {max_iters} steps", "choose one below --max_iters")
+refuse(
+    fit_minutes > 0 and lr_decay_iters > 0,
+    "--fit_minutes lets the rate fall until its own end",
+    "leave --lr_decay_iters away",
+)
+refuse(
+    replay >= max_iters and not fit_minutes,
+    f"--replay={replay} is none of the {max_iters} steps",
+    "choose one below --max_iters",
+)
 
 # the machine; a process alone is a group of one
 group = join(device, backend)
@@ -184,13 +195,13 @@ def gradient_of(batches):
 
 
 run.tell_beginning()
-progress = tqdm(total=max_iters, initial=run.state.step, disable=not group.main, dynamic_ncols=True, unit="step")
+progress = tqdm(total=run.max_iters, initial=run.state.step, disable=not group.main, dynamic_ncols=True, unit="step")
 stop = Stop(max_minutes, progress, group)
 ahead = Ahead(batches_of)  # makes the next step's batches ready meanwhile
 
 # the loop
 while True:
-    stopping, last = group.any(stop.asked), run.state.step >= max_iters
+    stopping, last = group.any(stop.asked), run.state.step >= run.max_iters
     evaluating = replay < 0 and (run.state.step % eval_interval == 0 or last or eval_only)
     val_loss = math.inf  # not estimated
     if evaluating:
@@ -201,6 +212,7 @@ while True:
     if stopping or last or eval_only:
         break
 
+    began = time.monotonic()
     batches = [batch.to(group.device) for batch in ahead.take(run.state.step)]
     loss, norm = gradient_of(batches)
     if run.state.step == replay:
@@ -223,7 +235,8 @@ while True:
     run.state.tokens += batch_size * start.block_size * gradient_accumulation_steps
     if finite and run.state.step % log_interval == 0:
         progress.set_postfix_str(run.tell_step(loss.item(), norm.item()), refresh=False)
-    run.state.step += 1
+    run.count_step(time.monotonic() - began)
+    progress.total = run.max_iters
     progress.update()
 
 progress.close()

@@ -41,6 +41,8 @@ class State:
     step: int = 0  # steps taken
     tokens: int = 0  # read in them, over all devices
     seconds: float = 0.0  # that they took
+    step_seconds: float = 0.0  # of these in the steps alone, without evaluation and saving
+    planned: int = 0  # steps in all, once --fit_minutes has told them
     best_val_loss: float = math.inf
     rate: float = 1.0  # the part of the scheduled learning rate that is used
     skipped: list[int] = field(default_factory=list)  # steps whose gradient was not finite
@@ -94,6 +96,8 @@ class Checkpoint:
             step=content["iter_num"],
             tokens=int(content.get("tokens", 0)),
             seconds=float(content.get("seconds", 0.0)),
+            step_seconds=float(content.get("step_seconds", 0.0)),
+            planned=int(content.get("planned", 0)),
             best_val_loss=float(content.get("best_val_loss", math.inf)),
             rate=min(1.0, float(content.get("rate", 1.0))),
             skipped=list(content.get("skipped", ())),
@@ -119,7 +123,7 @@ def save_checkpoint(out_dir, checkpoint: Checkpoint, tokenizer: AnyTokenizer, be
     """
     folder, step = Path(out_dir), checkpoint.state.step
     if checkpoint.adapter:
-        save_adapter(folder, checkpoint.adapter)
+        save_adapter(folder, checkpoint.adapter, GLMConfig(**checkpoint.shape))
     names = [CHECKPOINT]  # last: a run that is killed in between takes these steps again, and writes the others again
     if keep_last > 1:
         names.insert(0, NUMBERED.format(step))

@@ -17,6 +17,7 @@ import logging
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -25,8 +26,9 @@ from safetensors.torch import save
 from torch.nn import functional as F
 
 from miniglm.errors import UserError, refuse
-from miniglm.families import HEAD, OURS, Weights, is_linear
+from miniglm.families import EMBEDDING, HEAD, LINEAR, Weights, adapter_to_ours, adapter_to_theirs, is_linear
 from miniglm.files import read_json, write_json, write_whole
+from model import GLMConfig
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 PREFIX = "base_model.model."  # before each name in them
@@ -49,7 +51,7 @@ class Adapter:
     rank: int
     alpha: float
     dropout: float = 0.0  # in training, of what A reads
-    targets: tuple[str, ...] = OURS.linear  # names of a block's layers, or their last parts
+    targets: tuple[str, ...] = LINEAR  # names of a block's layers, or their last parts
     base: str = ""  # digest of the base model's weights, where it is known
     weights: Weights = dataclasses.field(default_factory=dict)  # {"LAYER.lora_A.weight": (rank, in_features), …}
 
@@ -146,8 +148,9 @@ def digest(weights: Weights) -> str:
     """
     seen = hashlib.sha256()
     for name in sorted(weights):
-        if name == HEAD or (name.endswith(".bias") and not weights[name].any()):
-            continue  # the head is the embedding once more
+        tied = name == HEAD and weights[name].equal(weights[EMBEDDING])  # the embedding once more
+        if tied or (name.endswith(".bias") and not weights[name].any()):
+            continue
         seen.update(name.encode())
         seen.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return seen.hexdigest()
@@ -192,8 +195,9 @@ def merged_state(model: nn.Module, adapter: Adapter) -> Weights:
     return merged(weights, dataclasses.replace(adapter.of(model), base=""))
 
 
-def save_adapter(folder, adapter: Adapter):
-    """Write the adapter into `folder` as peft does."""
+def save_adapter(folder, adapter: Adapter, shape: GLMConfig):
+    """Write the adapter of a model of a shape into `folder` as peft does, for what export.py makes of the model."""
+    parts, targets, transposed = adapter_to_theirs(adapter.weights, shape)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -201,18 +205,18 @@ def save_adapter(folder, adapter: Adapter):
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
-        "target_modules": list(adapter.targets),
-        "fan_in_fan_out": OURS.transposed,  # in transformers' GPT-2 weights are stored the other way round
+        "target_modules": targets,
+        "fan_in_fan_out": transposed,  # in transformers' GPT-2 weights are stored the other way round
         "inference_mode": True,
     }
-    named = {PREFIX + name: part.contiguous() for name, part in adapter.weights.items()}
+    named = {PREFIX + name: part.contiguous() for name, part in parts.items()}
     with write_whole(Path(folder, ADAPTER_WEIGHTS), "wb") as file:
         file.write(save(named, {"format": "pt", "base": adapter.base}))
     write_json(Path(folder, ADAPTER_CONFIG), config)
 
 
-def read_adapter(folder) -> Adapter:
-    """The Adapter that peft or save_adapter has written into `folder`. Raises UserError."""
+def read_adapter(folder, shape: GLMConfig) -> Adapter:
+    """The Adapter that peft or save_adapter has written into `folder`, for a model of a shape. Raises UserError."""
     todo = "copy the whole directory again, or train it again"
     path = Path(folder, ADAPTER_WEIGHTS)
     config = read_json(Path(folder, ADAPTER_CONFIG), "give the directory of a LoRA adapter")
@@ -227,8 +231,19 @@ def read_adapter(folder) -> Adapter:
             weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' own kind, and torch's
         raise UserError(f"{path} is cut off or damaged", todo) from error
-    fields = {"rank": config.get("r"), "alpha": config.get("lora_alpha"), "dropout": 0.0, "targets": ()}
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
+    try:
+        weights, joined = adapter_to_ours(weights, shape, rank)
+        fields = {"rank": joined, "alpha": alpha * joined / rank, "dropout": 0.0, "targets": ()}
+    except Exception as error:  # values of odd types fail in as many ways
+        raise UserError(*damaged(folder)) from error
     return checked(fields | {"base": base, "weights": weights}, folder)
+
+
+def damaged(place) -> tuple[str, str]:
+    """What is said of an adapter that does not fit, and what to do."""
+    return f"the adapter in {place} is damaged or of layers that the model has not", "choose one made for this model"
 
 
 def checked(fields: dict, place) -> Adapter:
@@ -249,9 +264,7 @@ def checked(fields: dict, place) -> Adapter:
             if not part.is_floating_point() or not part.is_contiguous() or not part.isfinite().all():
                 raise ValueError(f"{name} is damaged")
     except Exception as error:  # values of odd types fail in as many ways
-        raise UserError(
-            f"the adapter in {place} is damaged or of layers that MiniGLM has not", "choose one made for GPT-2's layers"
-        ) from error
+        raise UserError(*damaged(place)) from error
     return adapter
 
 

@@ -89,7 +89,9 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
         checkpoint.weights, checkpoint.base = merged(weights, adapter_of(checkpoint, place)), base
     if lora:
         of_ours = Path(lora).suffix == ".pt"
-        adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora)
+        adapter = (
+            adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, GLMConfig(**checkpoint.shape))
+        )
         checkpoint.weights = merged(checkpoint.weights, adapter)
         path = locate(lora)[0] / "config.json"
         about = read_config(path.parent)

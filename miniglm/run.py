@@ -8,7 +8,9 @@ import json
 import math
 import os
 import signal
+import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +36,7 @@ from miniglm.parallel import Group
 from miniglm.vocabulary import fingerprint
 
 # Settings of a call, which may differ when a run is resumed without changing its losses.
+TIMED_STEPS = 20  # tell how many steps --fit_minutes gives
 OF_THE_CALL = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
 OF_THE_CALL |= {"keep_last", "log_interval", "merge_lora", "gradient_checkpointing"}
 
@@ -65,8 +68,10 @@ class Run:
         self.writes = self.trains and group.main
         self.settings = settings | settings_found(start, data, group, dtype)
         self.state = State()
+        self.step_times = []  # of the steps that --fit_minutes goes by
         if start.checkpoint:
             self.restore(start.checkpoint)
+            self.keep_to_plan()
             self.tell_changes(start.checkpoint.settings)
         if settings["replay"] >= 0:
             self.state.step = min(self.state.step, settings["replay"])
@@ -83,6 +88,11 @@ class Run:
     def seconds(self) -> float:
         """How long the run has taken so far, over all its calls."""
         return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def max_iters(self) -> int:
+        """Steps in all: as they were set, or once they are told as many as fit into --fit_minutes."""
+        return self.settings["max_iters"]
 
     @property
     def learning_rate(self) -> float:
@@ -107,6 +117,30 @@ class Run:
             ) from error
         self.state = checkpoint.state
 
+    def keep_to_plan(self):
+        """Take as many steps as --fit_minutes was found to give, and let the rate fall until then."""
+        if self.settings["fit_minutes"] and self.state.planned:
+            self.settings["max_iters"] = self.state.planned
+            self.schedule = replace(self.schedule, decay_iters=self.state.planned)
+
+    def count_step(self, seconds: float):
+        """Go on to the next step; the one before took so long. The first ones tell what --fit_minutes gives, once.
+
+        From then on the number is kept with the run, and all follows from the step.
+        """
+        self.state.step += 1
+        self.state.step_seconds += seconds
+        minutes = self.settings["fit_minutes"]
+        if not minutes or self.state.planned:
+            return
+        self.step_times.append(seconds)
+        if len(self.step_times) > TIMED_STEPS:  # the very first warms up
+            each = self.group.first(statistics.median(self.step_times[1:]))
+            left = 60 * minutes - self.group.first(self.state.step_seconds)
+            self.state.planned = self.state.step + max(0, round(left / each))
+            self.keep_to_plan()
+            self.print(f"{self.max_iters} steps of {each:.3f} s fit into {minutes:g} minutes")
+
     def tell_changes(self, before: dict):
         """Print which settings are not what they were, and what part of the rate is used."""
         changed = [
@@ -126,7 +160,9 @@ class Run:
         """Print what is trained, and from where."""
         start, settings = self.start, self.settings
         place = f"{start.parameters:,} parameters on {self.group.device} in {settings['dtype']}"
-        self.print(f"{place}; {start.init_from} at step {self.state.step} of {settings['max_iters']}")
+        open_end = settings["fit_minutes"] and not self.state.planned
+        steps = f"as many as fit into {settings['fit_minutes']:g} minutes" if open_end else self.max_iters
+        self.print(f"{place}; {start.init_from} at step {self.state.step} of {steps}")
         if start.adapter:
             trained = settings["trained_parameters"]
             self.print(f"LoRA trains {trained:,} beside them; they stay as they are in {start.ckpt_dir}")
@@ -158,7 +194,8 @@ class Run:
         if not self.writes:
             return
         event = {"iter": self.state.step, "split": split, "loss": loss, "lr": self.learning_rate}
-        event |= {"tokens": self.state.tokens, "seconds": round(self.seconds, 3), **more}
+        event |= {"tokens": self.state.tokens, "seconds": round(self.seconds, 3)}
+        event |= {"step_seconds": round(self.state.step_seconds, 3), **more}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
@@ -177,7 +214,7 @@ class Run:
 
         Not before the first step, and not amid skipped ones, where the last good checkpoint stays.
         """
-        last = self.state.step >= self.settings["max_iters"]
+        last = self.state.step >= self.max_iters
         if not self.trains or self.state.step == 0 or (self.skipped_in_a_row and not last):
             return
         best = val_loss < self.state.best_val_loss
@@ -245,7 +282,7 @@ class Run:
             taken = sum(self.seconds_saving)
             share = taken / (time.monotonic() - self.began)
             self.print(f"{len(self.seconds_saving)} checkpoints took {taken:.1f} s, {share:.1%} of the time")
-        if stopping and self.trains and state.step < self.settings["max_iters"]:
+        if stopping and self.trains and state.step < self.max_iters:
             why = stop.reason or "another process was asked to"
             self.print(
                 f"stopped at step {state.step} ({why}), {self.kept};"

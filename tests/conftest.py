@@ -9,7 +9,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tools import HOTELS, LORA, SMALL, SWAPPED, TALK, Project, lines, talk
+from tools import HOTELS, LORA, MODERN, SMALL, SWAPPED, TALK, Project, lines, talk
 
 SLOWEST = ["gradio", "demo", "faults", "resume", "fuzz", "bench", "safety", "train", "hf", "llm"]
 
@@ -101,6 +101,20 @@ def chat(pretrained, maker):
         )  # fmt: skip
 
     return maker(make, "data/talk.jsonl", "data/talk", "out/talk")
+
+
+@pytest.fixture(scope="session")
+def modern(chat, maker):
+    """out/modern: a model of the demo's kind that knows the questions of TALK by heart."""
+
+    def make(project):
+        project.run(
+            "train.py", *SMALL, *MODERN, "--n_kv_head=1", "--dataset=talk", "--out_dir=out/modern", "--batch_size=4",
+            "--max_iters=200", "--eval_interval=200", "--eval_iters=1", "--optimizer=muon", "--learning_rate=1e-2",
+            "--warmup_iters=5", "--min_lr=1e-4",
+        )  # fmt: skip
+
+    return maker(make, "out/modern")
 
 
 @pytest.fixture(scope="session")

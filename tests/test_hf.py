@@ -20,7 +20,7 @@ from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import load_tokenizer
 from miniglm.wordpiece import WordPiece
 from model import GLMConfig, MiniGLM
-from tools import TALK
+from tools import TALK, edit_json, edit_weights, logits_differ
 
 GPT2_SIZES = {
     "gpt2": (768, 12, 12),
@@ -62,13 +62,6 @@ def write_gpt2_tokenizer(folder):
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in fast["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-
-
-def logits_differ(theirs, ours, vocab_size, length=24):
-    """The largest difference of two models' logits on random ids."""
-    ids = torch.randint(vocab_size, (2, length), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return (theirs(ids).logits - ours(ids)[0]).abs().max().item()
 
 
 def test_transformers_opens_what_we_write(project, chat, exported):
@@ -245,17 +238,6 @@ def test_the_trainer_of_transformers_reads_our_data(project, pretrained, tmp_pat
     prompt = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": TALK[0][0]}])])
     generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
     assert tokenizer.decode(generated[0, prompt.shape[1] :].tolist()) == TALK[0][1]
-
-
-def edit_json(path, **changes):
-    """Change values of a JSON object in a file."""
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
-
-
-def edit_weights(path, **changes):
-    """Change tensors of a safetensors file; None takes one out."""
-    weights = safetensors.torch.load_file(path) | {name.replace("__", "."): value for name, value in changes.items()}
-    safetensors.torch.save_file({name: value for name, value in weights.items() if value is not None}, path)
 
 
 def edit_tokenizer(path, **changes):

@@ -3,12 +3,13 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import subprocess
 
 import pytest
 
-from tools import SMALL, TORCHRUN, assert_same_run, kill, said, start, state, wait_for
+from tools import SMALL, TORCHRUN, assert_same_run, events, kill, said, start, state, wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills with signals that Windows does not have")
 
@@ -86,3 +87,24 @@ def test_a_hundred_kills(project, chat):
             assert_same_run(untouched, killed)
             runs += 1
         print(f"\n{name}: {kills} kills, {runs} runs so far")
+
+
+def test_a_run_that_fits_its_time_is_planned_once(project, pretrained):
+    """--fit_minutes: the first steps tell how many fit; stopped and gone on with, it ends where it was planned to."""
+    words = ["train.py", *SMALL, *BOOK[:1], "--eval_interval=1000", "--eval_iters=1", "--log_interval=1"]
+    words += ["--warmup_iters=5", "--fit_minutes=0.1"]
+    first = project.run(*words, "--out_dir=out/fitted", "--max_minutes=0.06").stdout
+    planned = int(re.search(r"(\d+) steps of [\d.]+ s fit into 0.1 minutes", first)[1])
+    stopped = state(project.folder / "out/fitted")
+    assert 21 < stopped["iter_num"] < planned == stopped["planned"]
+    again = project.run(*words, "--out_dir=out/fitted", "--init_from=resume").stdout
+    assert "fit into" not in again and "not what it was" not in again
+    assert state(project.folder / "out/fitted")["iter_num"] == planned
+    log = events(project.folder / "out/fitted")
+    assert [event["iter"] for event in log] == list(range(planned))
+    assert log[-1]["lr"] == pytest.approx(1e-4, rel=0.01)  # min_lr: the decay ends when the time does
+    assert log[-1]["step_seconds"] == pytest.approx(6, rel=0.5)
+    whole = ["--init_from=resume", f"--max_iters={planned + 3}", "--fit_minutes=0"]
+    project.run(*words, "--out_dir=out/fitted", *whole)  # left away, --max_iters counts again
+    assert state(project.folder / "out/fitted")["iter_num"] == planned + 3
+    assert "--fit_minutes lets the rate fall" in project.fails(*words, "--lr_decay_iters=9", "--out_dir=out/never")

@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import requests
+import safetensors.torch
 import torch
 
 # A script that runs in this process takes these, and not those of its own folder, which are the same.
@@ -36,6 +37,11 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 SMALL = ["--n_layer=2", "--n_head=2", "--n_embd=64", "--block_size=128", "--batch_size=8", "--dtype=float32"]
+MODERN = [  # the demo's kind of decoder, see config/demo_pretrain.py
+    "--norm=rms", "--norm_eps=1e-6", "--norm_weight=False", "--embedding_norm=True", "--qk_norm=True",
+    "--attention_scale=0.12", "--positions=rope", "--activation=silu", "--gated=True", "--zero_init=True",
+    "--bias=False",
+]  # fmt: skip
 TALK = [  # few enough to be learnt by heart in seconds
     ("张飞字什么？", "张飞字翼德。"),
     ("赵云字什么？", "赵云字子龙。"),
@@ -78,6 +84,24 @@ def events(directory, split="train"):
     """The events of a log."""
     lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [event for event in map(json.loads, lines) if event["split"] == split]
+
+
+def logits_differ(theirs, ours, vocab_size, length=24):
+    """The largest difference of two models' logits on random ids."""
+    ids = torch.randint(vocab_size, (2, length), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return (theirs(ids).logits - ours(ids)[0]).abs().max().item()
+
+
+def edit_json(path, **changes):
+    """Change values of a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+
+
+def edit_weights(path, **changes):
+    """Change tensors of a safetensors file; None takes one out."""
+    weights = safetensors.torch.load_file(path) | {name.replace("__", "."): value for name, value in changes.items()}
+    safetensors.torch.save_file({name: value for name, value in weights.items() if value is not None}, path)
 
 
 class Hanging(BaseException):
@@ -271,7 +295,7 @@ def kill(process, out_dir):
 def state(directory, file="ckpt.pt"):
     """What a checkpoint holds, without the time it took and the settings of the call."""
     checkpoint = torch.load(directory / file, weights_only=True)
-    return {key: value for key, value in checkpoint.items() if key not in ("seconds", "settings")}
+    return {key: value for key, value in checkpoint.items() if key not in ("seconds", "step_seconds", "settings")}
 
 
 def same(one, two):
