@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat report reviews lora test test-long bench lint lock audit
+.PHONY: demo chat report reviews lora speedrun test test-long bench lint lock audit
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
@@ -31,6 +31,9 @@ bench: $(VENV)/test.stamp
 	$(PY) bench.py generate
 	test -f data/sanguo/input.txt || $(PY) data/fetch_data.py
 	$(PY) bench.py prepare
+
+speedrun: $(VENV)/run.stamp
+	$(PY) bench.py speedrun
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
