@@ -77,10 +77,21 @@ class Books(DataSet):
         )
 
     def batch(self, split: str, batch_size: int, block_size: int, index: int | None = None, seed: int = 0) -> Batch:
-        """A batch on the CPU, at random places of the split; every position counts."""
+        """A batch on the CPU, at random places of the split; every position counts.
+
+        With `index` the split is cut into rows anew in each epoch, and every row comes once.
+        """
         self.check(block_size)
         ids = self.ids[split]
-        starts = torch.randint(len(ids) - block_size, (batch_size,), generator=_rng(seed, index)).tolist()
+        if index is None:
+            starts = torch.randint(len(ids) - block_size, (batch_size,)).tolist()
+        else:
+            of_an_epoch = max(1, (len(ids) - 1) // block_size - 1)
+            spare = len(ids) - 1 - of_an_epoch * block_size  # where an epoch's first row begins at the latest
+            starts = [
+                number * block_size + int(torch.randint(spare + 1, (1,), generator=_rng(seed, -1 - epoch)))
+                for epoch, number in _shuffled(of_an_epoch, batch_size, index, seed)
+            ]
         rows = torch.from_numpy(np.stack([ids[i : i + block_size + 1] for i in starts]).astype(np.int64))
         return _batch(rows, torch.ones(batch_size, block_size), None, seed, index)
 
@@ -122,12 +133,7 @@ class Talks(DataSet):
         if index is None:
             chosen = torch.randint(len(rows), (batch_size,)).numpy()
         else:
-            places = np.arange(index * batch_size, (index + 1) * batch_size)
-            orders = {
-                epoch: torch.randperm(len(rows), generator=_rng(seed, int(epoch))).numpy()
-                for epoch in set(places // len(rows))
-            }
-            chosen = np.array([orders[place // len(rows)][place % len(rows)] for place in places])
+            chosen = np.array([number for _, number in _shuffled(len(rows), batch_size, index, seed)])
         loss_mask = torch.from_numpy(mask[chosen].astype(np.float32))[:, 1:]
         numbers = None if sample is None else torch.from_numpy(sample[chosen].astype(np.int64))[:, :-1]
         return _batch(torch.from_numpy(rows[chosen].astype(np.int64)), loss_mask, numbers, seed, index)
@@ -231,6 +237,18 @@ def get_batch_sft(split, batch_size, block_size, device, index=None, seed=0):
 def _rng(seed, index):
     """A generator for batch number `index` of a run, None (torch's own random state) without a number."""
     return None if index is None else torch.Generator().manual_seed((seed << 32) + index)
+
+
+def _shuffled(rows, batch_size, index, seed):
+    """(epoch, row) of each row of batch number `index`: every one comes once an epoch, in another order each time."""
+    places = range(index * batch_size, (index + 1) * batch_size)
+    return [(place // rows, int(_order(rows, place // rows, seed)[place % rows])) for place in places]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(rows, epoch, seed):
+    """The order of the rows in an epoch, an array."""
+    return torch.randperm(rows, generator=_rng(seed, epoch)).numpy()
 
 
 def _batch(rows, loss_mask, numbers, seed, index):

@@ -391,11 +391,11 @@ class LayerCache:
 class KVCache:
     """The LayerCaches of a model for B rows that end together: before a shorter one stands padding.
 
-    starts: (B, 1) int64, where each row's padding ends, or None where no row has any.
+    starts: (B, 1) int64, where each row's padding ends, or None where no row has any. length: for so many positions.
     """
 
-    def __init__(self, config, rows, starts, device, dtype):
-        shape = (rows, config.kv_heads, config.block_size, config.head_size)
+    def __init__(self, config, rows, length, starts, device, dtype):
+        shape = (rows, config.kv_heads, length, config.head_size)
         self.layers = [LayerCache(shape, device, dtype) for _ in range(config.n_layer)]
         self.starts = starts
 

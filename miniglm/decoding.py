@@ -54,7 +54,7 @@ def generate(
     cache = None
     for _ in range(max_new_tokens):
         if cache is None:
-            logits, cache = prefill(model, contexts)
+            logits, cache = prefill(model, contexts, max_new_tokens)
         else:
             logits = decode(model, contexts, cache)
         logits = penalize(logits.float(), texts, sampling.repetition_penalty, sampling.no_repeat_ngram_size)
@@ -99,7 +99,7 @@ def beam_search(
     ended = []
     for length in range(1, max_new_tokens + 1):
         if cache is None:
-            logits, cache = prefill(model, contexts)
+            logits, cache = prefill(model, contexts, max_new_tokens)
         else:
             logits = decode(model, contexts, cache)
         log_probs = penalize(logits.float().log_softmax(-1), texts, repetition_penalty, no_repeat_ngram_size)
@@ -133,12 +133,16 @@ def fitting(model: MiniGLM, ids: list[int]) -> list[int]:
     return ids[:] if len(ids) <= block_size else ids[-(block_size // 2) :]
 
 
-def prefill(model: MiniGLM, contexts: list[list[int]]) -> tuple[torch.Tensor, KVCache]:
-    """Logits (B, V) after each context, read from its beginning, and the KVCache that this filled."""
+def prefill(model: MiniGLM, contexts: list[list[int]], more: int) -> tuple[torch.Tensor, KVCache]:
+    """Logits (B, V) after each context, read from its beginning, and the KVCache that this filled.
+
+    more: how many ids will be put into the cache at most, as long as the contexts fit.
+    """
     longest = max(map(len, contexts))
+    length = min(model.config.block_size, longest + more)
     padding = torch.tensor([[longest - len(context)] for context in contexts], device=model.device)  # (B, 1)
     starts = padding if padding.any() else None
-    cache = KVCache(model.config, len(contexts), starts, model.device, model.dtype)
+    cache = KVCache(model.config, len(contexts), length, starts, model.device, model.dtype)
     idx = torch.tensor([[0] * (longest - len(context)) + context for context in contexts], device=model.device)
     return model.logits(model.hidden(idx, cache=cache)[:, -1]), cache
 

@@ -33,6 +33,21 @@ def test_a_batch_number_gives_the_same_batch_again():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_an_epoch_of_a_book_has_every_token_once():
+    """Rows by number: none twice before all were there, all but a row's length read; cut anew in the next epoch."""
+    data = data_utils.open_data("sanguo_bpe")
+    length = len(data.ids["train"])
+    data.ids["train"] = np.arange(length)
+    rows = (length - 1) // 64 - 1
+    read = torch.cat([data.batch("train", 1, 64, index, 7).ids[0] for index in range(rows)])
+    assert len(read) == len(read.unique()) > length - 3 * 64
+    first, second = (data.batch("train", 1, 64, index, 7).ids[0, 0] for index in (0, rows))
+    assert first % 64 != second % 64
+    tiny = data_utils.open_data("sanguo_bpe")
+    tiny.ids["train"] = np.arange(66)  # one row and a place to spare
+    assert {int(tiny.batch("train", 2, 64, index, 7).ids[0, 0]) for index in range(20)} == {0, 1}
+
+
 def test_fine_tuning_batches_are_whole_rows_and_an_epoch_has_each_once():
     """No sample begins in the middle, and no row is left out of an epoch."""
     data = data_utils.open_data("sanguo_sft")
