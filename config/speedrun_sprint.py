@@ -2,7 +2,7 @@
 exec(open("config/demo_pretrain.py", encoding="utf-8").read())
 out_dir = "out/speedrun-sprint"
 fit_minutes = 0.0
-max_iters = 480
+max_iters = 430
 dropout = 0.0
 eval_interval = 100_000  # at the end alone
 log_interval = 20
