@@ -9,7 +9,7 @@ V = vocab_size.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal, NamedTuple, cast
 
@@ -17,6 +17,13 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+LARGEST, LARGEST_TABLE = 1 << 31, 1 << 27  # a number of a configuration; cosines of rotary positions
+CHOICES = {
+    "norm": ("layer", "rms"),
+    "activation": ("gelu", "gelu_tanh", "silu", "relu2"),
+    "positions": ("learned", "rope", "alibi"),
+    "rope_pairs": ("halves", "neighbours"),
+}
 SLICES = 16  # of the head's weight, in generation on a CPU
 PLACES = ("attention", "output", "mlp", "norm")  # of biases: queries, keys and values; what follows them; MLP; norms
 
@@ -25,8 +32,8 @@ PLACES = ("attention", "output", "mlp", "norm")  # of biases: queries, keys and 
 class GLMConfig:
     """The shape of a model. The defaults are the report's, GPT-2's block: 45M parameters with GPT-2's vocabulary.
 
-    Raises ValueError where sizes and knobs do not go together; its message says what and, behind a semicolon, what to
-    do.
+    Raises ValueError where a value cannot be, or sizes and knobs do not go together; its message says what and, behind
+    the last semicolon, what to do.
     """
 
     block_size: int = 512  # the longest context, in tokens
@@ -63,22 +70,58 @@ class GLMConfig:
     logits_multiplier: float = 1.0
 
     def __post_init__(self):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if type(each.default) is float and type(value) is int:
+                setattr(self, each.name, value := float(min(value, LARGEST)))
+            fits = type(value) is type(each.default) and (type(value) not in (int, float) or 0 <= value < LARGEST)
+            if not fits:
+                raise ValueError(f"{each.name} cannot be {str(value)[:50]!r}; give one like {each.default!r}")
+        if 0 in (self.block_size, self.vocab_size, self.n_layer, self.n_head, self.n_embd) or self.dropout >= 1:
+            raise ValueError("a model of no size, or one that drops all; give larger sizes, or a smaller --dropout")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} cannot be {getattr(self, name)[:50]!r}; choose one of {', '.join(known)}")
         if not self.head_dim and self.n_embd % self.n_head:
             raise ValueError(
                 f"--n_embd={self.n_embd} cannot be shared by {self.n_head} heads; choose --n_head as a divisor"
             )
         if self.n_head % self.kv_heads:
             raise ValueError(f"{self.n_head} heads cannot share {self.kv_heads}; choose --n_kv_head as a divisor")
-        if self.positions == "rope" and (self.rotated % 2 or not 0 < self.rotated <= self.head_size):
-            raise ValueError(
-                f"rotary positions turn pairs, {self.rotated} of {self.head_size} numbers of a head are none;"
-                " choose another --head_dim or --rope_share"
-            )
+        if self.positions == "rope":
+            self._check_rope()
         if unknown := set(self.bias_at.split(",")) - {*PLACES, ""}:
             raise ValueError(f"--bias_at names {', '.join(sorted(unknown))}; choose some of {', '.join(PLACES)}")
         if self.parallel and self.post_norms:
             raise ValueError("a parallel block has no norms behind; choose --parallel or --post_norms")
-        rope_frequencies(self)
+
+    def _check_rope(self):
+        """Raise ValueError where rotary positions cannot be."""
+        if self.rotated % 2 or not 0 < self.rotated <= self.head_size:
+            raise ValueError(
+                f"rotary positions turn pairs, {self.rotated} of {self.head_size} numbers of a head are none;"
+                " choose another --head_dim or --rope_share"
+            )
+        if self.rope_theta < 1 or self.block_size * self.rotated > LARGEST_TABLE:
+            raise ValueError(
+                f"rotary positions with a theta of {self.rope_theta} for {self.block_size} places cannot be;"
+                " choose a --rope_theta of 1 or more and a smaller --block_size"
+            )
+        self.scaling  # noqa: B018, it raises
+
+    @property
+    def scaling(self) -> tuple[str, list[float]]:
+        """(kind, numbers) of rope_scaling; ("", []) for none. Raises ValueError where it is not known."""
+        kind, _, numbers = self.rope_scaling.partition(":")
+        try:
+            values = [float(number) for number in numbers.split(",") if number]
+        except ValueError:
+            values = []
+        wanted = {"": 0, "linear": 1, "llama3": 4}.get(kind, -1)
+        sensible = all(0 < value < LARGEST for value in values) and (kind != "llama3" or values[1:2] < values[2:3])
+        if len(values) != wanted or not sensible:
+            raise ValueError(f"--rope_scaling={self.rope_scaling[:50]} is not known; see train.py --help")
+        return kind, values
 
     @property
     def head_size(self) -> int:
@@ -111,25 +154,19 @@ class GLMConfig:
 
 
 def rope_frequencies(config: GLMConfig) -> torch.Tensor:
-    """How far each pair turns a token, (rotated / 2,) float32, in radians. Raises ValueError for an unknown scaling."""
+    """How far each pair turns a token, (rotated / 2,) float32, in radians."""
     exponents = torch.arange(0, config.rotated, 2).float() / config.rotated
     frequencies = config.rope_theta**-exponents
-    kind, _, numbers = config.rope_scaling.partition(":")
-    try:
-        values = [float(number) for number in numbers.split(",") if number]
-        if not kind:
-            return frequencies
-        if kind == "linear":
-            (factor,) = values
-            return frequencies / factor
-        if kind == "llama3":  # the slow ones are slowed down, those between gradually (Llama 3.1's own rule)
-            factor, low, high, context = values
-            turns = context * frequencies / (2 * math.pi)
-            kept = ((turns - low) / (high - low)).clamp(0, 1)
-            return frequencies * (kept + (1 - kept) / factor)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"--rope_scaling={config.rope_scaling} lacks numbers; see --help") from error
-    raise ValueError(f"--rope_scaling={config.rope_scaling} is not known; see --help")
+    kind, values = config.scaling
+    if kind == "linear":
+        (factor,) = values
+        return frequencies / factor
+    if kind == "llama3":  # the slow ones are slowed down, those between gradually (Llama 3.1's own rule)
+        factor, low, high, context = values
+        turns = context * frequencies / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        return frequencies * (kept + (1 - kept) / factor)
+    return frequencies
 
 
 def make_norm(config: GLMConfig, size: int) -> nn.Module:
@@ -199,9 +236,9 @@ class Dropout(nn.Module):
         """x with about this share of its numbers zero, and the others larger to make up for it."""
         if not self.training or not self.share:
             return x
-        if x.device.type != "cpu":
+        dropped = round(256 * self.share)  # of 256 values of a byte
+        if x.device.type != "cpu" or not 0 < dropped < 256:
             return F.dropout(x, self.share)
-        dropped = max(1, round(256 * self.share))  # of 256 values of a byte
         drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(1 << 63), None)
         kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * (kept * (256 / (256 - dropped)))
@@ -313,7 +350,7 @@ class Block(nn.Module):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """The summed cross-entropy of a linear layer's logits, which never stand in memory all at once.
+    """The summed cross-entropy of a linear layer's logits, of which no more than LOGITS stand in memory at once.
 
     For each chunk of rows the loss and all gradients are computed while its logits are at hand (the idea of Wijmans
     et al. 2024, arXiv:2411.09009). Products run in autocast's dtype, the softmax in float32.
@@ -516,11 +553,12 @@ class MiniGLM(nn.Module):
         x = x * self.config.logits_multiplier if self.config.logits_multiplier != 1 else x
         head = self.lm_head
         few = x.dim() == 2 and len(x) <= 32 and x.device.type == "cpu" and not torch.is_grad_enabled()
-        if few and type(head) is nn.Linear and head.bias is None and len(head.weight) % SLICES == 0:
+        if few and type(head) is nn.Linear and head.bias is None:
             # With so few rows the product is several times faster this way round, and in slices that cores can share.
-            rows = x.t().expand(SLICES, -1, -1)  # (SLICES, C, rows)
-            slices = torch.bmm(head.weight.view(SLICES, -1, x.size(1)), rows)  # (SLICES, V / SLICES, rows)
-            return slices.view(len(head.weight), -1).t()
+            slices = SLICES if len(head.weight) % SLICES == 0 else 1
+            rows = x.t().expand(slices, -1, -1)  # (slices, C, rows)
+            products = torch.bmm(head.weight.view(slices, -1, x.size(1)), rows)  # (slices, V / slices, rows)
+            return products.view(len(head.weight), -1).t()
         return head(x)
 
     def forward(self, idx, targets=None, loss_mask=None, sample=None):

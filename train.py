@@ -82,7 +82,7 @@ optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices,
 ns_steps: Positive = 5  # Newton-Schulz steps of Muon; 3 are enough for pretraining, learning by heart wants 5
 learning_rate: NotNegative = 1e-3  # the highest
 max_iters: Positive = 6000  # steps in all
-fit_minutes: NotNegative = 0.0  # in place of max_iters: as many steps as fit, told by the first; 0 for max_iters
+fit_minutes: NotNegative = 0.0  # as many of max_iters as fit, which the first steps tell; 0 for all
 weight_decay: NotNegative = 0.1  # on matrices only
 beta1: Share = 0.9  # AdamW's memory of gradients
 beta2: Share = 0.95  # and of their squares
@@ -118,11 +118,6 @@ refuse(
     "--fit_minutes lets the rate fall until its own end",
     "leave --lr_decay_iters away",
 )
-refuse(
-    replay >= max_iters and not fit_minutes,
-    f"--replay={replay} is none of the {max_iters} steps",
-    "choose one below --max_iters",
-)
 
 # the machine; a process alone is a group of one
 group = join(device, backend)
@@ -132,9 +127,6 @@ refuse(
     f"choose a multiple of {group.size}",
 )
 refuse(replay >= 0 and group.size > 1, "--replay reads a step's batches in one process", "leave torchrun away")
-product_dtype = machine.pick_dtype(dtype, group.device)
-autocast = machine.autocast_to(product_dtype, group.device_type)
-scaler = torch.amp.GradScaler(group.device_type, enabled=product_dtype == "float16")
 torch.manual_seed(seed + group.rank)
 if group.device == "cpu":
     machine.prepare_cpu(keep_freed=not gradient_checkpointing)
@@ -147,13 +139,15 @@ start = origin.begin(settings, data, group)
 model = start.model.to(group.device).train()
 if gradient_checkpointing:
     machine.checkpoint_gradients(model)
+autocast = machine.autocast_to(start.dtype, group.device_type)
+scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16")
 
 # the optimizers, and how their rate changes
 optimizers = Optimizers(model, optimizer, weight_decay, (beta1, beta2), ns_steps)
 schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or max_iters, decay_lr)
 
 # the run: its folder, its log, and where it stands; the place in the data follows from the step
-run = Run(settings, start, data, optimizers, schedule, scaler, group, product_dtype)
+run = Run(settings, start, data, optimizers, schedule, scaler, group)
 network = group.wrap(machine.compile_if_possible(model) if compile else model)
 
 
@@ -212,7 +206,7 @@ while True:
     if stopping or last or eval_only:
         break
 
-    began = time.monotonic()
+    began = time.perf_counter()
     batches = [batch.to(group.device) for batch in ahead.take(run.state.step)]
     loss, norm = gradient_of(batches)
     if run.state.step == replay:
@@ -235,7 +229,7 @@ while True:
     run.state.tokens += batch_size * start.block_size * gradient_accumulation_steps
     if finite and run.state.step % log_interval == 0:
         progress.set_postfix_str(run.tell_step(loss.item(), norm.item()), refresh=False)
-    run.count_step(time.monotonic() - began)
+    run.count_step(time.perf_counter() - began)
     progress.total = run.max_iters
     progress.update()
 

@@ -40,6 +40,7 @@ class Family:
     transposed: bool = False  # a block's linear layers are stored as (in_features, out_features)
     filled: bool = False  # biases that we have not are zero there
     buffers: tuple[str, ...] = ()  # of a block, in older files: no weights
+    dropouts: tuple[str, ...] = ()  # where config.json says our dropout
     extra: dict[str, Any] = field(default_factory=dict)  # what config.json says beside all this
 
 
@@ -92,6 +93,8 @@ GPT2 = Family(
     transposed=True,
     filled=True,
     buffers=("attn.bias", "attn.masked_bias"),  # the causal mask
+    dropouts=("resid_pdrop", "embd_pdrop"),
+    extra={"attn_pdrop": 0.0},
 )
 QWEN3 = Family(
     title="Qwen3",
@@ -221,18 +224,11 @@ def shape_of(config: dict, place) -> tuple[Family, GLMConfig]:
     values: dict[str, Any] = {}
     for ours, (theirs, default) in family.fields.items():
         value = config.get(theirs)
-        value = default if value is None else value
-        values[ours] = float(value) if type(value) is int and type(getattr(GLMConfig, ours)) is float else value
+        values[ours] = default if value is None else value
     try:
         shape = GLMConfig(**{**family.knobs, **values})
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError):
-        shape = None
-    wrong = shape is None or not all(
-        type(value) is type(default) and (type(value) is not int or 0 <= value < 1 << 20)
-        for value, default in zip(vars(shape).values(), vars(GLMConfig()).values())
-    )
-    if shape is None or wrong or 0 in (shape.n_head, shape.n_layer, shape.n_embd, shape.vocab_size):
-        raise UserError(f"{place}/config.json tells of no {family.title}", "copy the folder again")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{place}/config.json tells of no {family.title}", "copy the folder again") from error
     return family, shape
 
 
@@ -254,8 +250,7 @@ def ours_from(tensors: Weights, family: Family, shape: GLMConfig, place) -> Weig
         f"choose a {family.title} whose lm_head is its embedding",
     )
     with torch.device("meta"):  # takes no memory, whatever shape is told
-        first = MiniGLM(replace(shape, n_layer=1, block_size=min(shape.block_size, 1 << 16))).state_dict()
-        first |= {name: torch.empty(shape.block_size, shape.n_embd) for name in first if name.endswith("wpe.weight")}
+        first = MiniGLM(replace(shape, n_layer=1)).state_dict()
     sizes = {name: weight.shape for name, weight in first.items() if name != HEAD or not shape.tied}
     of_a_block = {name: size for name, size in sizes.items() if name.startswith(BLOCK.format(0))}
     ours = {name: size for name, size in sizes.items() if name not in of_a_block}
@@ -374,7 +369,8 @@ def theirs_from(model: MiniGLM, end_id: int, dtype: torch.dtype) -> tuple[dict, 
         "model_type": family.model_type,
         **values,
         **{key: plain[0] for key, plain in family.plain.items() if plain[0] is not None},
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model.config.dropout),
+        **dict.fromkeys(family.dropouts, model.config.dropout),
+        **family.extra,
         "tie_word_embeddings": shape.tied,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id),
         "dtype": str(dtype).removeprefix("torch."),
@@ -437,7 +433,7 @@ def adapter_to_ours(parts: Weights, shape: GLMConfig, rank: int) -> tuple[Weight
     """(parts, rank) with our names of an adapter that may have a family's.
 
     Where layers that we join have changes of their own, those stand side by side in a larger rank. Raises KeyError for
-    layers of another model, and others where a part does not fit.
+    layers of another model and for half a change, and others where a part does not fit.
     """
     if all(is_linear(name.partition(".lora_")[0]) for name in parts):
         return parts, rank
@@ -445,11 +441,12 @@ def adapter_to_ours(parts: Weights, shape: GLMConfig, rank: int) -> tuple[Weight
     for module in (BLOCK.format(number) + layer for number in range(shape.n_layer) for layer in LINEAR):
         ours_of |= {theirs: (module, place) for place, theirs in enumerate(module_names(names, module))}
     changes: dict[str, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
-    for name, part in parts.items():
-        theirs, letter, _ = name.partition(".lora_A")
-        module, place = ours_of[name.partition(".lora_")[0]]
-        if letter:
-            changes.setdefault(module, {})[place] = (part.float(), parts[f"{theirs}.lora_B.weight"].float())
+    for theirs in {name.partition(".lora_")[0] for name in parts}:
+        module, place = ours_of[theirs]
+        A, B = (parts[f"{theirs}.lora_{letter}.weight"].float() for letter in "AB")
+        if len(A) != rank or B.size(1) != rank:
+            raise ValueError(f"{theirs} has another rank")
+        changes.setdefault(module, {})[place] = (A, B)
     shared = all(A.equal(next(iter(pieces.values()))[0]) for pieces in changes.values() for A, _ in pieces.values())
     width = rank if shared else rank * max(map(len, changes.values()))
     weights = {}

@@ -1,8 +1,8 @@
 """LoRA: train a small change of low rank beside frozen weights, keep it as a file of its own, fold it in.
 
     attach(model, adapter := Adapter(rank=8, alpha=16.0))    # from now on only the adapter is trained
-    save_adapter("out/style", adapter.of(model))             # as peft writes it, and peft reads it
-    weights = merged(base_weights, read_adapter("out/style"))
+    save_adapter("out/style", adapter.of(model), shape)      # as peft writes it, and peft reads it
+    weights = merged(base_weights, read_adapter("out/style", shape))
 
 A linear layer W becomes W x + alpha / rank * B A x (Hu et al. 2021, arXiv:2106.09685), A (rank, in_features) drawn at
 random, B (out_features, rank) zero at first. With `quantize` W itself is kept in 4 bits (QLoRA, Dettmers et al. 2023,
@@ -17,7 +17,6 @@ import logging
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -142,17 +141,30 @@ class FourBitProduct(torch.autograd.Function):
 
 
 def digest(weights: Weights) -> str:
-    """A digest of a model's weights, to know which base an adapter belongs to.
+    """A digest of what an adapter stands on, a model's linear layers, to know which base it belongs to.
 
-    Biases of zero count as none, as export.py writes them for transformers.
+    It is the same for what export.py writes of the model: biases of zero count as none.
     """
+    return _digest({name: weight for name, weight in weights.items() if is_linear(name.rpartition(".")[0])})
+
+
+def digest_of_all(weights: Weights) -> str:
+    """The digest that adapters of before 26 November 2026 hold: of all weights, a tied embedding once."""
+    tied = HEAD in weights and EMBEDDING in weights and weights[HEAD].equal(weights[EMBEDDING])
+    return _digest({name: weight for name, weight in weights.items() if name != HEAD or not tied})
+
+
+def stands_on(adapter: Adapter, weights: Weights) -> bool:
+    """Whether an adapter was trained on a model with these weights."""
+    return adapter.base in (digest(weights), digest_of_all(weights))
+
+
+def _digest(weights: Weights) -> str:
     seen = hashlib.sha256()
     for name in sorted(weights):
-        tied = name == HEAD and weights[name].equal(weights[EMBEDDING])  # the embedding once more
-        if tied or (name.endswith(".bias") and not weights[name].any()):
-            continue
-        seen.update(name.encode())
-        seen.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        if not name.endswith(".bias") or weights[name].any():
+            seen.update(name.encode())
+            seen.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 
@@ -173,7 +185,7 @@ def attach(model: nn.Module, adapter: Adapter, quantize: str = "none"):
 def merged(weights: Weights, adapter: Adapter) -> Weights:
     """The weights of a base model with the adapter folded in. Raises UserError where it does not fit."""
     foreign = "the adapter belongs to another model", "choose the model that it was trained on as --out_dir"
-    refuse(adapter.base not in ("", digest(weights)), *foreign)
+    refuse(adapter.base and not stands_on(adapter, weights), *foreign)
     result = dict(weights)
     for name, part in adapter.weights.items():
         layer, letter = _layer_and_letter(name)
@@ -231,14 +243,15 @@ def read_adapter(folder, shape: GLMConfig) -> Adapter:
             weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' own kind, and torch's
         raise UserError(f"{path} is cut off or damaged", todo) from error
-    rank: Any = config.get("r")
-    alpha: Any = config.get("lora_alpha")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
     try:
-        weights, joined = adapter_to_ours(weights, shape, rank)
-        fields = {"rank": joined, "alpha": alpha * joined / rank, "dropout": 0.0, "targets": ()}
+        if type(rank) is not int or not 0 < rank < 1 << 16 or type(alpha) not in (int, float):
+            raise ValueError("no rank or no alpha")
+        joined, width = adapter_to_ours(weights, shape, rank)
+        fields = {"rank": width, "alpha": alpha * width / rank, "dropout": 0.0, "targets": ()}
     except Exception as error:  # values of odd types fail in as many ways
         raise UserError(*damaged(folder)) from error
-    return checked(fields | {"base": base, "weights": weights}, folder)
+    return checked(fields | {"base": base, "weights": joined}, folder)
 
 
 def damaged(place) -> tuple[str, str]:

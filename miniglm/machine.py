@@ -16,6 +16,7 @@ import torch.utils.checkpoint
 
 from miniglm.errors import refuse
 
+DTYPES = ("float32", "bfloat16", "float16")  # of the matrix products
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]  # what cast_weights offers
 
 

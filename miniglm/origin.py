@@ -21,13 +21,14 @@ from miniglm.checkpoint import (
     is_plain_settings,
     load_checkpoint,
     locate,
+    shape_in,
 )
 from miniglm.errors import UserError, refuse
 from miniglm.families import lora_layers
 from miniglm.files import claim
 from miniglm.hf import is_hf, read_hf
-from miniglm.lora import Adapter, attach, digest, merged, read_adapter
-from miniglm.machine import cast_weights, pick_device
+from miniglm.lora import Adapter, attach, digest, merged, read_adapter, stands_on
+from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype
 from miniglm.parallel import Group
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
@@ -57,6 +58,7 @@ class Start:
     ckpt_dir: str  # where the model comes from, or the base of its adapter
     adapter: Adapter | None  # that is put on the model
     checkpoint: Checkpoint | None  # of the run that is resumed
+    dtype: str  # of the matrix products: auto is decided, once for a run
     replaces: bool  # whether out_dir holds a checkpoint that this run will replace
 
 
@@ -89,9 +91,8 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
         checkpoint.weights, checkpoint.base = merged(weights, adapter_of(checkpoint, place)), base
     if lora:
         of_ours = Path(lora).suffix == ".pt"
-        adapter = (
-            adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, GLMConfig(**checkpoint.shape))
-        )
+        shape = shape_in(checkpoint, place)
+        adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, shape)
         checkpoint.weights = merged(checkpoint.weights, adapter)
         path = locate(lora)[0] / "config.json"
         about = read_config(path.parent)
@@ -146,7 +147,8 @@ def begin(settings: dict, data, group: Group) -> Start:
         adapter = put_on(model, s, checkpoint, base, ckpt_dir) if s.lora_rank else None
     data.check(block_size)  # data that do not fit the model are told before anything is written
     replaces = resumable and init_from != "resume"
-    return Start(init_from, model, parameters, block_size, ckpt_dir, adapter, checkpoint, replaces)
+    dtype = decided_dtype(s.dtype, checkpoint, group)
+    return Start(init_from, model, parameters, block_size, ckpt_dir, adapter, checkpoint, dtype, replaces)
 
 
 def decided(s, resumable):
@@ -159,6 +161,17 @@ def decided(s, resumable):
     if resumable:
         return "resume"
     return "finetune" if s.ckpt_dir else "scratch"
+
+
+def decided_dtype(dtype, checkpoint, group):
+    """The format of the products: of a run that is resumed on a like device the one that it began with.
+
+    pick_dtype takes the time of a product, which two processes, or one today and tomorrow, could find different.
+    """
+    before = checkpoint.settings if checkpoint else {}
+    if dtype == "auto" and before.get("device") == group.device_type and before.get("dtype") in DTYPES:
+        return before["dtype"]
+    return DTYPES[round(group.first(DTYPES.index(pick_dtype(dtype, group.device))))]
 
 
 def refuse_what_cannot_be(s, init_from, resumable, writes):
@@ -201,7 +214,8 @@ def new_model(s, tokenizer):
     try:
         shape = GLMConfig(vocab_size=vocab_size, **knobs)
     except ValueError as error:
-        raise UserError(*str(error).split("; ")) from error
+        what, _, todo = str(error).rpartition("; ")
+        raise UserError(what, todo) from error
     return MiniGLM(shape)
 
 
@@ -247,7 +261,7 @@ def put_on(model, s, checkpoint, base, ckpt_dir):
     """Put a new adapter on the model; it. The weights that it had in a run that is resumed come later."""
     layers = lora_layers(s.lora_targets)
     adapter = Adapter(s.lora_rank, s.lora_alpha, s.lora_dropout, layers, digest(base.weights))
-    another = checkpoint and adapter_of(checkpoint, s.out_dir).base != adapter.base
+    another = checkpoint and not stands_on(adapter_of(checkpoint, s.out_dir), base.weights)
     refuse(another, f"{s.out_dir} was trained from another model than {ckpt_dir}", "give that one as --ckpt_dir")
     attach(model, adapter, s.quantize)
     return adapter

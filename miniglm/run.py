@@ -35,8 +35,8 @@ from miniglm.origin import Start, trains
 from miniglm.parallel import Group
 from miniglm.vocabulary import fingerprint
 
+TIMED_STEPS = 20  # tell how many fit into --fit_minutes
 # Settings of a call, which may differ when a run is resumed without changing its losses.
-TIMED_STEPS = 20  # tell how many steps --fit_minutes gives
 OF_THE_CALL = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
 OF_THE_CALL |= {"keep_last", "log_interval", "merge_lora", "gradient_checkpointing"}
 
@@ -56,9 +56,8 @@ class Run:
         schedule: Schedule,
         scaler: torch.amp.GradScaler,
         group: Group,
-        dtype: str,
     ):
-        """settings: train.py's. dtype: of the products.
+        """settings: train.py's.
 
         Stands where the checkpoint of `start` stands, if there is one. Raises UserError.
         """
@@ -66,13 +65,17 @@ class Run:
         self.model, self.optimizers, self.schedule, self.scaler = start.model, optimizers, schedule, scaler
         self.trains = trains(settings)  # whether a model is trained for good; else nothing is written
         self.writes = self.trains and group.main
-        self.settings = settings | settings_found(start, data, group, dtype)
+        self.settings = settings | settings_found(start, data, group)
         self.state = State()
         self.step_times = []  # of the steps that --fit_minutes goes by
         if start.checkpoint:
             self.restore(start.checkpoint)
+            if start.checkpoint.settings.get("fit_minutes") != settings["fit_minutes"]:
+                self.state.planned = 0
             self.keep_to_plan()
             self.tell_changes(start.checkpoint.settings)
+        none = settings["replay"] >= self.max_iters
+        refuse(none, f"--replay={settings['replay']} is none of the {self.max_iters} steps", "choose one of them")
         if settings["replay"] >= 0:
             self.state.step = min(self.state.step, settings["replay"])
         if self.writes:
@@ -91,7 +94,7 @@ class Run:
 
     @property
     def max_iters(self) -> int:
-        """Steps in all: as they were set, or once they are told as many as fit into --fit_minutes."""
+        """Steps in all: as they were set, or of these as many as fit into --fit_minutes, once that is told."""
         return self.settings["max_iters"]
 
     @property
@@ -137,7 +140,8 @@ class Run:
         if len(self.step_times) > TIMED_STEPS:  # the very first warms up
             each = self.group.first(statistics.median(self.step_times[1:]))
             left = 60 * minutes - self.group.first(self.state.step_seconds)
-            self.state.planned = self.state.step + max(0, round(left / each))
+            fitting = self.state.step + max(0, round(left / max(each, 1e-6)))
+            self.state.planned = min(fitting, self.max_iters)
             self.keep_to_plan()
             self.print(f"{self.max_iters} steps of {each:.3f} s fit into {minutes:g} minutes")
 
@@ -325,7 +329,7 @@ class Stop:
                 os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
 
-def settings_found(start: Start, data, group: Group, dtype: str) -> dict:
+def settings_found(start: Start, data, group: Group) -> dict:
     """What the settings kept with a run say of it that was found out: the model's shape, the machine, the data."""
     shape = start.model.config
     trained = sum(parameter.numel() for parameter in start.model.parameters() if parameter.requires_grad)
@@ -335,7 +339,7 @@ def settings_found(start: Start, data, group: Group, dtype: str) -> dict:
         "block_size": start.block_size,
         "trained_parameters": trained,
         "device": group.device_type,
-        "dtype": dtype,
+        "dtype": start.dtype,
         "processes": group.size,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),

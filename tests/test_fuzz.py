@@ -185,7 +185,10 @@ def small_checkpoint():
     bytewise = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)})
     settings = {"dataset": "talk", "batch_size": 4, "learning_rate": 0.1}
     checkpoint = Checkpoint(model.state_dict(), vars(model.config), settings, True, fingerprint(bytewise))
-    checkpoint.state, checkpoint.optimizers = State(1, 8, 0.5, 5.0), [optimizer.state_dict()]
+    checkpoint.state, checkpoint.optimizers = (
+        State(step=1, tokens=8, seconds=0.5, best_val_loss=5.0),
+        [optimizer.state_dict()],
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(folder, checkpoint, bytewise)
         return Path(folder, "ckpt.pt").read_bytes()
@@ -197,7 +200,7 @@ def small_adapter():
     model = MiniGLM(GLMConfig(block_size=16, vocab_size=320, n_layer=1, n_head=2, n_embd=8))
     lora.attach(model, adapter := lora.Adapter(2, 4.0))
     with tempfile.TemporaryDirectory() as folder:
-        lora.save_adapter(folder, adapter.of(model))
+        lora.save_adapter(folder, adapter.of(model), model.config)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -214,7 +217,7 @@ def small_hf():
 def load_adapter(folder):
     """What sample.py does with an adapter."""
     model = MiniGLM(GLMConfig(block_size=16, vocab_size=320, n_layer=1, n_head=2, n_embd=8))
-    lora.merged(model.state_dict(), lora.read_adapter(folder))
+    lora.merged(model.state_dict(), lora.read_adapter(folder, model.config))
 
 
 def load_vocabulary(folder):

@@ -13,7 +13,7 @@ from miniglm.chat import complete, prompt_ids
 from miniglm.checkpoint import build_model, load_checkpoint
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError
-from miniglm.lora import Adapter, NF4Linear, attach, digest, merged_state, read_adapter
+from miniglm.lora import Adapter, NF4Linear, attach, digest, digest_of_all, merged_state, read_adapter, stands_on
 from miniglm.machine import checkpoint_gradients
 from miniglm.origin import open_model
 from model import GLMConfig, MiniGLM
@@ -39,7 +39,7 @@ def test_only_the_adapter_is_trained_and_kept(project, adapted, chat, monkeypatc
     assert load_checkpoint(adapted).weights == {}
     assert (adapted / "adapter_model.safetensors").stat().st_size < 100_000 < (chat / "ckpt.pt").stat().st_size
     config = json.loads((adapted / "config.json").read_text("utf-8"))
-    names = read_adapter(adapted).weights
+    names = read_adapter(adapted, GLMConfig(**load_checkpoint(chat).shape)).weights
     assert len(names) == 2 * 4 * 2 and config["settings"]["trained_parameters"] < 0.1 * sum(
         weight.numel() for weight in before.values()
     )
@@ -226,7 +226,7 @@ def test_a_damaged_adapter_is_told(adapted, tmp_path, message, damage):
     shutil.copytree(adapted, folder)
     damage(folder)
     with pytest.raises(UserError, match=message) as caught:
-        read_adapter(folder)
+        read_adapter(folder, GLMConfig(vocab_size=4096, n_layer=2, n_head=2, n_embd=64))
     assert caught.value.todo
 
 
@@ -240,8 +240,19 @@ def test_a_base_that_has_gone_is_told(project, adapted, tmp_path):
         open_model(tmp_path / "lora")
 
 
-def test_the_digest_tells_bases_apart(chat):
-    """It is the same for the same weights, and another where one number differs."""
+def test_the_digest_tells_bases_apart(chat, exported):
+    """It is the same for the same weights, and for what is exported; another where one number differs."""
     weights = open_model(chat)[0].weights
-    other = dict(weights, **{"transformer.ln_f.bias": weights["transformer.ln_f.bias"] + 1e-6})
-    assert digest(weights) == digest({name: weight.clone() for name, weight in weights.items()}) != digest(other)
+    name = "transformer.h.1.mlp.c_fc.weight"
+    other = dict(weights, **{name: weights[name] + 1e-6})
+    copied = {name: weight.clone() for name, weight in weights.items()}
+    assert digest(weights) == digest(copied) == digest(open_model(exported)[0].weights) != digest(other)
+
+
+def test_an_adapter_of_before_is_known_by_all_weights(chat):
+    """Until 26 November 2026 its base was told by all of them."""
+    weights = open_model(chat)[0].weights
+    older = Adapter(4, 16.0, base=digest_of_all(weights))
+    assert stands_on(older, weights)
+    name = "transformer.wte.weight"
+    assert not stands_on(older, dict(weights, **{name: weights[name] + 1e-6}))

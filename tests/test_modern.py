@@ -87,6 +87,7 @@ def test_a_qwen3_of_others_is_read(modern_hf, tmp_path, tied, heads):
     write_hf(tmp_path / "b", model, tokenizer, False, "f32")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b").eval()
     assert all(weight.equal(again.state_dict()[name]) for name, weight in theirs.state_dict().items())
+    assert logits_differ(again, model, 4096) < 1e-4  # rope_theta is in no weight
 
 
 def test_llama_cpp_answers_as_we_do(project, modern):
@@ -139,6 +140,8 @@ def test_an_adapter_has_pefts_names_for_it(project, modern, modern_hf):
     base = transformers.AutoModelForCausalLM.from_pretrained(modern_hf)
     theirs = peft.PeftModel.from_pretrained(base, adapter).eval()
     assert logits_differ(theirs, loaded.model, 4000) < 1e-4
+    on_the_export = origin.load(modern_hf, lora=str(adapter)).model
+    assert logits_differ(theirs, on_the_export, 4000) < 1e-4
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["o_proj", "up_proj"], "all-linear"])
@@ -174,21 +177,59 @@ def test_knobs_that_do_not_fit_are_told_before_anything_is_written(project):
     assert not (project.folder / "out/never").exists()
 
 
-BROKEN = {
-    "tells of no Qwen3": {"num_key_value_heads": 3},
-    "of the kind 'yarn'": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}},
-    "has hidden_act 'gelu'": {"hidden_act": "gelu"},
-    "has attention_bias": {"attention_bias": True},
-    "does not fit config.json": {"intermediate_size": 64},
-}
+HOSTILE = [
+    {"r": 100_000_000},
+    {"r": "x"},
+    {"lora_alpha": "x"},
+    {"lora_alpha": None},
+]
 
 
-@pytest.mark.parametrize("message", BROKEN)
-def test_a_folder_that_does_not_fit_is_told(modern_hf, tmp_path, message):
+@pytest.mark.parametrize("change", HOSTILE, ids=str)
+def test_a_hostile_adapter_takes_no_memory(modern, modern_hf, tmp_path, change):
+    """One line, whatever its config.json claims."""
+    config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    base = transformers.AutoModelForCausalLM.from_pretrained(modern_hf)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path)
+    edit_json(tmp_path / "adapter_config.json", **change)
+    with pytest.raises(UserError, match="is damaged or of layers"):
+        open_model(modern, lora=str(tmp_path))
+
+
+def test_half_a_change_is_refused(modern, modern_hf, tmp_path):
+    """An A without its B, and a B without its A."""
+    config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    base = transformers.AutoModelForCausalLM.from_pretrained(modern_hf)
+    peft.get_peft_model(base, config).save_pretrained(tmp_path)
+    whole = (tmp_path / "adapter_model.safetensors").read_bytes()
+    for letter in "AB":
+        (tmp_path / "adapter_model.safetensors").write_bytes(whole)
+        name = f"base_model__model__model__layers__0__self_attn__q_proj__lora_{letter}__weight"
+        edit_weights(tmp_path / "adapter_model.safetensors", **{name: None})
+        with pytest.raises(UserError, match="is damaged or of layers"):
+            open_model(modern, lora=str(tmp_path))
+
+
+BROKEN = [
+    ("tells of no Qwen3", {"num_key_value_heads": 3}),
+    ("tells of no Qwen3", {"head_dim": 1 << 32}),
+    ("tells of no Qwen3", {"rope_theta": int("1" + "0" * 400), "rope_parameters": None}),
+    ("tells of no Qwen3", {"rope_theta": 0, "rope_parameters": None}),
+    ("tells of no Qwen3", {"rms_norm_eps": "1e-6"}),
+    ("tells of no Qwen3", {"max_position_embeddings": 1 << 30}),
+    ("of the kind 'yarn'", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}),
+    ("has hidden_act 'gelu'", {"hidden_act": "gelu"}),
+    ("has attention_bias", {"attention_bias": True}),
+    ("does not fit config.json", {"intermediate_size": 64}),
+]
+
+
+@pytest.mark.parametrize("message, change", BROKEN, ids=str)
+def test_a_folder_that_does_not_fit_is_told(modern_hf, tmp_path, message, change):
     """What is wrong, and what to do."""
     folder = tmp_path / "folder"
     shutil.copytree(modern_hf, folder)
-    edit_json(folder / "config.json", **BROKEN[message])
+    edit_json(folder / "config.json", **change)
     with pytest.raises(UserError, match=message) as caught:
         open_model(folder)
     assert caught.value.todo

@@ -9,6 +9,9 @@ import subprocess
 
 import pytest
 
+from miniglm import origin
+from miniglm.checkpoint import Checkpoint
+from miniglm.parallel import Group
 from tools import SMALL, TORCHRUN, assert_same_run, events, kill, said, start, state, wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills with signals that Windows does not have")
@@ -104,7 +107,24 @@ def test_a_run_that_fits_its_time_is_planned_once(project, pretrained):
     assert [event["iter"] for event in log] == list(range(planned))
     assert log[-1]["lr"] == pytest.approx(1e-4, rel=0.01)  # min_lr: the decay ends when the time does
     assert log[-1]["step_seconds"] == pytest.approx(6, rel=0.5)
+    beyond = project.fails(*words, "--out_dir=out/fitted", "--init_from=resume", f"--replay={planned}")
+    assert f"is none of the {planned} steps" in beyond
     whole = ["--init_from=resume", f"--max_iters={planned + 3}", "--fit_minutes=0"]
     project.run(*words, "--out_dir=out/fitted", *whole)  # left away, --max_iters counts again
     assert state(project.folder / "out/fitted")["iter_num"] == planned + 3
+    project.run(*words, "--out_dir=out/few", "--max_iters=24")
+    assert state(project.folder / "out/few")["iter_num"] == 24  # no more than these, however many fit
     assert "--fit_minutes lets the rate fall" in project.fails(*words, "--lr_decay_iters=9", "--out_dir=out/never")
+
+
+def test_what_auto_means_is_decided_once_for_a_run(monkeypatch):
+    """The time of a product may differ tomorrow, and in another process; the format of a run may not."""
+    group = Group(0, 1, "cpu")
+    for fast, begun in (("bfloat16", "float32"), ("float32", "bfloat16")):
+        monkeypatch.setattr(origin, "pick_dtype", lambda dtype, device, fast=fast: fast if dtype == "auto" else dtype)
+        checkpoint = Checkpoint({}, {}, {"dtype": begun, "device": "cpu"}, False, "")
+        assert origin.decided_dtype("auto", None, group) == fast
+        assert origin.decided_dtype("auto", checkpoint, group) == begun
+        assert origin.decided_dtype("float16", checkpoint, group) == "float16"
+        elsewhere = Checkpoint({}, {}, {"dtype": begun, "device": "cuda"}, False, "")
+        assert origin.decided_dtype("auto", elsewhere, group) == fast
