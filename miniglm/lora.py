@@ -17,6 +17,7 @@ import logging
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -243,7 +244,8 @@ def read_adapter(folder, shape: GLMConfig) -> Adapter:
             weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' own kind, and torch's
         raise UserError(f"{path} is cut off or damaged", todo) from error
-    rank, alpha = config.get("r"), config.get("lora_alpha")
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
     try:
         if type(rank) is not int or not 0 < rank < 1 << 16 or type(alpha) not in (int, float):
             raise ValueError("no rank or no alpha")
