@@ -398,6 +398,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(grad_logits.t(), chunk)
             else:
                 grad_weight += grad_logits.t() @ chunk
+        if grad_weight is None and ctx.needs_input_grad[1]:  # nothing counts
+            grad_weight = torch.zeros_like(weight)
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         return total
 

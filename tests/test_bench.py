@@ -49,3 +49,28 @@ def test_the_page_is_asked_by_many_at_once(project, chat):
 def test_an_unknown_benchmark_is_told(project):
     """In one line."""
     assert "write one of train, finetune, generate, prepare, page, speedrun" in project.fails("bench.py", "cooking")
+
+
+def test_the_speedrun_records_a_line(project):
+    """Both tracks, tiny: a JSON line, null for what was not reached, the record and its logs; none for choices."""
+    tiny = "n_layer, n_head, n_embd, batch_size, max_iters, fit_minutes, eval_iters = 1, 1, 32, 2, 30, 0.0, 1\n"
+    for track in ("sprint", "ten"):
+        with open(project.folder / f"config/speedrun_{track}.py", "a", encoding="utf-8") as file:
+            file.write(tiny)
+    board = project.folder / "docs/leaderboard.md"
+    before = board.read_text(encoding="utf-8")
+    said = project.run("bench.py", "speedrun", "--changed=a tiny model").stdout
+    report = json.loads(said.strip().splitlines()[-1])
+    assert report.keys() == {"seconds_to_ppmd", "bits_after_ten_minutes", "machine"}
+    assert report["seconds_to_ppmd"] is None and 7 < report["bits_after_ten_minutes"] < 20
+    assert report["machine"]["gflops"].keys() == {"float32", "bfloat16"}
+    after = board.read_text(encoding="utf-8")
+    (line,) = after.removeprefix(before).splitlines()
+    assert "| a tiny model | – |" in line and f"{report['bits_after_ten_minutes']:.3f}" in line
+    log = project.folder / "docs" / line.split("](")[1].split(")")[0]
+    assert json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["iter"] == 30
+    again = project.run("bench.py", "speedrun", "--tenth=second").stdout
+    assert json.loads(again.strip().splitlines()[-1])["bits_after_ten_minutes"] != report["bits_after_ten_minutes"]
+    assert board.read_text(encoding="utf-8") == after
+    short = len((project.folder / "data/sanguo_second/val.bin").read_bytes())
+    assert 0.85 < short / len((project.folder / "data/sanguo_bpe/val.bin").read_bytes()) < 1.05

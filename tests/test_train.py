@@ -33,7 +33,7 @@ def test_what_a_run_leaves(pretrained, project):
     ).read_bytes()
     train = events(pretrained)
     assert [event["iter"] for event in train] == list(range(60))
-    assert train[0]["loss"] == pytest.approx(math.log(4096), abs=0.3) and train[-1]["loss"] < 7
+    assert train[0]["loss"] == pytest.approx(math.log(4096), abs=0.3) and train[-1]["loss"] < 7.2
     assert train[0]["lr"] < train[5]["lr"] > train[-1]["lr"]
     assert events(pretrained, "val")[-1]["loss"] < events(pretrained, "val")[0]["loss"]
     assert train[-1]["tokens"] == 60 * 8 * 128 and train[-1]["seconds"] > train[0]["seconds"] >= 0
@@ -148,15 +148,8 @@ def test_the_reports_recipe_runs_and_says_what_suits_a_cpu(project):
     assert round(int(out.split(" parameters")[0].replace(",", "")) / 1e6) == 45
     assert "config/demo_pretrain.py suits a CPU" in out
     config = json.loads((project.folder / "out/report/config.json").read_text(encoding="utf-8"))
-    assert config["model"] == {
-        "block_size": 512,
-        "vocab_size": 50304,
-        "n_layer": 6,
-        "n_head": 8,
-        "n_embd": 512,
-        "dropout": 0.0,
-        "bias": True,
-    }
+    sizes = {"block_size": 512, "vocab_size": 50304, "n_layer": 6, "n_head": 8, "n_embd": 512, "dropout": 0.0}
+    assert config["model"] == vars(GLMConfig()) == vars(GLMConfig(**sizes, bias=True))
     shutil.rmtree(project.folder / "out/report")
 
 
