@@ -52,7 +52,10 @@ def choose_font():
     if found:
         plt.rcParams["font.sans-serif"] = found[:1] + plt.rcParams["font.sans-serif"]
     else:
-        print("no Chinese font found, so the labels are English; Debian's is apt install fonts-noto-cjk")
+        print(
+            "no Chinese font found, so the labels are English; Debian's is apt install fonts-noto-cjk, and a new one is"
+            f" seen once {matplotlib.get_cachedir()} is deleted"
+        )
     return lambda key: LABELS[key][0 if found else 1]
 
 

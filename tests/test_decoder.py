@@ -2,14 +2,19 @@
 
 import itertools
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional as F
 
 from miniglm import families
+from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.decoding import Sampling, beam_search, generate
 from miniglm.lora import Adapter, attach, merged_state
 from miniglm.machine import cast_weights
+from miniglm.tokenizer import Tokenizer
+from miniglm.vocabulary import fingerprint
 from model import ChunkedCrossEntropy, Dropout, GLMConfig, MiniGLM
 
 # Each a change of GPT-2's block; two that name the same knob are not tried together.
@@ -48,7 +53,8 @@ def made(*names, **more):
     """A small random model with these knobs, its weights large enough that its choices differ."""
     torch.manual_seed(0)
     knobs = {key: value for name in names for key, value in KNOBS[name].items()}
-    model = MiniGLM(GLMConfig(block_size=24, vocab_size=64, n_layer=2, n_head=4, n_embd=32, **(knobs | more))).eval()
+    sizes = {"block_size": 24, "vocab_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    model = MiniGLM(GLMConfig(**(sizes | knobs | more))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(5.0) if parameter.dim() == 2 else parameter.add_(0.2 * torch.randn_like(parameter))
@@ -209,3 +215,31 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
         torch.manual_seed(3)
         assert layer(x).equal(y)
         assert layer.eval()(x) is x
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", KNOBS)
+def test_onnxruntime_computes_each_knob(project, name):
+    """A prompt with padding in front, then a token from the cache: our logits, 1e-3 of their size."""
+    model = made(name, vocab_size=320)
+    letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
+    checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(letters))
+    save_checkpoint(project.folder / "out/knob", checkpoint, letters)
+    project.run("export.py", "--out_dir=out/knob", "--to=onnx", "--save_path=made/knob.onnx")
+    session = onnxruntime.InferenceSession(project.folder / "made/knob.onnx")
+    names = [each.name for each in session.get_inputs()][2:]
+    config = model.config
+    ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(4))
+    mask = np.ones((2, 9), np.int64)
+    mask[1, :3] = 0
+    past = [np.zeros((2, config.kv_heads, 0, config.head_size), np.float32)] * len(names)
+    found = []
+    for start, stop in ((0, 8), (8, 9)):
+        feed = {"input_ids": ids[:, start:stop].numpy(), "attention_mask": mask[:, :stop], **dict(zip(names, past))}
+        logits, *past = session.run(None, feed)
+        found.append(logits)
+    with torch.no_grad():
+        for row, padding in ((0, 0), (1, 3)):
+            expected = model(ids[row : row + 1, padding:])[0][0].numpy()
+            ours = np.concatenate(found, axis=1)[row, padding:]
+            assert np.abs(ours - expected).max() < 1e-3 * np.abs(expected).max()
