@@ -16,6 +16,7 @@ from miniglm.machine import cast_weights
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
 from model import ChunkedCrossEntropy, Dropout, GLMConfig, MiniGLM
+from tools import fill_adapters
 
 # Each a change of GPT-2's block; two that name the same knob are not tried together.
 KNOBS = {
@@ -114,13 +115,37 @@ def test_each_knob_is_trained_narrowed_and_searched(name):
     *_, beams = beam_search(model, [1, 2, 3], 8, 3)
     assert len({tuple(found) for found, _ in beams}) == 3
     attach(model, adapter := Adapter(2, 4.0))
-    for key, parameter in model.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_adapters(model, 0.1)
     folded = MiniGLM(model.config).eval()
     folded.load_state_dict(merged_state(model, adapter))
     with torch.no_grad():
         assert torch.allclose(folded(ids)[0], model(ids)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rope", "alibi", "grouped heads"])
+def test_attention_is_the_same_in_parts_and_fused(name, monkeypatch):
+    """In bfloat16 on a CPU a short row takes it in parts, a long one the fused kernel: nearly the same gradients."""
+    ids, targets = torch.randint(64, (2, 2, 24), generator=torch.Generator().manual_seed(2)).unbind()
+    found = []
+    for longest in (1024, 8):
+        monkeypatch.setattr("model.LONGEST_APART", longest)
+        model = made(name).train()
+        fused = []
+        monkeypatch.setattr(F, "scaled_dot_product_attention", spied(F.scaled_dot_product_attention, fused))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(ids, targets)[1]
+        loss.backward()
+        monkeypatch.undo()
+        assert len(fused) == (0 if longest == 1024 else 2)  # a call a block
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (loss, gradient), (other_loss, other_gradient) = found
+    assert loss == pytest.approx(other_loss, rel=0.02)
+    assert torch.cosine_similarity(gradient, other_gradient, dim=0) > 0.98
+
+
+def spied(function, calls):
+    """The function, which puts a line into `calls` each time."""
+    return lambda *words, **more: (calls.append(1), function(*words, **more))[1]
 
 
 FOLDING = [

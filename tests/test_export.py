@@ -12,17 +12,13 @@ import torch
 from miniglm import origin
 from miniglm.chat import complete, prompt_ids
 from miniglm.decoding import Sampling
-from tools import TALK, llama_server
+from tools import TALK, assert_llama_knows_the_talk, llama_server
 
 
 def test_llama_cpp_answers_as_we_do(project, chat):
     """In its chat form, greedy, in float32: what was taught, and there it stops."""
     project.run("export.py", "--out_dir=out/talk", "--to=gguf", "--save_path=talk.gguf")
-    server = llama_server(project.folder / "talk.gguf")
-    for question, answer in TALK:
-        request = {"messages": [{"role": "user", "content": question}], "max_tokens": 60, "temperature": 0}
-        reply = server.handle_chat_completions(request)["choices"][0]
-        assert (reply["message"]["content"], reply["finish_reason"]) == (answer, "stop")
+    assert_llama_knows_the_talk(project.folder / "talk.gguf")
 
 
 def test_llama_cpp_goes_on_with_the_novel_as_we_do(project, pretrained):

@@ -17,7 +17,7 @@ from miniglm.lora import Adapter, NF4Linear, attach, digest, digest_of_all, merg
 from miniglm.machine import checkpoint_gradients
 from miniglm.origin import open_model
 from model import GLMConfig, MiniGLM
-from tools import LORA, SWAPPED, events, lines
+from tools import LORA, SWAPPED, events, fill_adapters, lines
 
 QUESTION, ANSWER = SWAPPED[0]
 
@@ -84,9 +84,7 @@ def test_folding_in_changes_no_logits(chat, quantize):
     torch.manual_seed(4)
     model = build_model(load_checkpoint(chat)).eval()
     attach(model, adapter := Adapter(4, 16.0), quantize)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
+    fill_adapters(model, 0.02)
     folded = MiniGLM(model.config).eval()
     folded.load_state_dict(merged_state(model, adapter))
     with torch.no_grad():

@@ -16,7 +16,19 @@ from miniglm.conversation import encode_prompt
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError
 from miniglm.origin import open_model
-from tools import LORA, MODERN, ROOT, SMALL, SWAPPED, TALK, edit_json, edit_weights, lines, llama_server, logits_differ
+from tools import (
+    LORA,
+    MODERN,
+    ROOT,
+    SMALL,
+    SWAPPED,
+    TALK,
+    assert_llama_knows_the_talk,
+    edit_json,
+    edit_weights,
+    lines,
+    logits_differ,
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +106,7 @@ def test_llama_cpp_answers_as_we_do(project, modern):
     """As its architecture qwen3, in its chat form, greedy, in float32; also in 8 bits."""
     for dtype in ("f32", "q8_0"):
         project.run("export.py", "--out_dir=out/modern", f"--save_path={dtype}-modern.gguf", f"--dtype={dtype}")
-        server = llama_server(project.folder / f"{dtype}-modern.gguf")
-        for question, answer in TALK:
-            request = {"messages": [{"role": "user", "content": question}], "max_tokens": 60, "temperature": 0}
-            reply = server.handle_chat_completions(request)["choices"][0]
-            assert (reply["message"]["content"], reply["finish_reason"]) == (answer, "stop")
+        assert_llama_knows_the_talk(project.folder / f"{dtype}-modern.gguf")
 
 
 def test_onnxruntime_answers_as_we_do(project, modern):

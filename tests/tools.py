@@ -93,6 +93,22 @@ def logits_differ(theirs, ours, vocab_size, length=24):
         return (theirs(ids).logits - ours(ids)[0]).abs().max().item()
 
 
+def fill_adapters(network, std):
+    """Give the adapters that were put on a network random changes; new ones change nothing."""
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=std)
+
+
+def assert_llama_knows_the_talk(path):
+    """llama.cpp answers the questions of TALK from a GGUF file, in its chat form, greedy, and stops."""
+    server = llama_server(path)
+    for question, answer in TALK:
+        request = {"messages": [{"role": "user", "content": question}], "max_tokens": 60, "temperature": 0}
+        reply = server.handle_chat_completions(request)["choices"][0]
+        assert (reply["message"]["content"], reply["finish_reason"]) == (answer, "stop")
+
+
 def edit_json(path, **changes):
     """Change values of a JSON object in a file."""
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
