@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from random import Random
 
-from miniglm.book.facts import HANZI
+from miniglm.book.mentions import HANZI
 from miniglm.book.sections import NUMERAL, Section, chinese_number, number_of, numbers_named, writings
 from miniglm.book.wordings import Words
 from miniglm.typed import SIMPLIFIED, in_script, visible

@@ -4,31 +4,23 @@ import functools
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from miniglm.book.episodes import Episode, episodes_in
+from miniglm.book.known import About
+from miniglm.book.mentions import ACTS, HANZI, SENTENCE, Marked, any_of, in_both_scripts, mark
+from miniglm.book.relations import agreed, children, deaths, ties, told_facts
 from miniglm.book.sections import Section, chinese_number, writings
 from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import read_json
 from miniglm.typed import TRADITIONAL, in_script
 
-TITLES = {"sanguo": "三国演义", "honglou": "红楼梦", "xiyou": "西游记", "shuihu": "水浒传"}
+FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
-SENTENCE = r"[^。！？\n]+[。！？]?"
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
-HANZI = r"[\u4e00-\u9fff]"
-# What stands beside a name where a person is meant: 千万 and 浮云 are on the list of people too.
-
-
-def in_both_scripts(pattern: str) -> str:
-    """A regular expression in simplified characters that finds the same words in traditional ones, too."""
-    return f"(?:{pattern}|{in_script(pattern, TRADITIONAL)})"
-
-
-ACTS = in_both_scripts(
-    "曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|"
-    "奏|谏|叩|听|闻|、"
-)
+# What stands before a name where a person is meant: 千万 and 浮云 are on the list of people too.
 CALLED = in_both_scripts(
     "将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、"
 )
@@ -88,17 +80,6 @@ def is_unmistakable(name: str) -> bool:
     return len(name) > 2
 
 
-def any_of(words) -> re.Pattern:
-    """A pattern that finds the longest of some words.
-
-    It goes by their first character, which is far faster than to try one word after the other.
-    """
-    rests = defaultdict(list)
-    for word in sorted(words, key=lambda word: (-len(word), word)):
-        rests[re.escape(word[0])].append(re.escape(word[1:]))
-    return re.compile("|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in rests.items()))
-
-
 def courtesy_names(people, text):
     """{name: courtesy name} as the book gives it: 赵云，字子龙; 姓张，名飞，字翼德; 次子名权，字仲谋.
 
@@ -124,20 +105,24 @@ def courtesy_names(people, text):
     return {name: zi.most_common(1)[0][0] for name, zi in found.items() if name in people}
 
 
-def other_names(people, courtesy, text):
-    """{name: [names]} besides the courtesy name: 诸葛孔明, 关公. Each stands in the book and is nobody else's."""
+def other_names(people, courtesy, text, called):
+    """{name: [names]} besides the courtesy name: 诸葛孔明, 关公. Each stands in the book and is nobody else's.
+
+    called: {name: [names]} of those that are known to be theirs.
+    """
     owners = Counter(alias for aliases in people.values() for alias in set(aliases))
     by_name = {}
     for name, aliases in people.items():
         surname = name[:2] if len(name) > 2 else name[:1]
-        called = [surname + courtesy[name]] if name in courtesy else []
+        others = [surname + courtesy[name]] if name in courtesy else []
         for alias in aliases:
-            if alias.startswith(surname) or re.search(f"{ALSO_CALLED}[“「]?{re.escape(alias)}", text):
-                called.append(alias)
-        called = [each for each in dict.fromkeys(called) if owners[each] <= 1 and each not in people]
-        called = [each for each in called if text.count(each) >= 2]
-        if called:
-            by_name[name] = called
+            known = alias.startswith(surname) or alias in called.get(name, ())
+            if known or re.search(f"{ALSO_CALLED}[“「]?{re.escape(alias)}", text):
+                others.append(alias)
+        others = [each for each in dict.fromkeys(others) if owners[each] <= 1 and each not in people]
+        others = [each for each in others if each != courtesy.get(name) and text.count(each) >= 2]
+        if others:
+            by_name[name] = others
     return by_name
 
 
@@ -314,6 +299,9 @@ def mention_facts(sections, spellings, words):
         if len(chief) > 1 and label:
             answer = words.answer("cast", place=label, names="、".join(chief))
             yield {"kind": "cast", "about": label, "x": writings(label), "Answer": answer, "Key": chief}
+    if total:
+        ((first, _),) = total.most_common(1)
+        yield {"kind": "most", "about": "", "x": [""], "Answer": words.answer("most", names=first), "Key": first}
     for n in (3, 5, 10):
         chief = [name for name, _ in total.most_common(n)]
         if len(chief) == n:
@@ -322,30 +310,89 @@ def mention_facts(sections, spellings, words):
             yield {"kind": "chief", "about": "", "x": forms, "Answer": answer, "Key": chief}
 
 
-def book_facts(sections: Sequence[Section], listed, min_mentions, max_pairs, words: Words):
-    """(all facts that the book bears out, {name: [other names]} of the people in them).
+def called_facts(others, courtesy, words):
+    """Facts, see book_facts: whose another name is. others: {name: [other names]}. courtesy: {name: courtesy name}."""
+    for name, aliases in others.items():
+        for alias in aliases:
+            zi = courtesy.get(name)
+            answer = words.answer("called in full" if zi else "called", x=alias, y=name, zi=zi or "")
+            yield about_person("called", name, answer, name) | {"x": [alias]}
+
+
+def episode_facts(episodes: Iterable[Episode], words: Words):
+    """Facts, see book_facts: where an episode is and who is in it."""
+    for names, place, line, people in episodes:
+        answer = words.answer("episode", x=names[0], place=place, names="、".join(people), quote=line)
+        fact = {"kind": "episode", "about": names[0], "x": names, "Answer": answer, "Key": [place, *people]}
+        yield fact | {"place": place}
+
+
+def whole_facts(sections: Sequence[Section], about: About, words: Words):
+    """Facts, see book_facts, about the book as a whole: who wrote it, and its length."""
+    if about.get("title") and about.get("author"):
+        title, author = words.own(about["title"]), words.own(about["author"])
+        answer = words.answer("author", x=f"《{title}》", y=author)
+        yield {"kind": "author", "about": "", "x": [title], "Answer": answer, "Key": author}
+    numbers = [section.number for section in sections if section.number is not None]
+    if words.unit and numbers == list(range(1, len(numbers) + 1)):
+        count = chinese_number(len(numbers)) + words.unit
+        yield {"kind": "length", "about": "", "x": [words.title], "Answer": words.answer("length", n=count), "Key": count}
+
+
+class Facts(NamedTuple):
+    """What is known of a book."""
+
+    facts: list[dict]  # see book_facts
+    people: dict[str, list[str]]  # {name: other names} of those in it, the oftenest named first
+    spellings: dict[str, str]  # {name as written: person}
+    texts: list[Marked]  # its sections with who is meant where; empty where there are no people
+
+
+def book_facts(
+    sections: Sequence[Section], listed, min_mentions, max_pairs, words: Words, about: About, episodes: str = ""
+) -> Facts:
+    """All facts that a book bears out, and who is in it.
 
     A fact is {"kind", "about", "x", "Answer", "Key"}: about, a person, a pair or a section; x, the forms in which the
     question may name it; Key, what a right answer must contain, a text or a list of texts. A pair has "y", the second.
-    "place" is the section that the answer names, "" where it can name none.
+    "place" is the section that the answer names, "" where it can name none; "told" the sentence that tells it.
+    "fame" is the place of the person it is about among all, by how often the book names them, from 0.
     listed: {name: [spellings]}, as read_list gives it. min_mentions: people named less often are left out.
-    max_pairs: facts about two people, at most; they are 30 % of all at most, too.
+    max_pairs: facts about two people, at most; they are 30 % of all at most, too. episodes: see episodes.py.
     """
     facts, text = list(chapter_facts(sections, words)), "\n".join(section.text for section in sections)
+    facts += whole_facts(sections, about, words)
+    called = about.get("called", {})
+    listed = {name: [*names, *called.get(name, ())] for name, names in listed.items()}
     people = read_people(listed, text, min_mentions) if listed else {}
-    if people:
-        courtesy = courtesy_names(people, text)
-        others = other_names(people, courtesy, text)
-        zi_owners = Counter(courtesy.values())
-        spellings = {name: name for name in people}
-        spellings |= {zi: person for person, zi in courtesy.items() if zi_owners[zi] == 1}
-        spellings |= {alias: person for person, aliases in others.items() for alias in aliases}
-        every_name = {word for name, aliases in listed.items() for word in (name, *aliases) if len(word) > 1}
-        known = any_of({*spellings, *every_name})
-        facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words)
-        facts += mention_facts(sections, spellings, words)
-        mentions = count_mentions(text, spellings)
-        pairs = pair_facts(sections, spellings, known, words)
-        pairs = sorted(pairs, key=lambda fact: -min(mentions[fact["x"][0]], mentions[fact["y"]]))
-        facts += pairs[: min(max_pairs, len(facts) * 3 // 7)]
-    return facts, people
+    if not people:
+        return Facts(facts, {}, {}, [])
+    courtesy = courtesy_names(people, text)
+    others = other_names(people, courtesy, text, called)
+    zi_owners = Counter(courtesy.values())
+    spellings = {name: name for name in people}
+    spellings |= {zi: person for person, zi in courtesy.items() if zi_owners[zi] == 1}
+    spellings |= {alias: person for person, aliases in others.items() for alias in aliases}
+    every_name = {word for name, aliases in listed.items() for word in (name, *aliases) if len(word) > 1}
+    known = any_of({*spellings, *every_name})
+    mentions = count_mentions(text, spellings)
+    people = dict(sorted(people.items(), key=lambda each: -mentions[each[0]]))
+    texts = list(mark(sections, spellings, known))
+    facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words)
+    facts += called_facts(others, courtesy, words)
+    facts += mention_facts(sections, spellings, words)
+    facts += told_facts(agreed([*ties(texts), *children(texts), *deaths(texts)]), words)
+    names_of = {person: [each for each, owner in spellings.items() if owner == person] for person in people}
+    episodes_found = episodes_in(
+        sections, episodes, lambda person, where: any(name in where for name in names_of.get(person, ()))
+    )
+    facts += episode_facts(episodes_found, words)
+    pairs = pair_facts(sections, spellings, known, words)
+    pairs = sorted(pairs, key=lambda fact: -min(mentions[fact["x"][0]], mentions[fact["y"]]))
+    facts += pairs[: min(max_pairs, len(facts) * 3 // 7)]
+    ranks = {person: rank for rank, person in enumerate(people)}
+    for fact in facts:
+        fact["fame"] = ranks.get(fact["about"], len(ranks))
+        if fact["fame"] < FAMOUS and fact["x"] == [fact["about"]]:
+            fact["x"] = names_of[fact["about"]]
+    return Facts(facts, people, spellings, texts)

@@ -1,0 +1,120 @@
+"""Who is meant where a book names somebody: by a name, by another one, or by the given name alone.
+
+    云长斩颜良于马下，良军大败。    # 关羽, 颜良, 颜良
+
+The given name alone counts from where its bearer was named in full, until the section ends or another bearer comes.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from miniglm.book.sections import Section
+from miniglm.typed import TRADITIONAL, in_script
+
+SENTENCE = r"[^。！？\n]+[。！？]?"
+HANZI = r"[\u4e00-\u9fff]"
+
+
+def in_both_scripts(pattern: str) -> str:
+    """A regular expression in simplified characters that finds the same words in traditional ones, too."""
+    return f"(?:{pattern}|{in_script(pattern, TRADITIONAL)})"
+
+
+# What stands behind a name where a person is meant.
+ACTS = in_both_scripts(
+    "曰|道[：，“「]|说[：，道]|笑道|问道|答道|点头|摇头|字|引兵|引军|领兵|领军|大怒|大喜|大惊|大叫|出马|挺枪|拍马|等|乃|拜|"
+    "奏|谏|叩|听|闻|、"
+)
+
+STRONG, WEAK = 0xF0000, 0x100000  # where the characters begin that stand for a name, and for a given name alone
+PERSON = f"[{chr(STRONG)}-{chr(WEAK + 0xFFFD)}]"  # a regular expression for either
+NAMED = f"[{chr(STRONG)}-{chr(WEAK - 1)}]"  # for a name alone
+INTRODUCED = re.compile(f"姓({HANZI}{{1,2}})，?名({HANZI}{{1,2}}?)(?=[，。；：字]|$)")  # 姓张名飞
+CALLED_SHARE = 0.05  # of a character's places; less, and it is a word
+
+
+class Mention(NamedTuple):
+    """A place where somebody is named."""
+
+    person: str  # by their first name on the list
+    written: str  # as the book has it there
+
+
+class Marked(NamedTuple):
+    """A section's text in which one character, matched by PERSON, stands for each mention."""
+
+    label: str  # of the section
+    text: str
+    mentions: dict[str, Mention]  # by that character
+
+    def who(self, character: str) -> str:
+        """The person that a character of the text stands for."""
+        return self.mentions[character].person
+
+    def plain(self, text: str) -> str:
+        """A piece of the text as the book has it."""
+        return re.sub(PERSON, lambda match: self.mentions[match[0]].written, text)
+
+
+def any_of(words: Iterable[str]) -> re.Pattern:
+    """A pattern that finds the longest of some words.
+
+    It goes by their first character, which is far faster than to try one word after the other.
+    """
+    rests = defaultdict(list)
+    for word in sorted(words, key=lambda word: (-len(word), word)):
+        rests[re.escape(word[0])].append(re.escape(word[1:]))
+    return re.compile("|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in rests.items()))
+
+
+def given_name(name: str) -> str:
+    """The last part of a full name, by which a story goes on: 操 of 曹操, 懿 of 司马懿; "" where it is longer."""
+    return name[-1] if len(name) in (2, 3) else ""
+
+
+def is_called(character: str, text: str) -> bool:
+    """Whether a character is often followed by what a person does: 操 is, 人 is a word."""
+    followed = re.findall(f"{character}(.?.?)", text)
+    return sum(bool(re.match(ACTS, each)) for each in followed) >= CALLED_SHARE * len(followed)
+
+
+def mark(sections: Sequence[Section], spellings: Mapping[str, str], known: re.Pattern) -> Iterator[Marked]:
+    """Each section with its mentions marked.
+
+    spellings: {name as written: person}. known: a pattern that finds all names, of others too.
+    """
+    text = "\n".join(section.text for section in sections)
+    givens = {given_name(person) for person in spellings.values()} - {""}
+    givens = {given for given in givens if is_called(given, text)}
+    for section in sections:
+        parts, mentions, called, end = [], {}, {}, 0
+
+        def marked(person: str, written: str, first: int) -> str:
+            character = chr(first + len(mentions) % 0xFFFD)
+            mentions[character] = Mention(person, written)
+            return character
+
+        def by_given_name(text: str) -> str:
+            introduced = INTRODUCED.search(text)
+            if introduced and (person := spellings.get(introduced[1] + introduced[2])):
+                called.setdefault(given_name(person) or introduced[2], person)
+                before, behind = text[: introduced.start(2)], text[introduced.end() :]
+                return before + marked(person, introduced[2], STRONG) + by_given_name(behind)
+            if not called:
+                return text
+            return re.sub(f"[{''.join(called)}]", lambda match: marked(called[match[0]], match[0], WEAK), text)
+
+        for match in known.finditer(section.text):
+            parts.append(by_given_name(section.text[end : match.start()]))
+            end = match.end()
+            person = spellings.get(match[0])
+            if not person:
+                parts.append(match[0])
+                continue
+            parts.append(marked(person, match[0], STRONG))
+            if (given := given_name(person)) in givens:
+                called[given] = person
+        parts.append(by_given_name(section.text[end:]))
+        yield Marked(section.label, "".join(parts), mentions)
