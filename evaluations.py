@@ -18,7 +18,7 @@ from configurator import FilePath, Positive, configure
 from data_utils import Books, open_data
 from miniglm import origin
 from miniglm.batch import Batch
-from miniglm.chat import CHAT_TOKENS, Completion, complete, prompt_ids, prompt_of
+from miniglm.chat import CHAT_TOKENS, Completion, complete, complete_with, prompt_ids, prompt_of
 from miniglm.checkpoint import locate
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
@@ -26,6 +26,7 @@ from miniglm.files import read_text, write_json, write_whole
 from miniglm.machine import WeightDtype
 from miniglm.metrics import (
     LARGEST_TEXT,
+    NOBODY,
     answer_scores,
     bag_of_words,
     interval,
@@ -51,6 +52,7 @@ too_long: Literal["stop", "wrong"] = "stop"  # a question that the model cannot 
 save_path: FilePath = ""  # write the metrics to this file as JSON; those of several models by their out_dir
 answers_path: FilePath = ""  # write question, right answer and the model's own to this .jsonl
 report: FilePath = ""  # write a page that compares the models to this FILE.html
+lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
 batch_size: Positive = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
 dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
@@ -145,7 +147,7 @@ def text_of(ids, tokenizer):
 
 
 def answer_all(loaded, records, eval_file, too_long):
-    """The model's greedy answer to each record's question, a list of Completions.
+    """The model's greedy answer to each record's question, a list of Completions; it may look into its book.
 
     A question too long to read counts as wrong, or, where too_long is stop, is a UserError that names eval_file.
     """
@@ -153,23 +155,30 @@ def answer_all(loaded, records, eval_file, too_long):
     for number, record in enumerate(records):
         try:
             turns = record.get("Turns") or [{"role": "user", "content": record["Question"]}]
-            inputs[number] = prompt_ids(loaded, prompt_of(loaded, turns))
+            inputs[number] = turns
+            prompt_ids(loaded, prompt_of(loaded, turns))
         except UserError as error:
             refuse(too_long != "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
     if len(inputs) < len(records):
         print(f"{len(records) - len(inputs):,} questions are too long for the model and count as wrong")
     order = sorted(inputs, key=lambda number: len(records[number]["Answer"]))  # so that a batch ends together
-    completions = complete(loaded, [inputs[number] for number in order], CHAT_TOKENS, Sampling(temperature=0))
+    talks = [inputs[number] for number in order]
+    if loaded.book:
+        completions = complete_with(loaded.book, loaded, talks, CHAT_TOKENS, Sampling(temperature=0))
+    else:
+        prompts = [prompt_ids(loaded, prompt_of(loaded, turns)) for turns in talks]
+        completions = complete(loaded, prompts, CHAT_TOKENS, Sampling(temperature=0))
     answers = dict(zip(order, completions))
     return [answers.get(number, unread) for number in range(len(records))]
 
 
-def measure_answers(records, answers, train_text, book_text):
+def measure_answers(records, answers, train_text, book_text, people):
     """({"all": summary of all answers, "groups": {group: of its own}}, the answers' scores, a list of dicts)."""
     absent = [record.get("Key") for record in records if record.get("Group") == "absent"]
     refusals = {key for key in absent if isinstance(key, str)}
     scores = [
-        answer_scores(answer, record, train_text, book_text, refusals) for record, answer in zip(records, answers)
+        answer_scores(answer, record, train_text, book_text, refusals, people)
+        for record, answer in zip(records, answers)
     ]
     groups = defaultdict(list)
     for row in zip(records, answers, scores):
@@ -232,13 +241,14 @@ logs_of(out_dir)  # what is wrong with them is told before anything is measured
 bag_metrics = {"bag_of_words": measure_bag_of_words(yardstick, records)} if yardstick else {}
 runs = {}  # {out_dir: Measured}
 for directory in out_dir:
-    loaded = origin.load(directory, device, dtype, lora)
+    loaded = origin.load(directory, device, dtype, lora, lookup == "auto")
     trained_on = str(loaded.settings.get("dataset"))
     run = runs[directory] = Measured(loaded.settings)
     if records:
         run.answers = answer_all(loaded, records, eval_file, too_long)
         train_text = training_text(loaded.tokenizer, trained_on)
-        run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text)
+        people = loaded.book.people if loaded.book else NOBODY
+        run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text, people)
         run.metrics |= bag_metrics
         shown = {"all": run.metrics["all"], **run.metrics["groups"], **bag_metrics}
     else:
@@ -268,6 +278,9 @@ if answers_path:
         for number, record in enumerate(records):
             said = {directory: run.answers[number].text for directory, run in runs.items()}
             said = {"Models": said} if len(runs) > 1 else {"Model": said[out_dir[0]]}
+            if len(runs) == 1 and (call := runs[out_dir[0]].answers[number].call):
+                places = runs[out_dir[0]].answers[number].places
+                said |= {"search": call, "sources": [{"where": each.where, "text": each.text} for each in places]}
             file.write(json.dumps(record | said, ensure_ascii=False) + "\n")
 if report:
     write_report(report, runs, records)

@@ -3,7 +3,7 @@ out_dir = "out/demo-pretrain"
 dataset = "sanguo_bpe"
 init_from = "auto"  # goes on where an interrupted run stopped
 n_layer, n_head, n_embd = 4, 4, 256
-block_size = 256
+block_size = 512
 # One of today's decoders: transformers and llama.cpp run it as Qwen3. What each part gives: docs/experiments.md
 norm, norm_eps, norm_weight = "rms", 1e-6, False
 embedding_norm = True
@@ -13,7 +13,7 @@ activation, gated = "silu", True
 bias = False
 zero_init = True
 dropout = 0.1  # the book is read five times
-batch_size = 8
+batch_size = 4
 optimizer = "muon"  # reaches in 5 minutes what AdamW needs more than 10 for
 ns_steps = 3
 learning_rate = 4e-3

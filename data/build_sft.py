@@ -15,6 +15,7 @@ seeds; it is shown what the book says and must quote it, and what is not in the 
 import json
 import os
 import random
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,12 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import Bounds, FilePath, Natural, Positive, configure
 from miniglm.book.absence import Absence
-from miniglm.book.facts import TITLES, book_facts, read_list
-from miniglm.book.questions import Book, book_records, without_denials
-from miniglm.book.sections import describe, read_book, unit_of
+from miniglm.book.episodes import EPISODES
+from miniglm.book.facts import book_facts, read_list
+from miniglm.book.known import KNOWN, read_about
+from miniglm.book.questions import Book, Shares, book_records, without_denials
+from miniglm.book.sections import chinese_number, describe, read_book, unit_of
+from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, write_whole
+from miniglm.metrics import read_questions
+from miniglm.passages import Forms, passages_of
 from miniglm.typed import script_of
 
 # -----------------------------------------------------------------------------
@@ -45,6 +51,10 @@ wordings: Annotated[int, Bounds(1, 6)] = 2  # questions trained for each fact; m
 absent_share: Annotated[float, Bounds(0, 0.5)] = 0.4  # so many more, about people and chapters the book does not have
 unseen_share: Annotated[float, Bounds(0, 0.5)] = 0.03  # people, pairs and chapters that no trained question is about
 validation: Literal["reworded", "unseen"] = "reworded"  # val.jsonl: trained facts in other words, or untrained facts
+small_talk: Natural = 1200  # courtesies, and as many questions about what is beyond the book
+lookups: Natural = 1500  # talks in which a sentence of the book is looked for
+follow_ups: Natural = 800  # talks of several turns
+natural: FilePath = ""  # FILE.jsonl of questions that readers ask: in eval.jsonl, as the group natural, and not trained
 eval_questions: Positive = 400  # of each group in eval.jsonl
 seed = 1337  # which facts and wordings fall where
 # of --backend=llm, for which of the above title, unseen_share, eval_questions and seed count, too
@@ -71,12 +81,20 @@ claim(target)
 # The book, and what it bears out.
 text, sections = read_book(Path("data", name, "input.txt"), heading)
 print(describe(sections))
-words = Words(title or TITLES.get(name, ""), unit_of(sections), script_of(Counter(text)))
+own_about = Path("data", name, "about.json")
+about = read_about(own_about) if own_about.exists() else KNOWN.get(name, {})
+words = Words(title or about.get("title", ""), unit_of(sections), script_of(Counter(text)))
 list_of_people = entities or f"data/{name}/entities.json"
 listed = read_list(list_of_people) if entities or Path(list_of_people).exists() else {}
-facts, people = book_facts(sections, listed, min_mentions, max_pairs, words)
+facts, people, spellings, texts = book_facts(
+    sections, listed, min_mentions, max_pairs, words, about, EPISODES.get(name, "")
+)
 absence = Absence(text, sections, people, words)
-book = Book(sections, facts, people, absence, words)
+whole = words.answer("absent chapter", x="", n=chinese_number(absence.chapters) + words.unit) if absence.chapters else ""
+forms = Forms(words.answer("absent", x=""), whole, words.own("这个我答不了。"))
+passages = passages_of(sections, texts, facts, people, spellings, forms)
+phrases = [piece for sentence in passages.sentences[::7] for piece in re.findall(r"\w{3,5}", sentence.text)[:1]]
+book = Book(sections, facts, people, absence, words, passages, SmallTalk(words, list(people), phrases))
 if not people:
     print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
 
@@ -87,7 +105,8 @@ if backend == "book":
     refuse(not facts, f"{name} gives nothing to ask about", todo)
     kinds = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
-    files = book_records(book, wordings, absent_share, unseen_share, validation, eval_questions, rng)
+    shares = Shares(wordings, absent_share, unseen_share, small_talk, lookups, follow_ups, eval_questions)
+    files = book_records(book, shares, validation, read_questions(natural) if natural else [], rng)
 else:
     from miniglm.book.llm import Server, ask, quoted_records, seed_questions
 
@@ -105,6 +124,7 @@ else:
 files, denials = without_denials(files, absence)
 if denials:
     print(f"left out: {denials:,} answers that deny what the book has")
+passages.save(target)
 for file, records in files.items():
     with write_whole(target / f"{file}.jsonl") as out:
         out.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in records)

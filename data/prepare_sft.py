@@ -27,6 +27,7 @@ from configurator import Bounds, FilePath, configure
 from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
+from miniglm.passages import copy_book
 from miniglm.records import BadRecord, Turn, as_text, fields_of, plain, quoted, read_records, turns_of
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer, read_config
@@ -57,7 +58,6 @@ class Sample(NamedTuple):
     form: str  # of its record
     ids: list[int]
     mask: list[int]  # as long as ids, 1 where the id is to be predicted
-    searches: bool  # whether the assistant calls the search tool in it
     changes: list[str]  # what was changed in its record
 
 
@@ -114,22 +114,35 @@ def normalisation_for(paths, tokenizer_from) -> Normalisation | None:
     return Normalisation.of(characters)
 
 
-def sample_of(record, encoder, row_length, too_long, normalisation) -> Sample:
-    """The Sample of a record, at most row_length ids. Raises BadRecord, and UserError as the tokenizer does."""
+def any_searches(paths) -> bool:
+    """Whether the assistant calls the search tool in any record of some files."""
+    for path in paths:
+        for _, record in read_records(path):
+            with suppress(BadRecord):
+                if any(turn["role"] == "search" for turn in turns_of(record).turns):
+                    return True
+    return False
+
+
+def sample_of(record, encoder, row_length, too_long, normalisation, searches) -> Sample:
+    """The Sample of a record, at most row_length ids. Raises BadRecord, and UserError as the tokenizer does.
+
+    searches: the assistant may call the search tool in any record.
+    """
     form, turns, changes = turns_of(record)
     as_written, turns = turns, normalised(turns, normalisation)
     if turns != as_written:
         changes.append("had its questions normalised")
     if not all(turn["content"] for turn in turns):
         raise BadRecord("has a question of nothing that can be seen")
-    ids, mask = encode_conversation(encoder, turns)
+    ids, mask = encode_conversation(encoder, turns, searches)
     if len(ids) > row_length:
         if too_long == "drop":
             raise BadRecord("is longer than the block")
         cut = without_end if too_long == "truncate" else without_front
         ids, mask, change = cut(turns, encoder, row_length)
         changes.append(change)
-    return Sample(form, ids, mask, any(turn["role"] == "search" for turn in turns), changes)
+    return Sample(form, ids, mask, changes)
 
 
 def without_end(turns: list[Turn], encoder, row_length) -> tuple[list[int], list[int], str]:
@@ -249,19 +262,19 @@ row_length = block_size + 1  # the first id of a row is only read, the last one 
 val_files = [val_file] if val_file else []
 drawn = random.Random(seed)
 wanted = conditions(where)
-read = partial(sample_of, encoder=encoder, row_length=row_length, too_long=too_long, normalisation=normalisation)
+searches = any_searches([*val_files, *files])
+how = {"encoder": encoder, "row_length": row_length, "too_long": too_long, "normalisation": normalisation}
+read = partial(sample_of, **how, searches=searches)
 tally = Tally(Counter(), Counter(), Counter())
-searches, sample = False, None  # whether the search tool is called in any sample; the last one
+sample = None  # the last one
 with ExitStack() as stack:
     train = Rows(target, "train", row_length, encoder.end_id, pack, stack)
     val = Rows(target, "val", row_length, encoder.end_id, pack, stack)
     for sample in samples(val_files, read, wanted, strict, tally):
         val.add(sample)
-        searches |= sample.searches
     for sample in samples(files, read, wanted, strict, tally):
         held_out = not val_files and (val.samples == 0 or drawn.random() < val_fraction)
         (val if held_out else train).add(sample)
-        searches |= sample.searches
     if sample and train.samples == 0 and val.samples == 1 and not val_files:
         train.add(sample)  # the only one there is serves for both
     for rows, paths in ((train, files), (val, val_files or files)):
@@ -285,6 +298,7 @@ with ExitStack() as stack:
     for stale in target.glob("*_sample.bin"):
         stale.unlink()
 encoder.save(target)
+copy_book(Path(files[0]).parent, target)
 write_json(target / "meta.json", meta)
 for split, counts in meta["splits"].items():
     print(f"{target / split}.bin: {counts['samples']:,} samples in {counts['rows']:,} rows of {row_length}")

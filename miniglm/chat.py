@@ -1,16 +1,17 @@
 """Text in, text out: what the command line, the page and the evaluation share between tokenizer and model."""
 
-import json
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from miniglm.conversation import LEARNED, MARKERS, Messages, encode_conversation, encode_prompt, normalised
 from miniglm.decoding import Sampling, beam_search, filter_logits, generate
 from miniglm.errors import UserError, refuse
+from miniglm.grammar import Grammar, Guide, Trie
 from miniglm.origin import Loaded
-from miniglm.search import search
+from miniglm.tokenizer import Tokenizer
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
 BATCH = 64  # prompts answered at once
@@ -24,6 +25,8 @@ class Completion(NamedTuple):
     tokens: int
     ended: bool  # whether it came to its end
     seconds: float  # its share of the batch's time
+    call: str = ""  # what was looked for, JSON
+    places: Sequence = ()  # in the book, that were found
 
 
 class Candidate(NamedTuple):
@@ -90,48 +93,110 @@ def prompt_of(loaded: Loaded, turns: Messages) -> str | Messages:
 
 
 def stream(
-    loaded: Loaded, prompts: list[list[int]], max_new_tokens: int, sampling: Sampling
+    loaded: Loaded,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    guides: Sequence[Guide | None] = (),
 ) -> Iterator[list[str | None]]:
     """Generate for all prompts at once; yields at each step the new text of each, whole characters only.
 
-    A prompt that has ended yields None.
+    A prompt that has ended yields None. guides: of each prompt, or of none.
     """
-    decoders = [loaded.tokenizer.decoder() for _ in prompts]
-    for step in generate(loaded.model, prompts, max_new_tokens, sampling, loaded.tokenizer.end_id):
+    decoders, end_id = [loaded.tokenizer.decoder() for _ in prompts], loaded.tokenizer.end_id
+    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_id, guides=guides):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step.ids, decoders)]
 
 
-def answer_with_search(
-    loaded: Loaded, messages: Messages, table: list[dict], max_new_tokens: int, sampling: Sampling
-) -> Iterator[tuple[str, str]]:
-    """Let the model answer a conversation, searching `table` (see search.py) as it likes; yields (role, new text).
+class Tool(Protocol):
+    """Where a model may look something up before it answers: a table (search.py) or a book (passages.py)."""
 
-    The roles are search, what it looks for; return, the records found, both in JSON; and assistant, the answer.
-    Raises UserError where the conversation and the records leave no room.
+    def look(self, call: str) -> tuple[str, list]:
+        """(what a call found, as the model reads it, the Places in a book)."""
+
+    def call_grammar(self, messages: Messages) -> Grammar | None:
+        """What may be said to a conversation: an answer or a call. None: anything."""
+
+    def answer_grammar(self, call: str, places: Sequence) -> Grammar | None:
+        """What may be answered to what a call found. None: anything."""
+
+
+class Said(NamedTuple):
+    """A piece of what is said in one of several conversations."""
+
+    talk: int  # which
+    role: str  # search, what is looked for; return, what was found (both JSON); assistant, the answer
+    text: str
+    tokens: int
+    places: Sequence = ()  # in a book, of a return
+
+
+def answer_with(
+    tool: Tool, loaded: Loaded, talks: Sequence[Messages], max_new_tokens: int, sampling: Sampling
+) -> Iterator[list[Said]]:
+    """Let the model answer some conversations at once, looking things up as it likes; yields what is said at each step.
+
+    Raises UserError where a conversation and what was found leave no room.
     """
+    open_talks = dict(enumerate(talks))
+    grammars = {number: tool.call_grammar(messages) for number, messages in open_talks.items()}
     for calls in range(MOST_CALLS + 1):
         choosing = calls < MOST_CALLS  # after so many searches it must answer
-        ids = prompt_ids(loaded, messages, choosing)
-        role, said = None if choosing else "assistant", ""
-        for (piece,) in stream(loaded, [ids], max_new_tokens, sampling):
-            said += piece or ""
-            if role is None and len(said) >= max(len(MARKERS[role]) for role in LEARNED):
-                role = next((role for role in LEARNED if said.startswith(MARKERS[role])), "assistant")
-                said = said.removeprefix(MARKERS[role])
-                yield role, said
-            elif role and piece:
-                yield role, piece
-        if role is None and said:  # shorter than a marker
-            yield "assistant", said
-        if role != "search":
+        numbers = list(open_talks)
+        prompts = [prompt_ids(loaded, open_talks[number], choosing) for number in numbers]
+        guides = [guide_of(loaded, grammars.get(number)) if choosing else None for number in numbers]
+        roles: dict[int, str | None] = dict.fromkeys(numbers, None if choosing else "assistant")
+        said = dict.fromkeys(numbers, "")
+        for pieces in stream(loaded, prompts, max_new_tokens, sampling, guides):
+            step = []
+            for number, piece in zip(numbers, pieces):
+                if piece is None:
+                    continue
+                said[number] += piece
+                if roles[number] is None and len(said[number]) >= LONGEST_MARKER:
+                    roles[number] = role = role_of(said[number])
+                    piece = said[number] = said[number].removeprefix(MARKERS[role])
+                if role := roles[number]:
+                    step.append(Said(number, role, piece, 1))
+            yield step
+        step, called = [], {}
+        for number in numbers:
+            if roles[number] is None and said[number]:  # shorter than a marker
+                step.append(Said(number, "assistant", said[number], 0))
+            elif roles[number] == "search":
+                found, places = tool.look(said[number])
+                step.append(Said(number, "return", found, 0, places))
+                asked = {"role": "search", "content": said[number]}
+                called[number] = [*open_talks[number], asked, {"role": "return", "content": found}]
+                grammars[number] = tool.answer_grammar(said[number], places)
+        yield step
+        open_talks = called
+        if not open_talks:
             return
-        found = json.dumps(search(table, said), ensure_ascii=False)
-        yield "return", found
-        messages = [*messages, {"role": "search", "content": said}, {"role": "return", "content": found}]
+
+
+LONGEST_MARKER = max(len(MARKERS[role]) for role in LEARNED)
+
+
+def role_of(said: str) -> str:
+    """Whether what a model said begins a call or an answer."""
+    return next((role for role in LEARNED if said.startswith(MARKERS[role])), "assistant")
+
+
+def guide_of(loaded: Loaded, grammar: Grammar | None) -> Guide | None:
+    """What leads the model through a grammar; None where there is none, or a token's bytes are not known."""
+    ranks = getattr(loaded.tokenizer, "ranks", None)
+    return Guide(grammar, trie_of(loaded.tokenizer)) if grammar and ranks else None
+
+
+@functools.lru_cache(maxsize=4)
+def trie_of(tokenizer: Tokenizer) -> Trie:
+    """The tokens of a tokenizer by their bytes."""
+    return Trie(tokenizer.ranks, tokenizer.end_id)
 
 
 def grow(messages: Messages, role: str, piece: str) -> bool:
-    """Add a piece of what answer_with_search yields to a list of messages, in place; whether it begins a new one."""
+    """Add a piece of what answer_with yields to a list of messages, in place; whether it begins a new one."""
     begins = not messages or messages[-1]["role"] != role
     if begins:
         messages.append({"role": role, "content": ""})
@@ -196,6 +261,32 @@ def complete(
         completions += [
             Completion(loaded.tokenizer.decode(ids), len(ids), ids[-1:] == [end_id], seconds) for ids in generated
         ]
+    return completions
+
+
+def complete_with(
+    tool: Tool, loaded: Loaded, talks: Sequence[Messages], max_new_tokens: int, sampling: Sampling
+) -> list[Completion]:
+    """A Completion of each conversation, BATCH at a time, in which the model looks things up as it likes."""
+    completions = []
+    for start in range(0, len(talks), BATCH):
+        batch, started = talks[start : start + BATCH], time.perf_counter()
+        texts, calls, tokens = [""] * len(batch), [""] * len(batch), [0] * len(batch)
+        places: list[Sequence] = [()] * len(batch)
+        for step in answer_with(tool, loaded, batch, max_new_tokens, sampling):
+            for number, role, text, count, found in step:
+                tokens[number] += count
+                if role == "assistant":
+                    texts[number] += text
+                elif role == "search":
+                    calls[number] += text
+                else:
+                    places[number] = found
+        seconds = (time.perf_counter() - started) / len(batch)
+        for number in range(len(batch)):
+            ended = tokens[number] < max_new_tokens
+            told = (texts[number], tokens[number], ended, seconds, calls[number], places[number])
+            completions.append(Completion(*told))
     return completions
 
 

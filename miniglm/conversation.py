@@ -26,14 +26,16 @@ def normalised(messages: Messages, normalisation: Normalisation | None) -> Messa
     return [{**message, "content": content} for message, content in zip(messages, contents)]
 
 
-def encode_conversation(tokenizer: AnyTokenizer, messages: Messages) -> tuple[list[int], list[int]]:
+def encode_conversation(
+    tokenizer: AnyTokenizer, messages: Messages, choosing: bool = False
+) -> tuple[list[int], list[int]]:
     """(ids, loss_mask), two lists of equal length, of a conversation with the roles of MARKERS.
 
-    The mask is 1 on what the assistant says and on its end. Where the conversation has a search call, the markers
-    答： and 查： count too: there the model must choose.
+    The mask is 1 on what the assistant says and on its end. Where the model must choose, the markers 答： and 查： count
+    too: choosing says that it may search in any conversation, and in one with a search call it does.
     """
     ids, mask, prompt = [], [], ""
-    choosing = any(message["role"] == "search" for message in messages)
+    choosing = choosing or any(message["role"] == "search" for message in messages)
     for message in messages:
         role, content = message["role"], message["content"]
         if role not in LEARNED:

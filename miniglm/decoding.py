@@ -4,10 +4,11 @@ It knows a model and ids, no text and no tokenizer. Prompts are lists of ids; a 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from model import KVCache, MiniGLM
@@ -26,6 +27,16 @@ class Sampling:
     seed: int | None = None  # repeats a run exactly; None draws from torch's random state
 
 
+class Guide(Protocol):
+    """Which ids may come next in one text, see grammar.py."""
+
+    def allowed(self) -> np.ndarray | None:
+        """The ids, int64, one at least; None where any may come."""
+
+    def push(self, token: int):
+        """Go on with an id."""
+
+
 class Step(NamedTuple):
     """One step of a batch."""
 
@@ -41,8 +52,9 @@ def generate(
     sampling: Sampling = Sampling(),
     end_id: int | None = None,
     use_cache: bool = True,
+    guides: Sequence[Guide | None] = (),
 ) -> Iterator[Step]:
-    """Go on from all prompts at once, a Step at a time.
+    """Go on from all prompts at once, a Step at a time. guides: of each prompt, or of none.
 
     A prompt that has given end_id gives None from then on; when all have, the generator ends. A context that outgrows
     block_size keeps its last half and is read again; with or without the cache the rule is the same.
@@ -58,7 +70,13 @@ def generate(
         else:
             logits = decode(model, contexts, cache)
         logits = penalize(logits.float(), texts, sampling.repetition_penalty, sampling.no_repeat_ngram_size)
+        for row, guide in enumerate(guides):
+            if guide and not ended[row]:
+                keep_allowed(logits[row], guide.allowed())
         chosen = sample_token(logits, sampling, rng).tolist()
+        for guide, token, done in zip(guides, chosen, ended):
+            if guide and not done:
+                guide.push(token)
         step = Step([None if done else token for token, done in zip(chosen, ended)], logits)
         ended = [done or token == end_id for token, done in zip(chosen, ended)]
         yield step
@@ -172,6 +190,15 @@ def penalize(logits, texts, repetition_penalty=1.0, no_repeat_ngram_size=0):
             if len(set(banned)) < logits.size(-1):  # something must be left
                 logits[row, banned] = -math.inf
     return logits
+
+
+def keep_allowed(logits, allowed: np.ndarray | None):
+    """Logits (V,), in place, with -inf for all but the allowed ids; None allows all."""
+    if allowed is not None:
+        kept = torch.from_numpy(allowed).to(logits.device)
+        values = logits[kept]
+        logits.fill_(-math.inf)
+        logits[kept] = values
 
 
 def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):

@@ -6,6 +6,7 @@ A generated text is a Completion, see chat.py; a question is {"Question", "Answe
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyppmd
@@ -27,6 +28,13 @@ from miniglm.records import (
 )
 
 LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
+
+
+NOBODY: Mapping[str, Sequence[str]] = {}
+GREETING = "greeting"  # the group of questions that a courtesy answers
+CANNOT = re.compile("[这這][个個]我答不了。")
+COURTEOUS = re.compile("我|你好|再[见見]|[谢謝]|客[气氣]|[欢歡]迎")
+TELLS = re.compile("[「」]|[书書]中[没沒]有|最早[见見]|又[称稱]|所[杀殺]")  # the forms in which facts are told
 
 
 def read_questions(path) -> list[dict]:
@@ -62,7 +70,7 @@ def question_in(record, changes: Counter) -> dict:
             texts = [str(text) if type(text) in (int, float) else text for text in texts]
         if not all(isinstance(text, str) for text in texts):
             raise BadRecord(f"has {kind(value)} for {quoted(field)} where a text was to be")
-        if any(texts):
+        if any(texts) or name == "Key" and field in record:
             rest[name] = texts if isinstance(value, list) else texts[0]
     talk = question_of(record)
     turns, answer = talk.turns, ""
@@ -72,7 +80,7 @@ def question_in(record, changes: Counter) -> dict:
         if "key" not in found:
             raise
     else:
-        if "Key" not in rest or len(answered.turns) > len(turns):  # else the Key is to a question that trails
+        if not rest.get("Key") or len(answered.turns) > len(turns):  # else the Key is to a question that trails
             talk, turns, answer = answered, answered.turns[:-1], answered.turns[-1]["content"]
     changes.update(talk.changes)
     earlier = {"Turns": turns} if len(turns) > 1 else {}
@@ -100,10 +108,20 @@ def distinct(texts: list[str], n: int) -> float:
     return len(grams) / max(1, sum(grams.values()))
 
 
-def holds_key(answer: str, record: dict) -> bool | None:
-    """Whether the answer contains all that a right one must; None where the record has no Key."""
-    keys = keys_of(record)
-    return all(key in answer for key in keys) if keys else None
+def is_right(answer: str, record: dict, people: Mapping[str, Sequence[str]] = NOBODY) -> bool | None:
+    """Whether an answer is right; None where the record says nothing of that.
+
+    With a Key: it contains all of it, somebody's name by any of their names. people: {name: all their names}. Where the
+    Key is empty: it says that it cannot answer, or in the group greeting it is courteous and tells nothing of a book.
+    """
+    if "Key" not in record:
+        return None
+    if keys := keys_of(record):
+        return all(any(name in answer for name in people.get(key, [key])) for key in keys)
+    if CANNOT.search(answer):
+        return True
+    courteous = GREETING in (record.get("Group"), record.get("Kind")) and COURTEOUS.search(answer)
+    return bool(courteous) and not TELLS.search(answer)
 
 
 def keys_of(record: dict) -> list[str]:
@@ -212,18 +230,25 @@ def text_scores(completion, train_text: str | None) -> dict:
     }
 
 
-def answer_scores(completion, record: dict, train_text: str | None, book_text="", refusals=()) -> dict:
-    """{metric: value or None} of one generated answer to a record.
+def answer_scores(
+    completion, record: dict, train_text: str | None, book_text="", refusals=(), people=NOBODY
+) -> dict:
+    """{metric: value or None} of one generated answer to a record. people: see is_right.
 
     train_text: what the model was trained on, None where unknown. book_text: where 「quotations」 must stand.
     refusals: the Keys of questions that the book cannot answer.
     """
     answer, right = completion.text, record["Answer"]
     scores = {
-        "accuracy": holds_key(answer, record),
+        "accuracy": is_right(answer, record, people),
         "exact_match": answer.strip() == right.strip() if right else None,
         "rouge_l": rouge_l(right, answer) if right else None,
     } | text_scores(completion, train_text)
+    if completion.places:
+        shown = answer + "".join(place.text + place.where for place in completion.places)
+        scores["accuracy_with_places"] = is_right(shown, record, people)
+    else:
+        scores["accuracy_with_places"] = scores["accuracy"]
     if refusals:
         scores["refusal_share"] = any(refusal in answer for refusal in refusals)
     if book_text:

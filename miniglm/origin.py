@@ -30,6 +30,7 @@ from miniglm.hf import is_hf, read_hf
 from miniglm.lora import Adapter, attach, digest, merged, read_adapter, stands_on
 from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype
 from miniglm.parallel import Group
+from miniglm.passages import Passages
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
 from model import GLMConfig, MiniGLM
@@ -45,6 +46,7 @@ class Loaded:
     searches: bool  # whether it has learnt to call the search tool
     settings: dict  # of its training; empty for a model from elsewhere
     normalisation: Normalisation | None = None  # of what it is asked; None: it is read as it stands
+    book: Passages | None = None  # that it looks into
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ class Start:
     replaces: bool  # whether out_dir holds a checkpoint that this run will replace
 
 
-def load(place, device: str = "auto", dtype: str = "float32", lora: str = "") -> Loaded:
+def load(place, device: str = "auto", dtype: str = "float32", lora: str = "", lookup: bool = False) -> Loaded:
     """The model at `place`, see open_model, on a device.
 
-    dtype: of the weights, see machine.cast_weights. Raises UserError.
+    dtype: of the weights, see machine.cast_weights. lookup: with the book that it has learnt to look into, if any.
+    Raises UserError.
     """
     checkpoint, tokenizer = open_model(place, lora)
     model = cast_weights(build_model(checkpoint).eval().to(pick_device(device)), dtype)
     about = (checkpoint.chat, checkpoint.searches, checkpoint.settings, checkpoint.normalisation)
-    return Loaded(model, tokenizer, *about)
+    book = Passages.load(locate(lora or place)[0]) if lookup and checkpoint.searches else None
+    return Loaded(model, tokenizer, *about, book)
 
 
 def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:

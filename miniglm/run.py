@@ -33,6 +33,7 @@ from miniglm.machine import peak_memory
 from miniglm.optimizers import Optimizers, Schedule
 from miniglm.origin import Start, trains
 from miniglm.parallel import Group
+from miniglm.passages import copy_book
 from miniglm.vocabulary import fingerprint
 
 TIMED_STEPS = 20  # tell how many fit into --fit_minutes
@@ -227,6 +228,7 @@ class Run:
         checkpoint = self.checkpoint()  # in every process
         if self.writes:
             save_checkpoint(self.folder, checkpoint, self.data.tokenizer, best, self.settings["keep_last"])
+            copy_book(self.data.folder, self.folder)
         self.seconds_saving.append(time.monotonic() - begun)
         self.kept = f"saved at step {self.state.step}"
 

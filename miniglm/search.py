@@ -1,7 +1,9 @@
 """The tool that a model can call in a talk: a search over a small table, a JSON record a line."""
 
 import json
+from collections.abc import Sequence
 
+from miniglm.conversation import Messages
 from miniglm.errors import refuse
 from miniglm.files import read_json_lines
 
@@ -13,6 +15,23 @@ def read_table(path) -> list[dict]:
     table = [record for _, record in read_json_lines(path, "give a file of JSON records, one a line")]
     refuse(not all(isinstance(record, dict) for record in table), f"{path} is no table", "write JSON records")
     return table
+
+
+class Table:
+    """A table as a tool, see chat.py: any call is allowed, and any answer."""
+
+    def __init__(self, records: list[dict]):
+        self.records = records
+
+    def look(self, call: str) -> tuple[str, list]:
+        """(the records found, as JSON, no places in a book)."""
+        return json.dumps(search(self.records, call), ensure_ascii=False), []
+
+    def call_grammar(self, messages: Messages) -> None:
+        """Anything may be asked."""
+
+    def answer_grammar(self, call: str, places: Sequence) -> None:
+        """Anything may be answered."""
 
 
 def search(table: list[dict], call: str) -> list[dict]:

@@ -228,7 +228,7 @@ def person_facts(sections, people, courtesy, others, places, words):
     bearers = defaultdict(list)
     for name, zi in courtesy.items():
         bearers[zi].append(name)
-        yield about_person("courtesy", name, words.answer("courtesy", x=name, zi=zi), zi)
+        yield about_person("courtesy", name, words.answer("courtesy", x=name, zi=zi), zi) | told_first(f"字{zi}", sections)
     for zi, bearing in bearers.items():
         answer = words.answer("whose", x=zi, names="、".join(bearing))
         yield about_person("whose", bearing[0], answer, bearing) | {"x": [zi]}
@@ -246,13 +246,26 @@ def person_facts(sections, people, courtesy, others, places, words):
         place, sentence, spelling = mention
         where = [place] if place else []
         if place:
-            yield about_person("first", name, words.answer("first", x=name, place=place), place)
+            yield about_person("first", name, words.answer("first", x=name, place=place), place) | at(place, sentence)
         if quoted := quotation(sentence, [spelling]):
             answer, key = words.answer("sentence", x=name, place=place, quote=quoted), [*where, quoted]
-            yield about_person("sentence", name, answer, quoted) | {"place": place}
+            yield about_person("sentence", name, answer, quoted) | at(place, sentence)
             if zi:
                 answer, key = words.answer("introduced", x=name, zi=zi, place=place, quote=quoted), [zi, *key]
-            yield about_person("who", name, answer, key)
+            yield about_person("who", name, answer, key) | at(place, sentence)
+
+
+def told_first(piece: str, sections: Sequence[Section]) -> dict:
+    """Where a piece of text stands first, see `at`; empty where it stands nowhere."""
+    for label, _, _, text in sections:
+        if piece in text:
+            return at(label, next(sentence for sentence in sentences(text) if piece in sentence))
+    return {}
+
+
+def at(place: str, sentence: str) -> dict:
+    """Where a fact stands: the label of the section, and the sentence."""
+    return {"place": place, "told": sentence}
 
 
 def about_person(kind: str, name: str, answer: str, key: str | list[str]) -> dict:
@@ -283,7 +296,7 @@ def pair_facts(sections, spellings, known, words):
             answer = words.answer("pair", x=x, y=y, place=place, quote=quoted)
             key = [place, quoted] if place else quoted
             fact = {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": key}
-            yield fact | {"place": place}
+            yield fact | at(place, sentence)
 
 
 def mention_facts(sections, spellings, words):
@@ -324,7 +337,7 @@ def episode_facts(episodes: Iterable[Episode], words: Words):
     for names, place, line, people in episodes:
         answer = words.answer("episode", x=names[0], place=place, names="、".join(people), quote=line)
         fact = {"kind": "episode", "about": names[0], "x": names, "Answer": answer, "Key": [place, *people]}
-        yield fact | {"place": place}
+        yield fact | at(place, line)
 
 
 def whole_facts(sections: Sequence[Section], about: About, words: Words):

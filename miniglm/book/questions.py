@@ -1,6 +1,7 @@
 """Records of questions and answers about a book, made of its facts, and talks in which its people are looked up."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,10 +9,18 @@ from itertools import islice
 from random import Random
 
 from miniglm.book.absence import Absence
+from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, quoting, telling
 from miniglm.book.sections import Section
 from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
+from miniglm.book.smalltalk import SmallTalk
 from miniglm.errors import refuse
+from miniglm.passages import Passages
 from miniglm.search import search
+
+
+BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
+LOOKED_INTO = ("sentence", "pair", "title", "heading")  # kinds of facts that the book is always asked for
+OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
 
 
 @dataclass(frozen=True)
@@ -20,9 +29,11 @@ class Book:
 
     sections: list[Section]
     facts: list[dict]  # as facts.book_facts gives them
-    people: dict[str, list[str]]  # {name: other names}
+    people: dict[str, list[str]]  # {name: other names}, the best known first
     absence: Absence
     words: Words
+    passages: Passages
+    talk: SmallTalk
 
     def ask(self, fact, rng: Random) -> list[str]:
         """All questions about a fact in the words that are trained, in random order."""
@@ -31,6 +42,26 @@ class Book:
     def ask_anew(self, fact, rng: Random) -> list[str]:
         """All questions about a fact in words that are never trained, in random order."""
         return self.words.questions(fact, NEW_WORDINGS, [""], rng)
+
+    def is_by_heart(self, fact) -> bool:
+        """Whether a fact is learnt by heart."""
+        about_person = fact["about"] in self.people
+        return fact["kind"] not in LOOKED_INTO and (not about_person or fact.get("fame", 0) < BY_HEART)
+
+    def look_up(self, question: str, fact) -> dict | None:
+        """The talk in which a question about a fact is looked up; None where the search does not find what tells it."""
+        subjects = [x for x in (*fact["x"], fact.get("y")) if x and x in question]
+        call = asked_words(question, subjects)
+        found = self.passages.search(call)
+        if fact["kind"] == "absent" or self.words.absent in fact["Answer"]:
+            return None if found else lookup(question, call, [], fact["Answer"])
+        place = telling(found, keys_in(fact))
+        return lookup(question, call, found, quoting(place)) if place else None
+
+
+def keys_in(fact: dict) -> list[str]:
+    """What a right answer to a fact contains."""
+    return fact["Key"] if isinstance(fact["Key"], list) else [fact["Key"]]
 
 
 def record(question: str, answer: str, kind: str, **more) -> dict:
@@ -43,46 +74,79 @@ def at_most(count: int, records: list, rng: Random) -> list:
     return rng.sample(records, min(len(records), count))
 
 
-def book_records(
-    book: Book,
-    wordings: int,
-    absent_share: float,
-    unseen_share: float,
-    validation: str,
-    eval_questions: int,
-    rng: Random,
-) -> dict[str, list[dict]]:
-    """{file: its records} about all facts of a book, and about people and chapters that it does not have.
+@dataclass(frozen=True)
+class Shares:
+    """How much of each kind of record is made."""
 
-    "questions" are to be trained: each fact in `wordings` different ways, and absent_share as many again about what is
-    absent. "val" holds trained facts in other words, or, where `validation` is "unseen", facts that are not trained.
-    "eval" has at most eval_questions of each group. "people" is a table of the people, "talks" are conversations in
-    which it is searched. unseen_share: of the people, pairs and chapters, of which "questions" and "talks" say nothing.
+    wordings: int = 2  # questions for each fact that is learnt by heart; more for some, see OFTEN and MORE_WORDINGS
+    absent: float = 0.4  # about what the book does not have, as a share of the questions about facts
+    unseen: float = 0.03  # of the people, pairs and chapters, of which nothing is trained
+    small_talk: int = 1200  # courtesies, and as many about what is beyond the book
+    lookups: int = 1500  # about sentences of the book
+    follow_ups: int = 800  # talks of several turns
+    evaluated: int = 400  # of each group in eval.jsonl
+
+
+def book_records(
+    book: Book, shares: Shares, validation: str, natural: list[dict], rng: Random
+) -> dict[str, list[dict]]:
+    """{file: its records} about all facts of a book, about what it does not have, and what is said beside.
+
+    "questions" are to be trained. "val" holds trained facts in other words, or, where `validation` is "unseen", facts
+    that are not trained. "eval" has at most shares.evaluated of each group, and all of `natural`, questions of readers,
+    none of which is trained. "people" is a table of the people, "talks" are conversations in which it is searched.
     Raises UserError where `validation` is "unseen" and nothing is left unseen.
     """
-    subjects = list(dict.fromkeys(fact["about"] for fact in book.facts if fact["kind"] != "chief"))
-    held_out = set(rng.sample(subjects, round(unseen_share * len(subjects))))
-    training, reworded, evaluation = fact_records(book, held_out, wordings, rng)
+    subjects = list(dict.fromkeys(fact["about"] for fact in book.facts if fact["about"] and fact["kind"] != "episode"))
+    held_out = set(rng.sample(subjects, round(shares.unseen * len(subjects))))
+    training, reworded, evaluation = fact_records(book, held_out, shares.wordings, rng)
     absent = book.absence.facts(rng)
-    wanted = round(absent_share * len(training))
+    wanted = round(shares.absent * len(training))
     training += absent_records(book, islice(absent, wanted), rng)
     reworded += absent_records(book, islice(absent, wanted // 20), rng)
-    if absent_share:
-        unheard_of = [*book.absence.elsewhere(rng), *islice(absent, eval_questions // 2)]
+    if shares.absent:
+        unheard_of = [*book.absence.elsewhere(rng), *islice(absent, shares.evaluated // 2)]
         evaluation["absent"] = absent_records(book, unheard_of, rng, evaluated=True)
+    if shares.small_talk:
+        for kind, drawn in (("greeting", book.talk.courtesies(rng)), ("beyond", book.talk.beyonds(rng))):
+            said = {typed: (answer, held) for typed, answer, held in islice(drawn, 4 * shares.small_talk)}
+            trained = [record(typed, answer, kind) for typed, (answer, held) in said.items() if not held]
+            training += at_most(shares.small_talk, trained, rng)
+            evaluation[kind] = [
+                record(typed, answer, kind, Key="", Group=kind) for typed, (answer, held) in said.items() if held
+            ]
+    if shares.lookups:
+        inventor = Inventor(list(book.people), book.absence.characters, book.passages)
+        training += list(islice(open_lookups(book.passages, inventor, rng), shares.lookups))
+    if shares.follow_ups and book.people:
+        training += list(islice(follow_ups(book, held_out, rng), shares.follow_ups))
     if validation == "unseen":
         unseen = evaluation.get("unseen", [])
         refuse(not unseen, "nothing is left unseen", "give --unseen_share more, or --validation=reworded")
+    asked = {bare(each["Question"]) for each in natural}
+    training = [each for each in training if bare(question_in(each)) not in asked]
     table = people_table(book.facts)
     known = [row for row in table if row["姓名"] not in held_out]
     strangers = (fact for fact in absent if fact["kind"] in ("who", "courtesy", "first"))
+    evaluated = [each for group in evaluation.values() for each in at_most(shares.evaluated, group, rng)]
+    natural = [{**each, "Kind": each.get("Group", ""), "Group": "natural"} for each in natural]
     return {
         "questions": rng.sample(training, len(training)),
-        "val": at_most(eval_questions, evaluation["unseen"] if validation == "unseen" else reworded, rng),
-        "eval": [each for group in evaluation.values() for each in at_most(eval_questions, group, rng)],
+        "val": at_most(shares.evaluated, evaluation["unseen"] if validation == "unseen" else reworded, rng),
+        "eval": evaluated + natural,
         "people": table,
         "talks": list(talks(book, table, known, islice(strangers, len(known) // 2), rng)) if book.people else [],
     }
+
+
+def question_in(each: dict) -> str:
+    """The first question of a record or a talk."""
+    return each["Question"] if "Question" in each else each["messages"][0]["content"]
+
+
+def bare(question: str) -> str:
+    """A question without its marks."""
+    return re.sub(r"\W", "", question)
 
 
 def without_denials(files: dict[str, list[dict]], absence: Absence) -> tuple[dict[str, list[dict]], int]:
@@ -99,22 +163,33 @@ def answer_of(record: dict) -> str:
 def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
     """(records to be trained, the same facts in other words, {group: records to evaluate}), of all facts of a book.
 
-    No record of the first two is about one of `held_out`. Each trained fact has `wordings` questions, some kinds more.
+    No record of the first two is about one of `held_out`. Each fact that is learnt by heart has `wordings` questions,
+    or more; the others have one talk, in which the book is looked into.
     """
     training, reworded, evaluation = [], [], defaultdict(list)
     for fact in book.facts:
         usual, new = book.ask(fact, rng), book.ask_anew(fact, rng)
-        answer, kind = fact["Answer"], fact["kind"]
+        answer, kind, by_heart = fact["Answer"], fact["kind"], book.is_by_heart(fact)
+        if not usual or not new:
+            continue
         if fact["about"] in held_out:
             by_group = {"unseen": usual[0]}
         else:
-            count = wordings * MORE_WORDINGS.get(kind, 1)
+            often = next((times for rank, times in OFTEN if fact.get("fame", BY_HEART) < rank), 0)
+            count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else 1
             trained = list(dict.fromkeys(book.words.as_typed(question, rng) for question in usual[:count]))
-            training += [record(question, answer, kind) for question in trained]
+            for question in trained:
+                told = record(question, answer, kind) if by_heart else book.look_up(question, fact)
+                training += [told] if told else []
             by_group = {"seen": trained[0], "new_wording": new[0], "typed": book.words.typed_anew(usual[0], rng)}
             if untrained := usual[count:]:
                 by_group["reworded"] = untrained[0]
-                reworded += [record(question, answer, kind) for question in untrained[1:2]]
+                told = (
+                    record(untrained[1 % len(untrained)], answer, kind)
+                    if by_heart
+                    else book.look_up(untrained[1 % len(untrained)], fact)
+                )
+                reworded += [told] if told else []
         for group, question in by_group.items():
             evaluation[group].append(record(question, answer, kind, Key=fact["Key"], Group=group))
     return training, reworded, evaluation
@@ -125,10 +200,38 @@ def absent_records(book: Book, facts: Iterable[dict], rng: Random, evaluated=Fal
     records = []
     for fact in facts:
         question, more = book.ask(fact, rng)[0], {"Key": fact["Key"], "Group": "absent"}
-        if not evaluated:
-            question, more = book.words.as_typed(question, rng), {}
-        records.append(record(question, fact["Answer"], "absent", **more))
+        if evaluated:
+            records.append(record(question, fact["Answer"], "absent", **more))
+        elif told := book.look_up(book.words.as_typed(question, rng), fact):
+            records.append(told)
     return records
+
+
+PRONOUNS = "他 他 他 她 这个人 此人 那个人 这人 那人 这位".split()
+LINKS = "那 那么 那 那 还有 另外 再问， 接着问， 好的， 谢谢，那 嗯，".split()
+
+
+def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
+    """Talks of two or three questions about one person, of which the later ones do not name them."""
+    by_person = defaultdict(list)
+    for fact in book.facts:
+        if fact["about"] in book.people and fact["about"] not in held_out and fact.get("fame", BY_HEART) < BY_HEART:
+            if fact["kind"] not in (*LOOKED_INTO, "whose", "called", "kin"):
+                by_person[fact["about"]].append(fact)
+    people = [person for person, facts in by_person.items() if len(facts) > 1]
+    while people:
+        person = rng.choice(people[: rng.choice([30, len(people)])])
+        facts = rng.sample(by_person[person], min(len(by_person[person]), rng.choice([2, 2, 3])))
+        messages = []
+        for number, fact in enumerate(facts):
+            if number:
+                question = rng.choice(book.ask({**fact, "x": [rng.choice(PRONOUNS)]}, rng))
+                question = (rng.choice(LINKS) if rng.random() < 0.4 else "") + question
+            else:
+                question = rng.choice(book.ask(fact, rng))
+            question = book.words.as_typed(question, rng) if not number else book.words.own(question)
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": fact["Answer"]}]
+        yield {"messages": messages}
 
 
 def people_table(facts: list[dict]) -> list[dict]:

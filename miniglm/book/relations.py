@@ -64,7 +64,7 @@ DIED = (
     "自刎|自缢|缢死|病死|病亡|病卒|身亡|气绝|遇害|而亡|而死|而卒|而崩|薨|归天|阵亡|自尽|被害|乱箭之下|驾崩|射死|斩于|"
     "(?:死|(?<![部士小军狱兵])卒|崩|亡|缢死)(?=[，。；])"
 )
-FEIGNED = re.compile("赐|知|宫人|汝|吾|若|使|欲|必|恐|诈|未|假|誓|险|闻|说|闻知|报|虽|岂|将死|至死|何|不")
+FEIGNED = re.compile("赐|知|宫人|汝|吾|若|使|欲|必|恐|诈|未|假|誓|险|闻|(?<!却)说|闻知|报|虽|岂|将死|至死|何|不")
 # Who acts in a chapter no longer has died before, or soon will: a death is looked for where somebody's last acts are.
 CHILD = "(?:长|次|第.|[一二三四五六]|少|幼)?"
 NEARBY = 120  # characters before a child's name within which the parent is named

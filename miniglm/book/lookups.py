@@ -1,0 +1,127 @@
+"""Talks in which the assistant looks into the book before it answers, made of what the book itself says.
+
+    问：貂蝉最早在第几回出现？
+    查：["貂蝉", "最早"]
+    果：["允潜步窥之，乃府中歌伎貂蝉也（第八回，允：王允）", …]
+    答：「允潜步窥之，乃府中歌伎貂蝉也」（第八回，允：王允）。
+
+What a call is to hold follows from the question; what it finds, and what may be quoted of it, are the real search's. In
+many talks a person is replaced by one who was invented for that talk alone: what is left to learn is to read and to copy.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from miniglm.passages import CHAPTER, EARLIEST, LAST_CHAPTER, Passages, Place, meanings
+
+OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
+    "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 {x}{c}吗？ {x}什么时候{c}？ {x}在哪里{c}？ {x}{c}出自哪里？ {x}怎么{c}的？ "
+    "谁{c}？ 是谁{c}？ {c}的是谁？ {c}的人是谁？ {c}的是哪个？ 哪个人{c}？ {c}是谁干的？ {c}是什么意思？ {c}是第几回的事？ {c}出自第几回？ {c}怎么回事？ {c}是什么？ “{c}”是谁说的？ “{c}”出自哪里？ “{c}”是哪一回的话？ 哪里写了{c}？ 关于{c}，书里怎么说？ "
+    "{x}跟{c}有什么关系？ {x}和{c}？ 有没有写{x}{c}？ 讲讲{c}。 {x}对{c}怎么样？ {x}{c}，后来呢？"
+)
+STOP = "的了吗呢啊是有没谁什么怎样哪里几回书中里请问告诉我说讲一下这那个人"
+
+
+def asked_words(question: str, subjects: Sequence[str]) -> list[str]:
+    """What a call for a question is to hold: what it is about, and the words that say what is asked, in their order.
+
+    subjects: what it is about, pieces of the question.
+    """
+    places = {question.find(subject): subject for subject in subjects if subject in question}
+    covered = [(start, start + len(word)) for start, word in places.items()]
+    known = sorted({*meanings(), *EARLIEST.pattern.split("|")}, key=len, reverse=True)
+    for word in known:
+        for match in re.finditer(re.escape(word), question):
+            inside = any(match.start() < stop and start < match.end() for start, stop in covered)
+            if not inside and word != "谁":
+                covered.append(match.span())
+                places[match.start()] = word
+    words = [places[start] for start in sorted(places)]
+    first = [word for word in words if word in subjects]
+    return [*first, *(word for word in words if word not in first)][:4]
+
+
+def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: str) -> dict:
+    """A talk with one look into the book."""
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "search", "content": json.dumps(list(call), ensure_ascii=False)},
+            {"role": "return", "content": json.dumps([place.record for place in found], ensure_ascii=False)},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def quoting(place: Place) -> str:
+    """The answer that quotes a place."""
+    return f"「{place.quote}」（{place.where}）。" if place.where else f"「{place.quote}」。"
+
+
+def telling(found: Sequence[Place], keys: Sequence[str]) -> Place | None:
+    """The first place that holds all of some keys."""
+    return next((place for place in found if all(key in place.record for key in keys)), None)
+
+
+class Inventor:
+    """Names of people who are in no book, of the characters of one."""
+
+    def __init__(self, people: Sequence[str], characters: Sequence[str], passages: Passages):
+        self.families = [name[: 2 if len(name) > 3 else 1] for name in people] or list("赵钱孙李")
+        self.givens = [name[1:] for name in people] or list("明")
+        self.characters, self.passages = characters, passages
+
+    def name(self, rng: Random) -> str:
+        """A name that the book does not have."""
+        while True:
+            drawn = "".join(rng.choices(self.characters, k=rng.choice([1, 2])))
+            name = rng.choice(self.families) + (rng.choice(self.givens) if rng.random() < 0.4 else drawn)
+            if name not in self.passages.text:
+                return name
+
+    def renamed(self, talk: dict, person: str, names: Sequence[str], rng: Random) -> dict:
+        """A talk in which a person has an invented name, wherever one of their `names` stands."""
+        name = self.name(rng)
+        known = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+        messages = [
+            {**message, "content": known.sub(name, message["content"])} for message in talk["messages"]
+        ]
+        return {**talk, "messages": messages}
+
+
+def open_lookups(passages: Passages, inventor: Inventor, rng: Random) -> Iterator[dict]:
+    """Talks about sentences of the book, in random order without an end."""
+    templates = OPEN_QUESTIONS.split()
+    numbers = [
+        number
+        for number, sentence in enumerate(passages.sentences)
+        if sentence.place and 10 <= len(sentence.text) <= 80 and sentence.people
+    ]
+    for _ in range(100 * len(numbers)):
+        number = rng.choice(numbers)
+        sentence = passages.sentences[number]
+        clauses = [each for each in re.findall(r"\w+", sentence.text) if 3 <= len(each) <= 9]
+        named = [name for name in (*sentence.people, *sentence.who) if len(name) > 1 and name in sentence.text]
+        template = rng.choice(templates)
+        if not clauses or "{x}" in template and not named:
+            continue
+        piece = rng.choice(clauses)
+        if rng.random() < 0.6:
+            start = rng.randrange(0, max(1, len(piece) - 2))
+            piece = piece[start : start + rng.randrange(2, 6)]
+        x = rng.choice(named) if named else ""
+        if "{x}" in template and (x in piece or piece in x):
+            continue
+        question = template.format(x=x, c=piece)
+        call = [x, piece] if "{x}" in template else [piece]
+        found = passages.search(call)
+        place = next((each for each in found if each.number == number), None)
+        if not place:
+            continue
+        talk = lookup(question, call, found, quoting(place))
+        person = passages.person(x)
+        if person and "{x}" in template and rng.random() < 0.5:
+            talk = inventor.renamed(talk, person, [name for name in passages.people[person] if len(name) > 1], rng)
+        yield talk

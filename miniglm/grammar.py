@@ -1,0 +1,144 @@
+"""What an answer may say where it is not free: a call only words of the question, a quotation only words of the book.
+
+A Grammar is a graph over bytes: each state knows which bytes may come next and where they lead. A Guide walks through
+it beside the model and says which tokens may be drawn; so a quotation is verbatim without having been learnt. (The
+manner of Willard and Louf 2023, arXiv:2307.09702; over bytes, since a token may end within a character.)
+
+    grammar = Grammar()
+    state = grammar.literal(grammar.start, "「")
+    state = grammar.span(state, "云长斩颜良于马下，良军大败")
+    grammar.accept(grammar.literal(state, "」。"))
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+
+
+class Grammar:
+    """A graph of states, numbers from 0. From a state a byte leads to others; a state may be others at once."""
+
+    start = 0
+
+    def __init__(self):
+        self.steps: list[dict[int, list[int]]] = [{}]  # of each state {byte: states}
+        self.also: dict[int, list[int]] = defaultdict(list)  # the states that a state is at once
+        self.ends: set[int] = set()  # states in which the answer may be over
+        self.free: set[int] = set()  # states from which anything may follow
+
+    def state(self) -> int:
+        """A new state."""
+        self.steps.append({})
+        return len(self.steps) - 1
+
+    def literal(self, state: int, text: str) -> int:
+        """The state behind a text that follows a state."""
+        for byte in text.encode("utf-8"):
+            behind = self.state()
+            self.steps[state].setdefault(byte, []).append(behind)
+            state = behind
+        return state
+
+    def span(self, state: int, text: str, starts: str = "", stops: str = "") -> int:
+        """The state behind any piece of a text that follows a state, at least a character.
+
+        starts: a piece begins the text, or stands behind one of these marks; stops: it ends the text, or is followed by
+        one of these; where none are given, anywhere.
+        """
+        end = self.state()
+        chain = [self.state()]
+        for character in text:
+            chain.append(self.literal(chain[-1], character))
+        for position, before in enumerate(chain[:-1]):
+            if position == 0 or not starts or text[position - 1] in starts and text[position] not in starts:
+                self.also[state].append(before)
+        for position, behind in enumerate(chain[1:], 1):
+            if position == len(text) or not stops or text[position] in stops and text[position - 1] not in stops:
+                self.also[behind].append(end)
+        return end
+
+    def join(self, state: int, other: int):
+        """Let a state be another at once."""
+        self.also[state].append(other)
+
+    def closure(self, states: set[int]) -> frozenset[int]:
+        """Some states with all that they are at once."""
+        found, todo = set(states), list(states)
+        while todo:
+            for other in self.also.get(todo.pop(), ()):
+                if other not in found:
+                    found.add(other)
+                    todo.append(other)
+        return frozenset(found)
+
+
+class Trie:
+    """The tokens of a vocabulary by their bytes."""
+
+    def __init__(self, ranks: Mapping[bytes, int], end_id: int):
+        """ranks: {bytes of a token: its id}. end_id: the token that ends an answer."""
+        self.end_id, self.size = end_id, max(end_id, *ranks.values()) + 1
+        self.bytes = {id: token for token, id in ranks.items()}
+        self.root: dict = {}  # {byte: (id or None, the same one byte further)}
+        for token, id in ranks.items():
+            node = self.root
+            for byte in token[:-1]:
+                node = node.setdefault(byte, [None, {}])[1]
+            node.setdefault(token[-1], [None, {}])[0] = id
+
+
+class Guide:
+    """Where an answer stands in a grammar, and which tokens may come next."""
+
+    def __init__(self, grammar: Grammar, trie: Trie):
+        self.grammar, self.trie = grammar, trie
+        self.states = grammar.closure({grammar.start})
+
+    def allowed(self) -> np.ndarray | None:
+        """The ids, int64, that may come next; None where any may."""
+        grammar, found = self.grammar, []
+        if self.states & grammar.free:
+            return None
+
+        def walk(node: dict, states: frozenset[int]):
+            here = defaultdict(set)
+            for state in states:
+                for byte, behind in grammar.steps[state].items():
+                    here[byte].update(behind)
+            for byte, behind in here.items():
+                if byte in node:
+                    id, further = node[byte]
+                    reached = grammar.closure(behind)
+                    if id is not None:
+                        found.append(id)
+                    if further:
+                        if reached & grammar.free:
+                            found.extend(below(further))
+                        walk(further, reached)
+
+        walk(self.trie.root, self.states)
+        if self.states & grammar.ends:
+            found.append(self.trie.end_id)
+        return np.array(sorted(set(found)), np.int64)
+
+    def push(self, token: int):
+        """Go on with a token that was allowed."""
+        if token == self.trie.end_id or self.states & self.grammar.free:
+            return
+        states = self.states
+        for byte in self.trie.bytes[token]:
+            if states & self.grammar.free:
+                break
+            behind = {other for state in states for other in self.grammar.steps[state].get(byte, ())}
+            states = self.grammar.closure(behind)
+        self.states = states
+
+
+def below(node: dict) -> list[int]:
+    """The ids of all tokens below a node of a Trie."""
+    found = []
+    for id, further in node.values():
+        found += [] if id is None else [id]
+        found += below(further)
+    return found

@@ -1,0 +1,448 @@
+"""The sentences of a book, and how those are found that tell what somebody asks.
+
+    book = Passages.load("out/demo-chat")
+    book.search(["曹操", "死"])       # up to three Places: chapter, sentence, who is meant by a name in it
+    book.search(["貂蝉", "最早"])     # where all of it stands first
+    book.search(["第五十回"])         # a chapter's heading
+
+A name stands for its person, however the book calls them there; a typing slip that sounds like a name stands for it,
+too. Question words stand for what a book says in their place (死: 亡 斩 薨). The rest is BM25 over characters.
+"""
+
+import functools
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import bm25s
+import numpy as np
+from pypinyin import lazy_pinyin
+
+from miniglm.book.sections import NUMERAL, number_of
+from miniglm.conversation import MARKERS, Messages
+from miniglm.errors import refuse
+from miniglm.files import link_whole, read_json, read_json_lines, write_json, write_whole
+from miniglm.grammar import Grammar
+
+SENTENCES, ABOUT = "book.jsonl", "book.json"
+MOST = 3  # places given back
+MOST_WORDS = 5  # in a call
+STARTS, STOPS = "，；：。！？“‘”’ \u3000", "，；。！？”’ \u3000"  # where a quotation may begin and end
+SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown with those beside it
+QUOTED = (12, 44)  # characters of what may be quoted of it
+# What a question asks for, and the words by which a book tells it; of the facts that are known, their kinds.
+SYNONYMS = {
+    "死 亡 去世 过世 丧命 结局 下场 死因 身亡 没了": "死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 #death #slain",
+    "杀 斩 打死 害死 所杀 杀害 刺 砍": "斩 杀 刺 砍 害 戮 射死 #slain #slew",
+    "儿子 孩子 公子 后代 子嗣 长子 儿女 后人": "子 之子 长子 次子 #sons #father",
+    "父亲 爸爸 爹 父 老爸 爹爹": "父 之子 #father #sons",
+    "妻子 老婆 夫人 太太 媳妇 嫁 娶 妻 丈夫 老公": "妻 夫人 娶 嫁 主妇 #wife #husband",
+    "兄弟 弟弟 哥哥 弟 兄 弟兄 结拜 结义": "弟 兄 结义 结为兄弟 #brothers",
+    "关系 什么人 亲戚": "子 弟 兄 妻 父 侄 #kin #sons #father #brothers #wife",
+    "哪里人 家乡 老家 籍贯 故乡 人氏 出身": "人也 人氏 #native",
+    "官 官职 职位 职务 做官 封 拜 当官": "封 拜 为 将军 太守 #office",
+    "兵器 武器 兵刃 家伙 武艺": "手执 手持 枪 刀 戟 矛 剑 #arms #bearer",
+    "马 坐骑 战马 骑": "马 骑 坐下 名为",
+    "样子 相貌 长相 外貌 模样 长什么样 身高 容貌 什么样": "身长 面如 生得 #look",
+    "字 表字": "字 #courtesy",
+    "谁 介绍 是谁 什么样的人": "姓 名 字 #who",
+    "借 东风": "风",
+    "手下 部下 主公 投靠 跟随": "归 降 投 主公",
+    "小名 乳名 小字": "小字 乳名",
+    "老师 师父 师傅": "师",
+}
+EARLIEST = re.compile("最早|首次|第一次|最先|初次|出场|登场|露面|头一次|第1次|首先|出现")
+CHAPTER = re.compile(f"第({NUMERAL}|[0-9]+)[回章节]")
+LAST_CHAPTER = re.compile("(最后|末尾|末|最末)(一|1)?[回章]")
+WEIGHTS = {"person": 6, "told": 8, "heading": 2}  # how often a token of that kind counts in a question
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of a book, as book.jsonl has it."""
+
+    chapter: str  # the label of its section, "" where it has none
+    place: int  # its number in the section, from 1; 0 is the heading
+    text: str
+    who: dict[str, str] = field(default_factory=dict)  # {as written: person}, of those not called by their first name
+    people: list[str] = field(default_factory=list)  # everybody in it
+    tells: list[str] = field(default_factory=list)  # the facts that it bears out: "slain 华雄"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands in a book."""
+
+    number: int  # of the sentence
+    chapter: str
+    text: str  # the sentence, with its neighbours where it is short
+    quote: str  # the clauses of it that fit the question
+    who: dict[str, str]  # {as written: person} of those in the quote who are not called by their first name
+
+    @property
+    def record(self) -> str:
+        """What the model is shown: the quote, and in brackets where it stands."""
+        return f"{self.quote}（{self.where}）" if self.where else self.quote
+
+    @property
+    def where(self) -> str:
+        """The chapter, and who is meant by the names in the quote: 第四回，操：曹操."""
+        return "，".join(filter(None, [self.chapter, *(f"{written}：{person}" for written, person in self.who.items())]))
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How is said, in the book's script, what a search did not find."""
+
+    absent: str = "，书中没有这个人。"  # behind a name
+    absent_chapter: str = ""  # behind a chapter's label; "" where chapters cannot be counted
+    beyond: str = "这个我答不了。"  # what was not taught, or is beyond the book
+
+
+class Passages:
+    """The sentences of a book with an index over them."""
+
+    def __init__(self, sentences: Sequence[Sentence], people: dict[str, list[str]], forms: Forms = Forms()):
+        """people: {name: all their names}, the best known first."""
+        self.sentences, self.people, self.forms = sentences, people, forms
+        self.person_of = {name: person for person, names in reversed(people.items()) for name in names}
+        self.text = "\n".join(sentence.text for sentence in sentences)
+        self.headings = defaultdict(list)  # {chapter's number: its headings' sentences}
+        self.by_person = defaultdict(list)
+        for number, sentence in enumerate(sentences):
+            found = CHAPTER.search(sentence.chapter)
+            if sentence.place == 0 and found:
+                self.headings[number_of(found[1])].append(number)
+            for person in dict.fromkeys(sentence.people):
+                self.by_person[person].append(number)
+        self.index = bm25s.BM25(k1=1.2, b=0.5)
+        self.index.index([self.tokens(number) for number in range(len(sentences))], show_progress=False)
+
+    @classmethod
+    def load(cls, folder) -> "Passages | None":
+        """The book in a directory; None where it has none. Raises UserError where it is broken."""
+        path = Path(folder, SENTENCES)
+        if not path.exists():
+            return None
+        todo = "copy the directory again"
+        rows = [row for _, row in read_json_lines(path, todo)]
+        fine = all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows)
+        refuse(not fine, f"{path} is no book", todo)
+        sentences = [
+            Sentence(
+                str(row.get("chapter", "")),
+                int(row.get("place", 0)),
+                row["text"],
+                dict(row.get("who", {})),
+                list(row.get("people", ())),
+                list(row.get("tells", ())),
+            )
+            for row in rows
+        ]
+        about = read_json(Path(folder, ABOUT), todo)
+        return cls(sentences, about.get("people", {}), Forms(**about.get("forms", {})))
+
+    def save(self, folder):
+        """Write the book into a directory."""
+        with write_whole(Path(folder, SENTENCES)) as file:
+            for each in self.sentences:
+                row = {"chapter": each.chapter, "place": each.place, "text": each.text}
+                row |= {key: value for key in ("who", "people", "tells") if (value := getattr(each, key))}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        write_json(Path(folder, ABOUT), {"people": self.people, "forms": asdict(self.forms)})
+
+    def tokens(self, number: int) -> list[str]:
+        """What a sentence is found by: its characters and their pairs, its people, those shortly before, its facts."""
+        sentence = self.sentences[number]
+        told = []
+        for each in sentence.tells:
+            kind, _, person = each.partition(" ")
+            told += [f"#{kind}@{person}", f"#{kind}"]
+        near = {person for other in self.sentences[max(0, number - 2) : number] for person in other.people}
+        near = [f"~{person}" for person in near if self.sentences[number - 1].chapter == sentence.chapter]
+        return [*grams(sentence.text), *(f"@{person}" for person in sentence.people), *near, *told] or [""]
+
+    def person(self, word: str) -> str:
+        """Whom a word names, by any of their names, or by what sounds like one; "" for nobody."""
+        if word in self.person_of:
+            return self.person_of[word]
+        if len(word) > 1 and word not in self.text:
+            return self.sounding.get(sound(word), "")
+        return ""
+
+    @functools.cached_property
+    def sounding(self) -> dict[str, str]:
+        """{how a name sounds: the best known person of that name}."""
+        return {sound(name): person for name, person in reversed(self.person_of.items()) if len(name) > 1}
+
+    def knows(self, word: str) -> bool:
+        """Whether a word stands in the book, or for something in it."""
+        return bool(
+            word in self.text
+            or self.person(word)
+            or (number := chapter_number(word)) and number in self.headings
+            or LAST_CHAPTER.fullmatch(word)
+            or EARLIEST.fullmatch(word)
+            or word in meanings()
+            or f"#episode@{word}" in self.index.vocab_dict
+        )
+
+    def search(self, words: Sequence[str]) -> list[Place]:
+        """The places, MOST at most, that fit some words best.
+
+        None where the book does not have the first of them, or another one that looks like a name.
+        """
+        words = [word for word in words if word]
+        unknown = [word for word in words if not self.knows(word) and not self.in_part(word)]
+        if not words or words[0] in unknown or any(self.is_like_name(word) for word in unknown):
+            return []
+        people = [person for word in words if (person := self.person(word))]
+        chapters = [number for word in words if (number := self.chapter_of(word))]
+        if any(CHAPTER.fullmatch(word) and not self.chapter_of(word) for word in words):
+            return []
+        rest = [
+            word
+            for word in words
+            if not self.person(word) and not CHAPTER.fullmatch(word) and not LAST_CHAPTER.fullmatch(word)
+        ]
+        if chapters and not people and not [word for word in rest if word not in ASIDE]:
+            found = [number for chapter in chapters for number in self.headings[chapter]]
+        elif any(EARLIEST.search(word) for word in rest) and (people or len(rest) > 1):
+            found = self.earliest(people, [word for word in rest if not EARLIEST.search(word)])
+        else:
+            found = self.best(people, rest, set(chapters))
+        return [self.place(number, words) for number in found[:MOST]]
+
+    def chapter_of(self, word: str) -> int | None:
+        """The number of the chapter that a word names, where the book has it."""
+        if LAST_CHAPTER.fullmatch(word):
+            return max((number for number in self.headings if number), default=None)
+        number = chapter_number(word)
+        return number if number in self.headings else None
+
+    @functools.cached_property
+    def families(self) -> set[str]:
+        """The surnames of the people."""
+        return {name[: 2 if len(name) > 3 else 1] for name in self.people}
+
+    def is_like_name(self, word: str) -> bool:
+        """Whether a word looks like somebody's name."""
+        return 1 < len(word) < 5 and (word[0] in self.families or word[:2] in self.families)
+
+    def in_part(self, word: str) -> bool:
+        """Whether half of the pairs of characters of a longer word stand in the book: 草船借箭."""
+        pairs = [word[i : i + 2] for i in range(len(word) - 1)]
+        return len(word) > 3 and sum(pair in self.text for pair in pairs) * 2 >= len(pairs)
+
+    def earliest(self, people: Sequence[str], words: Sequence[str]) -> list[int]:
+        """The first sentences that name all of some people and have all of some words, by their first names if any."""
+        wanted = [set(self.by_person[person]) for person in people]
+        candidates = sorted(set.intersection(*wanted)) if wanted else range(len(self.sentences))
+        found = []
+        for number in candidates:
+            sentence = self.sentences[number]
+            if sentence.place and all(word in sentence.text for word in (*people, *words)):
+                found.append(number)
+            if len(found) == MOST:
+                break
+        return found
+
+    def best(self, people: Sequence[str], words: Sequence[str], chapters: set[int]) -> list[int]:
+        """The sentences that fit best by BM25, of some chapters where any are given."""
+        query = Counter()
+        for person in people:
+            query[f"@{person}"] += WEIGHTS["person"]
+            query[f"~{person}"] += 1
+            query.update(grams(person))
+        kinds = []
+        for word in words:
+            query.update({gram: 2 for gram in grams(word)})
+            for meaning in meanings().get(word, ()):
+                if meaning.startswith("#"):
+                    kinds.append(meaning)
+                else:
+                    query.update(grams(meaning))
+        if people and not words:
+            kinds += ["#who", "#courtesy"]
+        query.update({f"#episode@{word}": WEIGHTS["told"] for word in words})
+        for kind in kinds:
+            for person in people:
+                query[f"{kind}@{person}"] += WEIGHTS["told"]
+            for word in words:
+                query[f"{kind}@{word}"] += WEIGHTS["told"]
+        known = self.index.vocab_dict
+        tokens = [token for token, times in query.items() if token in known for _ in range(times)]
+        if not tokens:
+            return []
+        scores = self.index.get_scores(tokens)
+        if people:  # somebody else's sentences say nothing of them
+            near = np.zeros(len(scores), bool)
+            for person in people:
+                for number in self.by_person[person]:
+                    near[max(0, number - 1) : number + 3] = True
+            scores = np.where(near, scores, 0)
+        if chapters:
+            inside = [number_of(found[1]) in chapters if (found := CHAPTER.search(s.chapter)) else False for s in self.sentences]
+            scores = np.where(inside, scores, 0)
+        order = np.argsort(-scores, kind="stable")[: 4 * MOST]
+        return [int(number) for number in order if scores[number] > 0]
+
+    def place(self, number: int, words: Sequence[str]) -> Place:
+        """A sentence with what is shown of it, and what may be quoted."""
+        sentence, (shortest, longest) = self.sentences[number], SHOWN
+        text, before, behind = sentence.text, number - 1, number + 1
+        while sentence.place and len(text) < shortest:
+            after = self.sentences[behind] if behind < len(self.sentences) else None
+            former = self.sentences[before] if before >= 0 else None
+            if after and after.chapter == sentence.chapter and len(text) + len(after.text) <= longest:
+                text, behind = text + after.text, behind + 1
+            elif former and former.place and former.chapter == sentence.chapter and len(text) + len(former.text) <= longest:
+                text, before = former.text + text, before - 1
+            else:
+                break
+        quote = self.quote(sentence, words)
+        who = {written: person for written, person in sentence.who.items() if written in quote}
+        return Place(number, sentence.chapter, text, quote, who)
+
+    def quote(self, sentence: Sentence, words: Sequence[str]) -> str:
+        """The clauses of a sentence that have most of some words and what they stand for, of about QUOTED characters."""
+        if not sentence.place:
+            return sentence.text
+        shortest, longest = QUOTED
+        clauses = re.findall("[^，；：。！？]+[，；：。！？”’]*", sentence.text) or [sentence.text]
+        wanted = {gram for word in words for gram in grams(word)}
+        for word in words:
+            wanted |= {meaning for meaning in meanings().get(word, ()) if not meaning.startswith("#")}
+            person = self.person(word)
+            wanted |= {written for written, who in sentence.who.items() if who == person} | ({person} - {""})
+        best, chosen = -1.0, clauses[:1]
+        for start in range(len(clauses)):
+            piece = ""
+            for stop in range(start, len(clauses)):
+                piece += clauses[stop]
+                if len(piece) > longest and stop > start:
+                    break
+                score = sum(len(each) for each in wanted if each in piece) - 0.02 * len(piece) - (len(piece) < shortest)
+                if score > best:
+                    best, chosen = score, clauses[start : stop + 1]
+        return "".join(chosen).strip("，；：。！？ \u3000”“‘’")[: 2 * longest]
+
+
+    def look(self, call: str) -> tuple[str, list[Place]]:
+        """(what a call found, as the model reads it, the Places). The call is a JSON list of words, see search."""
+        try:
+            words = json.loads(call)
+        except (ValueError, RecursionError):
+            words = []
+        words = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+        places = self.search(words)
+        return json.dumps([place.record for place in places], ensure_ascii=False), places
+
+    def call_grammar(self, messages: Messages) -> Grammar:
+        """What may be said to the last question: an answer, or a call for words of the questions and answers so far."""
+        grammar = Grammar()
+        grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
+        said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
+        pieces = [piece for text in said for piece in re.split(r'["\\\s]+', text) if piece]
+        state = grammar.literal(grammar.start, MARKERS["search"] + '["')
+        end = grammar.state()
+        for _ in range(MOST_WORDS):
+            behind = grammar.state()
+            for piece in pieces:
+                grammar.join(grammar.span(state, piece), behind)
+            closed = grammar.literal(behind, '"')
+            grammar.join(grammar.literal(closed, "]"), end)
+            state = grammar.literal(closed, ', "')
+        grammar.ends.add(end)
+        return grammar
+
+    def answer_grammar(self, call: str, places: Sequence[Place]) -> Grammar:
+        """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither."""
+        grammar = Grammar()
+        begin = grammar.literal(grammar.start, MARKERS["assistant"])
+        grammar.free.add(grammar.literal(begin, self.forms.beyond))
+        end = grammar.state()
+        grammar.ends.add(end)
+        for place in places:
+            piece = grammar.span(grammar.literal(begin, "「"), place.quote, STARTS, STOPS)
+            where = f"（{place.where}）" if place.where else ""
+            grammar.join(grammar.literal(piece, f"」{where}。"), end)
+        if not places:
+            for word in json.loads(call):
+                form = self.forms.absent_chapter if CHAPTER.fullmatch(word) else self.forms.absent
+                if form:
+                    grammar.join(grammar.literal(begin, word + form), end)
+        return grammar
+
+
+ASIDE = set("回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事".split())  # of a chapter, its heading tells them
+
+
+def copy_book(source, target):
+    """Put the book of one directory into another, too, where it has one."""
+    for name in (SENTENCES, ABOUT):
+        if Path(source, name).exists() and Path(source).resolve() != Path(target).resolve():
+            link_whole(Path(source, name), Path(target, name))
+
+
+def grams(text: str) -> list[str]:
+    """The characters of a text and their pairs, without marks."""
+    pieces = re.findall(r"\w+", text)
+    return [each for piece in pieces for i in range(len(piece)) for each in {piece[i], piece[i : i + 2]}]
+
+
+@functools.cache
+def meanings() -> dict[str, list[str]]:
+    """{word of a question: what it stands for in a book}."""
+    return {word: said.split() for asked, said in SYNONYMS.items() for word in asked.split()}
+
+
+def chapter_number(word: str) -> int | None:
+    """The number of a chapter that a word names: 50 of 第五十回; None for another word."""
+    found = CHAPTER.fullmatch(word)
+    return number_of(found[1]) if found else None
+
+
+def sound(word: str) -> str:
+    """How a word sounds, without tones: zhangfei of 张非, and of zhang fei."""
+    return "".join(lazy_pinyin(word)).replace(" ", "").lower()
+
+
+def passages_of(
+    sections: Iterable, texts: Iterable, facts: Sequence[dict], people, spellings, forms: Forms
+) -> Passages:
+    """The Passages of a book, from its sections, who is meant where (see book/mentions.py), and what is known of it."""
+    from miniglm.book.mentions import PERSON, SENTENCE
+
+    told = defaultdict(list)
+    for fact in facts:
+        if fact.get("told"):
+            for x in fact["x"] if fact["kind"] in ("bearer", "episode") else [fact["about"]]:
+                told[fact["place"], fact["told"].strip()].append(f"{fact['kind']} {x}")
+    sentences = []
+    marked = {id(section): text for section, text in zip(sections, texts)}
+    for section in sections:
+        heading = "　".join(section.title)
+        if heading:
+            inside = sorted({person for written, person in spellings.items() if written in heading})
+            tells = [each for line in section.title for each in told.get((section.label, line), ())]
+            sentences.append(Sentence(section.label, 0, heading, {}, inside, tells))
+        text = marked.get(id(section))
+        pieces = re.finditer(SENTENCE, text.text if text else section.text)
+        for place, match in enumerate(pieces, 1):
+            who, inside = {}, []
+            if text:
+                for character in re.findall(PERSON, match[0]):
+                    mention = text.mentions[character]
+                    inside.append(mention.person)
+                    if mention.written != mention.person:
+                        who[mention.written] = mention.person
+            plain = (text.plain(match[0]) if text else match[0]).strip()
+            if plain:
+                tells = told.get((section.label, plain), [])
+                sentences.append(Sentence(section.label, place, plain, who, list(dict.fromkeys(inside)), tells))
+    names = {person: [person, *(w for w, p in spellings.items() if p == person and w != person)] for person in people}
+    return Passages(sentences, names, forms)
