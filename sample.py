@@ -11,18 +11,29 @@ python sample.py --out_dir=out/demo-chat --start=FILE:questions.txt --save_path=
 import json
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from configurator import Bounds, FilePath, Natural, NotNegative, Positive, configure
 from miniglm import origin
-from miniglm.chat import answer_with_search, beams, complete, grow, prompt_ids, prompt_of, recent_turns, stream
+from miniglm.chat import (
+    answer_with,
+    beams,
+    complete,
+    complete_with,
+    grow,
+    prompt_ids,
+    prompt_of,
+    recent_turns,
+    sources,
+    stream,
+)
 from miniglm.conversation import MARKERS
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
 from miniglm.files import write_whole
 from miniglm.machine import WeightDtype
 from miniglm.records import read_prompts
-from miniglm.search import read_table
+from miniglm.search import Table, read_table
 
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family
@@ -31,6 +42,7 @@ start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a lin
 chat = False  # talk: ask one question after the other
 table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
 turns: Natural = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
+lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
 save_path: FilePath = ""  # write to this file, .jsonl or plain text, instead of the terminal
 num_samples: Positive = 1  # how many for each prompt; with beams the so many best
 max_new_tokens: Positive = 200  # the longest completion, in tokens
@@ -56,7 +68,14 @@ refuse(
 refuse(table and not chat, "--table is searched in a talk", "add --chat")
 refuse(table and num_beams > 1, "beams cannot search a table", "leave --num_beams away")
 refuse(chat and (start or save_path), "--chat asks for its questions itself", "leave --start and --save_path away")
-loaded = origin.load(out_dir, device, dtype, lora)
+loaded = origin.load(out_dir, device, dtype, lora, lookup == "auto")
+refuse(
+    table and not loaded.searches,
+    f"{out_dir} has not learnt to search",
+    "leave --table away, or train it on talks with searches",
+)
+records = read_table(table) if table else []
+tool = Table(records) if table else loaded.book if num_beams == 1 else None
 sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, seed)
 
 
@@ -75,34 +94,37 @@ def say(ids):
     return text
 
 
-def say_with_search(messages, records):
-    """Print what the model looks for, what is found, and the answer; the messages that this adds."""
-    added = []
-    for role, piece in answer_with_search(loaded, messages, records, max_new_tokens, sampling):
-        if grow(added, role, piece):
-            if len(added) > 1:
-                print()
-            print(MARKERS[role], end="")
-        print(piece, end="", flush=True)
+def say_with(tool, messages):
+    """Print the answer of a model that may look things up, and what it rests on; the messages that this adds.
+
+    Of a table also what is looked for and what is found.
+    """
+    added, places = [], ()
+    for step in answer_with(tool, loaded, [messages], max_new_tokens, sampling):
+        for _, role, piece, _, found in step:
+            begins, places = grow(added, role, piece), found or places
+            if not (records or role == "assistant"):
+                continue
+            if begins:
+                print("\n" * (len(added) > 1 and bool(records)) + MARKERS[role], end="")
+            print(piece, end="", flush=True)
     print()
+    if loaded.book and not records:
+        for each in sources(loaded.book, messages[-1]["content"], added[-1]["content"], places):
+            print(f"  {each}")
     return added
 
 
 def talk():
     """Ask and answer until an empty line or the end of the input."""
     refuse(not loaded.chat, f"{out_dir} has not learnt to talk", "choose a model fine-tuned on conversations")
-    records, messages = read_table(table) if table else None, []
-    refuse(
-        table and not loaded.searches,
-        f"{out_dir} has not learnt to search",
-        "leave --table away, or train it on talks with searches",
-    )
+    messages = []
     while question := input(MARKERS["user"]).strip():
         asked = [*messages, {"role": "user", "content": question}]
         shown = recent_turns(loaded, asked, turns)
         try:
-            if records:
-                messages = asked + say_with_search(shown, records)
+            if tool:
+                messages = asked + say_with(tool, shown)
                 continue
             ids = prompt_ids(loaded, shown)
         except UserError as error:
@@ -125,14 +147,20 @@ prompts = ["\n".join(turn["content"] for turn in talk) for talk in talks]
 between = "\n" if loaded.chat else ""  # a question and its answer; a beginning and how it goes on
 if len(prompts) == num_samples == 1 and not save_path:
     print(prompts[0], end=between, flush=True)
-    say(inputs[0])
+    say_with(tool, talks[0]) if tool else say(inputs[0])
     raise SystemExit
 prompts = [prompt for prompt in prompts for _ in range(num_samples)]
 with write_whole(save_path) if save_path else nullcontext() as file:
-    samples = complete(loaded, inputs, max_new_tokens, sampling, num_samples, num_beams, length_penalty)
+    if tool:
+        talks = [talk for talk in talks for _ in range(num_samples)]
+        samples = complete_with(tool, loaded, talks, max_new_tokens, sampling)
+    else:
+        samples = complete(loaded, inputs, max_new_tokens, sampling, num_samples, num_beams, length_penalty)
     if save_path.endswith(".jsonl"):
         for prompt, each in zip(prompts, samples):
             row = {"prompt": prompt, "completion": each.text, "tokens": each.tokens, "seconds": round(each.seconds, 4)}
+            if tool and (rests_on := sources(tool, prompt, each.text, each.places)):
+                row["sources"] = [{"where": source.where, "text": source.text} for source in rests_on]
             print(json.dumps(row, ensure_ascii=False), file=file)
     else:
         print("\n\n".join(prompt + between + each.text for prompt, each in zip(prompts, samples)), file=file)

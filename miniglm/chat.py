@@ -1,6 +1,7 @@
 """Text in, text out: what the command line, the page and the evaluation share between tokenizer and model."""
 
 import functools
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from miniglm.decoding import Sampling, beam_search, filter_logits, generate
 from miniglm.errors import UserError, refuse
 from miniglm.grammar import Grammar, Guide, Trie
 from miniglm.origin import Loaded
+from miniglm.passages import Passages, Place
 from miniglm.tokenizer import Tokenizer
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
@@ -193,6 +195,28 @@ def guide_of(loaded: Loaded, grammar: Grammar | None) -> Guide | None:
 def trie_of(tokenizer: Tokenizer) -> Trie:
     """The tokens of a tokenizer by their bytes."""
     return Trie(tokenizer.ranks, tokenizer.end_id)
+
+
+class Source(NamedTuple):
+    """Where an answer stands in a book."""
+
+    where: str  # the chapter, and who is meant by the names in it
+    text: str
+    quoted: bool | None  # whether what the answer quotes stands there word for word; None where it quotes nothing
+
+    def __str__(self):
+        mark = {True: "✓", False: "·", None: "·"}[self.quoted]
+        return f"{mark} {self.where}：{self.text}" if self.where else f"{mark} {self.text}"
+
+
+def sources(book: Passages, question: str, answer: str, places: Sequence[Place]) -> list[Source]:
+    """What an answer rests on: the places that were looked up, else those that bear it out."""
+    quotes = re.findall("「(.+?)」", answer)
+    found = places or book.bearing(question, answer)
+    return [
+        Source(place.where, place.text, any(quote in place.text for quote in quotes) if quotes else None)
+        for place in found
+    ]
 
 
 def grow(messages: Messages, role: str, piece: str) -> bool:

@@ -11,7 +11,7 @@ manner of Willard and Louf 2023, arXiv:2307.09702; over bytes, since a token may
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -40,22 +40,20 @@ class Grammar:
             state = behind
         return state
 
-    def span(self, state: int, text: str, starts: str = "", stops: str = "") -> int:
+    def span(self, state: int, text: str, starts: Iterable[int] | None = None, stops: Iterable[int] | None = None) -> int:
         """The state behind any piece of a text that follows a state, at least a character.
 
-        starts: a piece begins the text, or stands behind one of these marks; stops: it ends the text, or is followed by
-        one of these; where none are given, anywhere.
+        starts, stops: the positions at which a piece may begin and end beside those of the whole text; None: anywhere.
         """
-        end = self.state()
-        chain = [self.state()]
-        for character in text:
-            chain.append(self.literal(chain[-1], character))
-        for position, before in enumerate(chain[:-1]):
-            if position == 0 or not starts or text[position - 1] in starts and text[position] not in starts:
-                self.also[state].append(before)
-        for position, behind in enumerate(chain[1:], 1):
-            if position == len(text) or not stops or text[position] in stops and text[position - 1] not in stops:
-                self.also[behind].append(end)
+        begins = {0, *(range(len(text)) if starts is None else starts)}
+        ends = {len(text), *(range(len(text)) if stops is None else stops)}
+        end, here = self.state(), self.state()
+        for position, character in enumerate(text, 1):
+            if position - 1 in begins:
+                self.also[state].append(here)
+            here = self.literal(here, character)
+            if position in ends:
+                self.also[here].append(end)
         return end
 
     def join(self, state: int, other: int):

@@ -21,6 +21,8 @@ import bm25s
 import numpy as np
 from pypinyin import lazy_pinyin
 
+from miniglm.book.mentions import PERSON, SENTENCE, any_of
+from miniglm.book.relations import last_acts
 from miniglm.book.sections import NUMERAL, number_of
 from miniglm.conversation import MARKERS, Messages
 from miniglm.errors import refuse
@@ -35,24 +37,25 @@ SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown wit
 QUOTED = (12, 44)  # characters of what may be quoted of it
 # What a question asks for, and the words by which a book tells it; of the facts that are known, their kinds.
 SYNONYMS = {
-    "死 亡 去世 过世 丧命 结局 下场 死因 身亡 没了": "死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 #death #slain",
-    "杀 斩 打死 害死 所杀 杀害 刺 砍": "斩 杀 刺 砍 害 戮 射死 #slain #slew",
-    "儿子 孩子 公子 后代 子嗣 长子 儿女 后人": "子 之子 长子 次子 #sons #father",
-    "父亲 爸爸 爹 父 老爸 爹爹": "父 之子 #father #sons",
-    "妻子 老婆 夫人 太太 媳妇 嫁 娶 妻 丈夫 老公": "妻 夫人 娶 嫁 主妇 #wife #husband",
-    "兄弟 弟弟 哥哥 弟 兄 弟兄 结拜 结义": "弟 兄 结义 结为兄弟 #brothers",
-    "关系 什么人 亲戚": "子 弟 兄 妻 父 侄 #kin #sons #father #brothers #wife",
-    "哪里人 家乡 老家 籍贯 故乡 人氏 出身": "人也 人氏 #native",
-    "官 官职 职位 职务 做官 封 拜 当官": "封 拜 为 将军 太守 #office",
-    "兵器 武器 兵刃 家伙 武艺": "手执 手持 枪 刀 戟 矛 剑 #arms #bearer",
+    "死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 没了 死去 死法 牺牲 阵亡 病逝 亡故 离开人世 怎么没的 归宿": "死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 #death #slain",
+    "杀 斩 打死 害死 所杀 杀害 被杀 杀死 斩杀 刺杀 干掉 刺 砍 结果了 凶手 手里 手上 之手 打败": "斩 杀 刺 砍 害 戮 射死 #slain #slew",
+    "儿子 孩子 公子 后代 子嗣 长子 大儿子 小儿子 次子 儿女 子女 后人 膝下 娃 崽 生了": "子 之子 长子 次子 #sons #father",
+    "父亲 爸爸 爹 父 老爸 爹爹 老子 令尊 他爹 他爸 生父 爸": "父 之子 #father #sons",
+    "妻子 老婆 夫人 太太 媳妇 嫁 娶 妻 丈夫 老公 夫君 爱人 娘子 配偶 妻室 成亲 结婚 夫妻 夫婿": "妻 夫人 娶 嫁 主妇 #wife #husband",
+    "兄弟 弟弟 哥哥 弟 兄 弟兄 手足 大哥 二哥": "弟 兄 #brothers",
+    "结拜 结义 拜把子 义兄 义弟": "结义 结为兄弟 #brothers",
+    "关系 什么人 啥人 亲戚 什么亲 一家人": "子 弟 兄 妻 父 侄 #kin #sons #father #brothers #wife",
+    "哪里人 哪儿人 什么地方人 何处人 何地人 家乡 老家 籍贯 故乡 祖籍 原籍 出生地 人氏 出身 来自 生长 生在 家住 从哪里来": "人也 人氏 #native",
+    "官 官职 职位 职务 做官 封 拜 当官 官衔 头衔 官位 什么侯 何职 担任 当过 做过 任过 曾任": "封 拜 为 将军 太守 #office",
+    "兵器 武器 兵刃 家伙 武艺 刀枪": "手执 手持 枪 刀 戟 矛 剑 #arms #bearer",
     "马 坐骑 战马 骑": "马 骑 坐下 名为",
-    "样子 相貌 长相 外貌 模样 长什么样 身高 容貌 什么样": "身长 面如 生得 #look",
+    "样子 相貌 长相 外貌 模样 面貌 身材 长什么样 长得 身高 多高 容貌 什么样 生得 形容 描写 好看": "身长 面如 生得 #look",
     "字 表字": "字 #courtesy",
-    "谁 介绍 是谁 什么样的人": "姓 名 字 #who",
-    "借 东风": "风",
-    "手下 部下 主公 投靠 跟随": "归 降 投 主公",
-    "小名 乳名 小字": "小字 乳名",
+    "手下 部下 主公 投靠 跟随 效力": "归 降 投 主公",
+    "小名 乳名 小字 外号 绰号": "小字 乳名 号",
     "老师 师父 师傅": "师",
+    "皇帝 君主 国君 天子": "帝 即皇帝位 天子",
+    "东风": "东南风",
 }
 EARLIEST = re.compile("最早|首次|第一次|最先|初次|出场|登场|露面|头一次|第1次|首先|出现")
 CHAPTER = re.compile(f"第({NUMERAL}|[0-9]+)[回章节]")
@@ -69,7 +72,7 @@ class Sentence:
     text: str
     who: dict[str, str] = field(default_factory=dict)  # {as written: person}, of those not called by their first name
     people: list[str] = field(default_factory=list)  # everybody in it
-    tells: list[str] = field(default_factory=list)  # the facts that it bears out: "slain 华雄"
+    tells: list[list[str]] = field(default_factory=list)  # the facts that it bears out: [kind, about whom, the clauses]
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,19 @@ class Place:
     text: str  # the sentence, with its neighbours where it is short
     quote: str  # the clauses of it that fit the question
     who: dict[str, str]  # {as written: person} of those in the quote who are not called by their first name
+    counted: bool = False  # it is a sentence of ours about what was counted, and no quotation
 
     @property
     def record(self) -> str:
         """What the model is shown: the quote, and in brackets where it stands."""
-        return f"{self.quote}（{self.where}）" if self.where else self.quote
+        return f"{self.quote}（{self.where}）" if self.where and not self.counted else self.quote
+
+    @property
+    def answer(self) -> str:
+        """The answer that says no more than this."""
+        if self.counted:
+            return f"{self.quote}。"
+        return f"「{self.quote}」（{self.where}）。" if self.where else f"「{self.quote}」。"
 
     @property
     def where(self) -> str:
@@ -105,17 +116,24 @@ class Forms:
 class Passages:
     """The sentences of a book with an index over them."""
 
-    def __init__(self, sentences: Sequence[Sentence], people: dict[str, list[str]], forms: Forms = Forms()):
-        """people: {name: all their names}, the best known first."""
-        self.sentences, self.people, self.forms = sentences, people, forms
+    def __init__(
+        self,
+        sentences: Sequence[Sentence],
+        people: dict[str, list[str]],
+        forms: Forms = Forms(),
+        ends: dict[str, int] | None = None,
+    ):
+        """people: {name: all their names}, the best known first. ends: {name: the chapter in which they act last}."""
+        self.sentences, self.people, self.forms, self.ends = sentences, people, forms, ends or {}
         self.person_of = {name: person for person, names in reversed(people.items()) for name in names}
         self.text = "\n".join(sentence.text for sentence in sentences)
+        self.seen: dict[str, bool] = {}  # words that were asked for, and whether they stand in the text
+        self.chapters = np.array([chapter_number(sentence.chapter) or 0 for sentence in sentences])
         self.headings = defaultdict(list)  # {chapter's number: its headings' sentences}
         self.by_person = defaultdict(list)
         for number, sentence in enumerate(sentences):
-            found = CHAPTER.search(sentence.chapter)
-            if sentence.place == 0 and found:
-                self.headings[number_of(found[1])].append(number)
+            if sentence.place == 0 and self.chapters[number]:
+                self.headings[int(self.chapters[number])].append(number)
             for person in dict.fromkeys(sentence.people):
                 self.by_person[person].append(number)
         self.index = bm25s.BM25(k1=1.2, b=0.5)
@@ -143,7 +161,7 @@ class Passages:
             for row in rows
         ]
         about = read_json(Path(folder, ABOUT), todo)
-        return cls(sentences, about.get("people", {}), Forms(**about.get("forms", {})))
+        return cls(sentences, about.get("people", {}), Forms(**about.get("forms", {})), about.get("ends"))
 
     def save(self, folder):
         """Write the book into a directory."""
@@ -152,24 +170,29 @@ class Passages:
                 row = {"chapter": each.chapter, "place": each.place, "text": each.text}
                 row |= {key: value for key in ("who", "people", "tells") if (value := getattr(each, key))}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        write_json(Path(folder, ABOUT), {"people": self.people, "forms": asdict(self.forms)})
+        write_json(Path(folder, ABOUT), {"people": self.people, "forms": asdict(self.forms), "ends": self.ends})
 
     def tokens(self, number: int) -> list[str]:
         """What a sentence is found by: its characters and their pairs, its people, those shortly before, its facts."""
         sentence = self.sentences[number]
         told = []
-        for each in sentence.tells:
-            kind, _, person = each.partition(" ")
+        for kind, person, _ in sentence.tells:
             told += [f"#{kind}@{person}", f"#{kind}"]
         near = {person for other in self.sentences[max(0, number - 2) : number] for person in other.people}
         near = [f"~{person}" for person in near if self.sentences[number - 1].chapter == sentence.chapter]
         return [*grams(sentence.text), *(f"@{person}" for person in sentence.people), *near, *told] or [""]
 
+    def stands(self, word: str) -> bool:
+        """Whether a word stands anywhere in the book."""
+        if word not in self.seen:
+            self.seen[word] = word in self.text
+        return self.seen[word]
+
     def person(self, word: str) -> str:
         """Whom a word names, by any of their names, or by what sounds like one; "" for nobody."""
         if word in self.person_of:
             return self.person_of[word]
-        if len(word) > 1 and word not in self.text:
+        if len(word) > 1 and not self.stands(word):
             return self.sounding.get(sound(word), "")
         return ""
 
@@ -181,7 +204,7 @@ class Passages:
     def knows(self, word: str) -> bool:
         """Whether a word stands in the book, or for something in it."""
         return bool(
-            word in self.text
+            self.stands(word)
             or self.person(word)
             or (number := chapter_number(word)) and number in self.headings
             or LAST_CHAPTER.fullmatch(word)
@@ -210,11 +233,18 @@ class Passages:
         ]
         if chapters and not people and not [word for word in rest if word not in ASIDE]:
             found = [number for chapter in chapters for number in self.headings[chapter]]
+            return [place for number in found for place in (self.place(number, words), self.cast(number)) if place][:MOST]
         elif any(EARLIEST.search(word) for word in rest) and (people or len(rest) > 1):
             found = self.earliest(people, [word for word in rest if not EARLIEST.search(word)])
         else:
             found = self.best(people, rest, set(chapters))
         return [self.place(number, words) for number in found[:MOST]]
+
+    def cast(self, number: int) -> Place | None:
+        """Who is named most in the chapter of a heading, which is counted, not quoted; None where that is not known."""
+        sentence = self.sentences[number]
+        names = next((names for kind, _, names in sentence.tells if kind == "cast"), "")
+        return Place(number, sentence.chapter, names, names, {}, True) if names else None
 
     def chapter_of(self, word: str) -> int | None:
         """The number of the chapter that a word names, where the book has it."""
@@ -266,7 +296,7 @@ class Passages:
                 else:
                     query.update(grams(meaning))
         if people and not words:
-            kinds += ["#who", "#courtesy"]
+            kinds += ["#courtesy", "#courtesy", "#who"]
         query.update({f"#episode@{word}": WEIGHTS["told"] for word in words})
         for kind in kinds:
             for person in people:
@@ -278,6 +308,9 @@ class Passages:
         if not tokens:
             return []
         scores = self.index.get_scores(tokens)
+        if self.ends and {"#death", "#slain"} & set(kinds):  # somebody dies where they act last
+            last = [self.ends[person] for person in people if person in self.ends]
+            scores = np.where(np.isin(self.chapters, last), 1.3 * scores, scores)
         if people:  # somebody else's sentences say nothing of them
             near = np.zeros(len(scores), bool)
             for person in people:
@@ -285,10 +318,10 @@ class Passages:
                     near[max(0, number - 1) : number + 3] = True
             scores = np.where(near, scores, 0)
         if chapters:
-            inside = [number_of(found[1]) in chapters if (found := CHAPTER.search(s.chapter)) else False for s in self.sentences]
-            scores = np.where(inside, scores, 0)
-        order = np.argsort(-scores, kind="stable")[: 4 * MOST]
-        return [int(number) for number in order if scores[number] > 0]
+            scores = np.where(np.isin(self.chapters, list(chapters)), scores, 0)
+        order = np.argpartition(-scores, 4 * MOST)[: 4 * MOST] if len(scores) > 4 * MOST else np.arange(len(scores))
+        order = sorted(order.tolist(), key=lambda number: (-scores[number], number))
+        return [number for number in order if scores[number] > 0]
 
     def place(self, number: int, words: Sequence[str]) -> Place:
         """A sentence with what is shown of it, and what may be quoted."""
@@ -303,9 +336,24 @@ class Passages:
                 text, before = former.text + text, before - 1
             else:
                 break
-        quote = self.quote(sentence, words)
+        quote = self.told(sentence, words) or self.quote(sentence, words)
         who = {written: person for written, person in sentence.who.items() if written in quote}
         return Place(number, sentence.chapter, text, quote, who)
+
+    def told(self, sentence: Sentence, words: Sequence[str]) -> str:
+        """The clauses that tell what some words ask for, where that is a fact that is known; else ""."""
+        kinds = {meaning[1:] for word in words for meaning in meanings().get(word, ()) if meaning.startswith("#")}
+        subjects = {self.person(word) or word for word in words}
+        rest = [word for word in words if not self.person(word)]
+        if any(EARLIEST.search(word) for word in rest):
+            kinds = {"sentence", "pair"}
+            subjects.add("、".join(word for word in words if self.person(word)))
+        elif not rest:
+            kinds = {"courtesy", "who", "sentence", "pair"}
+        for kind, subject, quote in sentence.tells:
+            if quote and subject in subjects and (kind in kinds or kind == "episode"):
+                return quote
+        return ""
 
     def quote(self, sentence: Sentence, words: Sequence[str]) -> str:
         """The clauses of a sentence that have most of some words and what they stand for, of about QUOTED characters."""
@@ -331,6 +379,26 @@ class Passages:
         return "".join(chosen).strip("，；：。！？ \u3000”“‘’")[: 2 * longest]
 
 
+    def bearing(self, question: str, answer: str) -> list[Place]:
+        """The places that bear out an answer which was given without looking: they hold what it adds to the question."""
+        named = any_name(self.person_of).findall(f"{question} {answer}") if self.person_of else []
+        quotes, labels = re.findall("「(.+?)」", answer), [match[0] for match in CHAPTER.finditer(answer)]
+        added = [word for word in dict.fromkeys([*quotes, *labels, *named]) if word not in question]
+        words = list(dict.fromkeys([*(name for name in named if name in question), *added]))[:MOST_WORDS]
+        if not added or self.forms.beyond in answer:
+            return []
+        found = self.search([word for word in words if word not in labels] or labels)
+        return [place for place in found if any(word in place.text + place.where for word in added)]
+
+    def is_verbatim(self, quote: str) -> bool:
+        """Whether a quotation stands in the book word for word, its marks and lines apart."""
+        return re.sub(r"\W", "", quote) in self.bare_text
+
+    @functools.cached_property
+    def bare_text(self) -> str:
+        """The whole text without marks."""
+        return re.sub(r"\W", "", self.text)
+
     def look(self, call: str) -> tuple[str, list[Place]]:
         """(what a call found, as the model reads it, the Places). The call is a JSON list of words, see search."""
         try:
@@ -342,22 +410,39 @@ class Passages:
         return json.dumps([place.record for place in places], ensure_ascii=False), places
 
     def call_grammar(self, messages: Messages) -> Grammar:
-        """What may be said to the last question: an answer, or a call for words of the questions and answers so far."""
+        """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
+
+        A word of a call begins and ends where a word that is known does: a name, a question word; 孙悟 is none in
+        孙悟空是谁, but 孙悟空 is.
+        """
         grammar = Grammar()
         grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
         said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
-        pieces = [piece for text in said for piece in re.split(r'["\\\s]+', text) if piece]
+        pieces = [(piece, self.edges(piece)) for text in said for piece in re.split(r'["\\\s]+', text) if piece]
         state = grammar.literal(grammar.start, MARKERS["search"] + '["')
         end = grammar.state()
         for _ in range(MOST_WORDS):
             behind = grammar.state()
-            for piece in pieces:
-                grammar.join(grammar.span(state, piece), behind)
+            for piece, edges in pieces:
+                grammar.join(grammar.span(state, piece, edges, edges), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
             state = grammar.literal(closed, ', "')
         grammar.ends.add(end)
         return grammar
+
+    @functools.cached_property
+    def vocabulary(self) -> re.Pattern:
+        """A pattern that finds the longest known word: names, what questions are asked with, episodes."""
+        episodes = {subject for each in self.sentences for kind, subject, _ in each.tells if kind == "episode"}
+        names = {name for name in self.person_of if len(name) > 1}
+        return any_of({*names, *episodes, *meanings(), *EARLIEST.pattern.split("|"), *ASIDE, *QUESTION_WORDS})
+
+    def edges(self, text: str) -> list[int]:
+        """Where known words begin and end in a text."""
+        found = {edge for match in self.vocabulary.finditer(text) for edge in match.span()}
+        found |= {edge for match in re.finditer(r"\W+", text) for edge in match.span()}
+        return sorted(found)
 
     def answer_grammar(self, call: str, places: Sequence[Place]) -> Grammar:
         """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither."""
@@ -367,7 +452,12 @@ class Passages:
         end = grammar.state()
         grammar.ends.add(end)
         for place in places:
-            piece = grammar.span(grammar.literal(begin, "「"), place.quote, STARTS, STOPS)
+            if place.counted:
+                grammar.join(grammar.literal(begin, place.answer), end)
+                continue
+            starts = [at for at, mark in enumerate(place.quote) if at and place.quote[at - 1] in STARTS and mark not in STARTS]
+            stops = [at for at, mark in enumerate(place.quote) if at and mark in STOPS and place.quote[at - 1] not in STOPS]
+            piece = grammar.span(grammar.literal(begin, "「"), place.quote, starts, stops)
             where = f"（{place.where}）" if place.where else ""
             grammar.join(grammar.literal(piece, f"」{where}。"), end)
         if not places:
@@ -378,6 +468,10 @@ class Passages:
         return grammar
 
 
+QUESTION_WORDS = (
+    "请问 告诉我 我想知道 你知道 那么 再问一下 书中 书里 里 谁 什么 何 哪 哪个 哪里 哪儿 怎么 怎样 如何 多少 几 吗 呢 啊 呀 吧 了 的 是 是谁 是什么 的是 在 有 叫 被 把 和 与 跟 同 对 说 讲 写 关于 "
+    "介绍 介绍一下 说说 讲讲 谈谈 说一说 讲一讲 给我 帮我 一下 这个人 那个人 这人 此人 人 的事 怎么回事 出自 为什么 为何 后来 最后 曾 都 也 还 又 到底 究竟 知道 认识 听说过 想 请 你好 您好 谢谢"
+).split()
 ASIDE = set("回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事".split())  # of a chapter, its heading tells them
 
 
@@ -386,6 +480,17 @@ def copy_book(source, target):
     for name in (SENTENCES, ABOUT):
         if Path(source, name).exists() and Path(source).resolve() != Path(target).resolve():
             link_whole(Path(source, name), Path(target, name))
+
+
+@functools.lru_cache(maxsize=4)
+def known_names(names: tuple[str, ...]) -> re.Pattern:
+    """A pattern that finds the longest of some names."""
+    return any_of(names)
+
+
+def any_name(person_of: dict[str, str]) -> re.Pattern:
+    """A pattern that finds the names of people."""
+    return known_names(tuple(person_of))
 
 
 def grams(text: str) -> list[str]:
@@ -400,6 +505,7 @@ def meanings() -> dict[str, list[str]]:
     return {word: said.split() for asked, said in SYNONYMS.items() for word in asked.split()}
 
 
+@functools.lru_cache(maxsize=4096)
 def chapter_number(word: str) -> int | None:
     """The number of a chapter that a word names: 50 of 第五十回; None for another word."""
     found = CHAPTER.fullmatch(word)
@@ -415,13 +521,13 @@ def passages_of(
     sections: Iterable, texts: Iterable, facts: Sequence[dict], people, spellings, forms: Forms
 ) -> Passages:
     """The Passages of a book, from its sections, who is meant where (see book/mentions.py), and what is known of it."""
-    from miniglm.book.mentions import PERSON, SENTENCE
-
-    told = defaultdict(list)
+    told, casts = defaultdict(list), defaultdict(list)
     for fact in facts:
         if fact.get("told"):
             for x in fact["x"] if fact["kind"] in ("bearer", "episode") else [fact["about"]]:
-                told[fact["place"], fact["told"].strip()].append(f"{fact['kind']} {x}")
+                told[fact["place"], fact["told"].strip()].append([fact["kind"], x, fact.get("quote", "")])
+        if fact["kind"] == "cast":
+            casts[fact["about"]].append(fact["Answer"].strip("。"))
     sentences = []
     marked = {id(section): text for section, text in zip(sections, texts)}
     for section in sections:
@@ -429,6 +535,7 @@ def passages_of(
         if heading:
             inside = sorted({person for written, person in spellings.items() if written in heading})
             tells = [each for line in section.title for each in told.get((section.label, line), ())]
+            tells += [["cast", section.label, cast] for cast in casts.get(section.label, ())]
             sentences.append(Sentence(section.label, 0, heading, {}, inside, tells))
         text = marked.get(id(section))
         pieces = re.finditer(SENTENCE, text.text if text else section.text)
@@ -445,4 +552,5 @@ def passages_of(
                 tells = told.get((section.label, plain), [])
                 sentences.append(Sentence(section.label, place, plain, who, list(dict.fromkeys(inside)), tells))
     names = {person: [person, *(w for w, p in spellings.items() if p == person and w != person)] for person in people}
-    return Passages(sentences, names, forms)
+    ends = {person: chapter_number(label) or 0 for person, label in last_acts(texts).items()}
+    return Passages(sentences, names, forms, ends)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from miniglm.book.episodes import Episode, episodes_in
 from miniglm.book.known import About
-from miniglm.book.mentions import ACTS, HANZI, SENTENCE, Marked, any_of, in_both_scripts, mark
+from miniglm.book.mentions import ACTS, HANZI, SENTENCE, Marked, any_of, clauses_at, in_both_scripts, mark, quotation
 from miniglm.book.relations import agreed, children, deaths, ties, told_facts
 from miniglm.book.sections import Section, chinese_number, writings
 from miniglm.book.wordings import Words
@@ -19,7 +19,6 @@ from miniglm.typed import TRADITIONAL, in_script
 
 FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
-QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 # What stands before a name where a person is meant: 千万 and 浮云 are on the list of people too.
 CALLED = in_both_scripts(
     "将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、"
@@ -131,25 +130,6 @@ def count_mentions(text, spellings) -> Counter:
     return Counter(spellings[match[0]] for match in any_of(spellings).finditer(text))
 
 
-def quotation(sentence, words):
-    """The clauses of `sentence` around `words`, a list of texts in it, word for word, of about QUOTE characters.
-
-    None where they are longer, or quote somebody themselves.
-    """
-    shortest, longest = QUOTE
-    edges = [0] + [m.end() for m in re.finditer("[，；：。！？、]", sentence)]
-    if edges[-1] < len(sentence):
-        edges.append(len(sentence))
-    first, last = min(map(sentence.find, words)), max(sentence.find(word) + len(word) for word in words)
-    start = max(edge for edge in edges if edge <= first)
-    stop = min(edge for edge in edges if edge >= last)
-    for edge in edges:
-        if edge > stop and stop - start < shortest and edge - start <= longest:
-            stop = edge
-    quoted = sentence[start:stop].strip("，；：。！？、“”‘’「」『』 \u3000")
-    return quoted if len(quoted) <= longest and not re.search("[“”‘’「」]", quoted) else None
-
-
 def sentences(text) -> list[str]:
     """The sentences of a text, each with the mark that ends it."""
     return re.findall(SENTENCE, text)
@@ -249,23 +229,26 @@ def person_facts(sections, people, courtesy, others, places, words):
             yield about_person("first", name, words.answer("first", x=name, place=place), place) | at(place, sentence)
         if quoted := quotation(sentence, [spelling]):
             answer, key = words.answer("sentence", x=name, place=place, quote=quoted), [*where, quoted]
-            yield about_person("sentence", name, answer, quoted) | at(place, sentence)
+            yield about_person("sentence", name, answer, quoted) | at(place, sentence, quoted)
             if zi:
                 answer, key = words.answer("introduced", x=name, zi=zi, place=place, quote=quoted), [zi, *key]
-            yield about_person("who", name, answer, key) | at(place, sentence)
+            looked = {"look_key": zi or quoted}
+            yield about_person("who", name, answer, key) | at(place, sentence, quoted) | looked
 
 
 def told_first(piece: str, sections: Sequence[Section]) -> dict:
     """Where a piece of text stands first, see `at`; empty where it stands nowhere."""
     for label, _, _, text in sections:
         if piece in text:
-            return at(label, next(sentence for sentence in sentences(text) if piece in sentence))
+            sentence = next(sentence for sentence in sentences(text) if piece in sentence)
+            position = sentence.index(piece)
+            return at(label, sentence, clauses_at(sentence, max(0, position - 6), position + len(piece)))
     return {}
 
 
-def at(place: str, sentence: str) -> dict:
-    """Where a fact stands: the label of the section, and the sentence."""
-    return {"place": place, "told": sentence}
+def at(place: str, sentence: str, quote: str = "") -> dict:
+    """Where a fact stands: the label of the section, the sentence, and what of it is quoted."""
+    return {"place": place, "told": sentence} | ({"quote": quote} if quote else {})
 
 
 def about_person(kind: str, name: str, answer: str, key: str | list[str]) -> dict:
@@ -296,7 +279,7 @@ def pair_facts(sections, spellings, known, words):
             answer = words.answer("pair", x=x, y=y, place=place, quote=quoted)
             key = [place, quoted] if place else quoted
             fact = {"kind": "pair", "about": f"{x}、{y}", "x": [x], "y": y, "Answer": answer, "Key": key}
-            yield fact | at(place, sentence)
+            yield fact | at(place, sentence, quoted)
 
 
 def mention_facts(sections, spellings, words):
@@ -337,7 +320,7 @@ def episode_facts(episodes: Iterable[Episode], words: Words):
     for names, place, line, people in episodes:
         answer = words.answer("episode", x=names[0], place=place, names="、".join(people), quote=line)
         fact = {"kind": "episode", "about": names[0], "x": names, "Answer": answer, "Key": [place, *people]}
-        yield fact | at(place, line)
+        yield fact | at(place, line, line)
 
 
 def whole_facts(sections: Sequence[Section], about: About, words: Words):

@@ -19,7 +19,7 @@ from miniglm.passages import CHAPTER, EARLIEST, LAST_CHAPTER, Passages, Place, m
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
     "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 {x}{c}吗？ {x}什么时候{c}？ {x}在哪里{c}？ {x}{c}出自哪里？ {x}怎么{c}的？ "
     "谁{c}？ 是谁{c}？ {c}的是谁？ {c}的人是谁？ {c}的是哪个？ 哪个人{c}？ {c}是谁干的？ {c}是什么意思？ {c}是第几回的事？ {c}出自第几回？ {c}怎么回事？ {c}是什么？ “{c}”是谁说的？ “{c}”出自哪里？ “{c}”是哪一回的话？ 哪里写了{c}？ 关于{c}，书里怎么说？ "
-    "{x}跟{c}有什么关系？ {x}和{c}？ 有没有写{x}{c}？ 讲讲{c}。 {x}对{c}怎么样？ {x}{c}，后来呢？"
+    "有没有写{x}{c}？ 讲讲{c}。 {x}{c}，后来呢？"
 )
 STOP = "的了吗呢啊是有没谁什么怎样哪里几回书中里请问告诉我说讲一下这那个人"
 
@@ -55,9 +55,13 @@ def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: s
     }
 
 
-def quoting(place: Place) -> str:
-    """The answer that quotes a place."""
-    return f"「{place.quote}」（{place.where}）。" if place.where else f"「{place.quote}」。"
+def sayable(passages: Passages, question: str, call: Sequence[str]) -> bool:
+    """Whether the grammar of calls lets the words of a call be said to a question."""
+    edges = {0, len(question), *passages.edges(question)}
+    return all(
+        any(match.start() in edges and match.end() in edges for match in re.finditer(re.escape(word), question))
+        for word in call
+    )
 
 
 def telling(found: Sequence[Place], keys: Sequence[str]) -> Place | None:
@@ -120,7 +124,9 @@ def open_lookups(passages: Passages, inventor: Inventor, rng: Random) -> Iterato
         place = next((each for each in found if each.number == number), None)
         if not place:
             continue
-        talk = lookup(question, call, found, quoting(place))
+        if not sayable(passages, question, call):
+            continue
+        talk = lookup(question, call, found, place.answer)
         person = passages.person(x)
         if person and "{x}" in template and rng.random() < 0.5:
             talk = inventor.renamed(talk, person, [name for name in passages.people[person] if len(name) > 1], rng)

@@ -32,6 +32,11 @@ STRONG, WEAK = 0xF0000, 0x100000  # where the characters begin that stand for a 
 PERSON = f"[{chr(STRONG)}-{chr(WEAK + 0xFFFD)}]"  # a regular expression for either
 NAMED = f"[{chr(STRONG)}-{chr(WEAK - 1)}]"  # for a name alone
 INTRODUCED = re.compile(f"姓({HANZI}{{1,2}})，?名({HANZI}{{1,2}}?)(?=[，。；：字]|$)")  # 姓张名飞
+CLAUSE_MARKS, EDGE_MARKS = "，；：。！？“”\n", "，；：。！？、“”‘’「」『』 \u3000"
+QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
+# Beside a given name alone somebody is meant; else it is a word: 飞曰, 斩飞, but 飞马.
+BEFORE = "斩刺杀射被令使谓见与遣封拜召问教命助救遇擒迎劝嘱封赐传请引是乃"
+BEHIND = "曰大引急见闻听自亦遂令乃使拜与被知回入至欲怒喜笑惊问长次幼之子父弟妻已既在立为即又从出上，。；：、斩刺杀不无有率领提挺拍抵措"
 CALLED_SHARE = 0.05  # of a character's places; less, and it is a word
 
 
@@ -69,6 +74,32 @@ def any_of(words: Iterable[str]) -> re.Pattern:
     return re.compile("|".join(f"{first}(?:{'|'.join(rest)})" for first, rest in rests.items()))
 
 
+def clauses_at(text: str, start: int, stop: int) -> str:
+    """The whole clauses of a text in which a piece of it stands, without the marks around."""
+    begin = max((text.rfind(mark, 0, start) + 1 for mark in CLAUSE_MARKS), default=0)
+    ends = [end for mark in CLAUSE_MARKS if (end := text.find(mark, stop)) >= 0]
+    return text[begin : min(ends, default=len(text))].strip(EDGE_MARKS)
+
+
+def quotation(sentence, words):
+    """The clauses of `sentence` around `words`, a list of texts in it, word for word, of about QUOTE characters.
+
+    None where they are longer, or quote somebody themselves.
+    """
+    shortest, longest = QUOTE
+    edges = [0] + [m.end() for m in re.finditer("[，；：。！？、]", sentence)]
+    if edges[-1] < len(sentence):
+        edges.append(len(sentence))
+    first, last = min(map(sentence.find, words)), max(sentence.find(word) + len(word) for word in words)
+    start = max(edge for edge in edges if edge <= first)
+    stop = min(edge for edge in edges if edge >= last)
+    for edge in edges:
+        if edge > stop and stop - start < shortest and edge - start <= longest:
+            stop = edge
+    quoted = sentence[start:stop].strip("，；：。！？、“”‘’「」『』 \u3000")
+    return quoted if len(quoted) <= longest and not re.search("[“”‘’「」]", quoted) else None
+
+
 def given_name(name: str) -> str:
     """The last part of a full name, by which a story goes on: 操 of 曹操, 懿 of 司马懿; "" where it is longer."""
     return name[-1] if len(name) in (2, 3) else ""
@@ -104,7 +135,9 @@ def mark(sections: Sequence[Section], spellings: Mapping[str, str], known: re.Pa
                 return before + marked(person, introduced[2], STRONG) + by_given_name(behind)
             if not called:
                 return text
-            return re.sub(f"[{''.join(called)}]", lambda match: marked(called[match[0]], match[0], WEAK), text)
+            given = f"[{''.join(called)}]"
+            meant = f"(?<=[{BEFORE}]){given}|{given}(?=[{BEHIND}]|$)"
+            return re.sub(meant, lambda match: marked(called[match[0]], match[0], WEAK), text)
 
         for match in known.finditer(section.text):
             parts.append(by_given_name(section.text[end : match.start()]))

@@ -9,7 +9,7 @@ from itertools import islice
 from random import Random
 
 from miniglm.book.absence import Absence
-from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, quoting, telling
+from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
 from miniglm.book.sections import Section
 from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.book.smalltalk import SmallTalk
@@ -19,7 +19,7 @@ from miniglm.search import search
 
 
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
-LOOKED_INTO = ("sentence", "pair", "title", "heading")  # kinds of facts that the book is always asked for
+HEART = "who courtesy whose alias called first chief most episode author length".split()  # kinds that are
 OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
 
 
@@ -46,22 +46,25 @@ class Book:
     def is_by_heart(self, fact) -> bool:
         """Whether a fact is learnt by heart."""
         about_person = fact["about"] in self.people
-        return fact["kind"] not in LOOKED_INTO and (not about_person or fact.get("fame", 0) < BY_HEART)
+        return fact["kind"] in HEART and (not about_person or fact["fame"] < BY_HEART)
 
     def look_up(self, question: str, fact) -> dict | None:
-        """The talk in which a question about a fact is looked up; None where the search does not find what tells it."""
+        """The talk in which a question about a fact is looked up, with the Key of its answer.
+
+        None where the search does not find what tells it.
+        """
         subjects = [x for x in (*fact["x"], fact.get("y")) if x and x in question]
         call = asked_words(question, subjects)
         found = self.passages.search(call)
         if fact["kind"] == "absent" or self.words.absent in fact["Answer"]:
-            return None if found else lookup(question, call, [], fact["Answer"])
-        place = telling(found, keys_in(fact))
-        return lookup(question, call, found, quoting(place)) if place else None
-
-
-def keys_in(fact: dict) -> list[str]:
-    """What a right answer to a fact contains."""
-    return fact["Key"] if isinstance(fact["Key"], list) else [fact["Key"]]
+            sure = not found and sayable(self.passages, question, call)
+            return lookup(question, call, [], fact["Answer"]) if sure else None
+        if not sayable(self.passages, question, call):
+            return None
+        for key in filter(None, (fact["Key"], fact.get("look_key"), fact.get("quote"))):
+            if place := telling(found, key if isinstance(key, list) else [key]):
+                return lookup(question, call, found, place.answer) | {"Key": key}
+        return None
 
 
 def record(question: str, answer: str, kind: str, **more) -> dict:
@@ -181,6 +184,8 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
             for question in trained:
                 told = record(question, answer, kind) if by_heart else book.look_up(question, fact)
                 training += [told] if told else []
+            if not trained or not by_heart and not book.look_up(usual[0], fact):
+                continue  # the search does not find it
             by_group = {"seen": trained[0], "new_wording": new[0], "typed": book.words.typed_anew(usual[0], rng)}
             if untrained := usual[count:]:
                 by_group["reworded"] = untrained[0]
@@ -191,7 +196,9 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
                 )
                 reworded += [told] if told else []
         for group, question in by_group.items():
-            evaluation[group].append(record(question, answer, kind, Key=fact["Key"], Group=group))
+            told = None if by_heart and group != "unseen" else book.look_up(question, fact)
+            right, key = (answer_of(told), told["Key"]) if told else (answer, fact["Key"])
+            evaluation[group].append(record(question, right, kind, Key=key, Group=group))
     return training, reworded, evaluation
 
 
@@ -216,7 +223,7 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
     by_person = defaultdict(list)
     for fact in book.facts:
         if fact["about"] in book.people and fact["about"] not in held_out and fact.get("fame", BY_HEART) < BY_HEART:
-            if fact["kind"] not in (*LOOKED_INTO, "whose", "called", "kin"):
+            if book.is_by_heart(fact) and fact["kind"] not in ("whose", "called"):
                 by_person[fact["about"]].append(fact)
     people = [person for person, facts in by_person.items() if len(facts) > 1]
     while people:

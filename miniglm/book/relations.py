@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from miniglm.book.mentions import ACTS, HANZI, NAMED, PERSON, SENTENCE, Marked, given_name
+from miniglm.book.mentions import ACTS, HANZI, NAMED, PERSON, SENTENCE, Marked, clauses_at, given_name
 from miniglm.book.wordings import Words
 
 OTHER = PERSON.replace("[", "[^", 1)[:-1]  # a class of characters, not closed: anything but a mention and …
@@ -67,7 +67,7 @@ DIED = (
 FEIGNED = re.compile("赐|知|宫人|汝|吾|若|使|欲|必|恐|诈|未|假|誓|险|闻|(?<!却)说|闻知|报|虽|岂|将死|至死|何|不")
 # Who acts in a chapter no longer has died before, or soon will: a death is looked for where somebody's last acts are.
 CHILD = "(?:长|次|第.|[一二三四五六]|少|幼)?"
-NEARBY = 120  # characters before a child's name within which the parent is named
+NEARBY = 400  # characters before a child's name within which the parent is named
 LONGEST_QUOTE = 36  # characters of a quotation
 LAST_SHARE, LAST_LEAST = 0.08, 2  # of the acts in their busiest chapter, and at least
 
@@ -80,6 +80,7 @@ class Tie(NamedTuple):
     y: str  # the other person, or what is told of the first
     place: str  # the label of its section
     sentence: str
+    quote: str = ""  # the clauses of it that tell this
 
 
 def ties(texts: Iterable[Marked]) -> Iterator[Tie]:
@@ -99,7 +100,10 @@ def ties(texts: Iterable[Marked]) -> Iterator[Tie]:
                 before = marked.text[max(0, match.start() - 4) : match.start()]
                 if x != y and not FEARED.search(before) and not WISHED.search(found.get("how") or ""):
                     place = "w" if found.get("w") else "x"
-                    yield Tie(kind, x, y, marked.label, marked.plain(sentence_at(marked.text, match.start(place))))
+                    told = marked.plain(sentence_at(marked.text, match.start(place)))
+                    quote = marked.plain(clauses_at(marked.text, match.start(), match.end()))
+                    quote = quote if quote in told else ""
+                    yield Tie(kind, x, y, marked.label, told, quote)
 
 
 def children(texts: Sequence[Marked]) -> Iterator[Tie]:
@@ -116,7 +120,9 @@ def children(texts: Sequence[Marked]) -> Iterator[Tie]:
                 child = family + match["given"] if match["given"] else marked.who(match["y"])
                 if child in people and child.startswith(family) and child != parent and parent not in siblings:
                     siblings.add(child)
-                    yield Tie("son", parent, child, marked.label, marked.plain(sentence_at(marked.text, match.start())))
+                    told = marked.plain(sentence_at(marked.text, match.start()))
+                    quote = marked.plain(clauses_at(marked.text, match.start(), match.end()))
+                    yield Tie("son", parent, child, marked.label, told, quote if quote in told else "")
                     break
 
 
@@ -126,18 +132,29 @@ def sentence_at(text: str, position: int) -> str:
     return re.compile(SENTENCE).match(text, begin)[0]
 
 
-def deaths(texts: Sequence[Marked]) -> Iterator[Tie]:
-    """How somebody died: the first sentence that tells it, around the last section in which they do something."""
+def last_acts(texts: Sequence[Marked]) -> dict[str, str]:
+    """{person: the label of the last section in which they act as they did before}."""
+    return {person: texts[index].label for person, index in last_sections(texts).items()}
+
+
+def last_sections(texts: Sequence[Marked]) -> dict[str, int]:
+    """The same with the sections' indices."""
     acts = defaultdict(Counter)  # {person: {section's index: how often they act there}}
     for index, marked in enumerate(texts):
         for match in re.finditer(f"(?P<x>{PERSON})(?:{ACTS})", marked.text):
             acts[marked.who(match["x"])][index] += 1
-    told = re.compile(f"(?P<x>{PERSON}){AWAY}{{0,24}}?(?:{DIED})")
+    last = {}
     for person, counts in acts.items():
         least = max(LAST_LEAST, LAST_SHARE * max(counts.values()))
-        last = max((index for index, count in counts.items() if count >= least), default=None)
-        if last is None:
-            continue
+        if busy := [index for index, count in counts.items() if count >= least]:
+            last[person] = max(busy)
+    return last
+
+
+def deaths(texts: Sequence[Marked]) -> Iterator[Tie]:
+    """How somebody died: the first sentence that tells it, around the last section in which they do something."""
+    told = re.compile(f"(?P<x>{PERSON}){AWAY}{{0,24}}?(?:{DIED})")
+    for person, last in last_sections(texts).items():
         for marked in texts[max(0, last - 1) : last + 2]:
             found = next(
                 (
@@ -244,4 +261,5 @@ def told_words(tie: Tie, piece: str = "") -> str:
 
 def fact(kind: str, x: str, answer: str, key: str | list[str], tie: Tie) -> dict:
     """A fact about x with the sentence that bears it out."""
-    return {"kind": kind, "about": x, "x": [x], "Answer": answer, "Key": key, "place": tie.place, "told": tie.sentence}
+    about = {"kind": kind, "about": x, "x": [x], "Answer": answer, "Key": key}
+    return about | {"place": tie.place, "told": tie.sentence, "quote": tie.quote or told_words(tie)}

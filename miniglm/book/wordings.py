@@ -123,7 +123,7 @@ TRAINED_WORDINGS = {
     "author": "(这本书|这部书|这书|《{x}》|{x}|本书)(是|)(谁写的|谁的作品|谁作的|何人所写|谁著的|哪位作家写的)？ (《{x}》|{x}|这本书|这部书|本书)的作者(是谁|叫什么|是哪位|)？ (谁|什么人)写(了|的)(《{x}》|{x}|这本书|这部小说)？",
     "length": "(这本书|这部书|《{x}》|{x}|全书|书里|本书)(一共|总共|共|)(有多少|有几|多少|几)(回|章回)？ {t}(共|一共)多少回？",
 }
-MORE_WORDINGS = {"title": 4, "cast": 2, "pair": 2, "chief": 4, "most": 12, "author": 8, "length": 6, "episode": 5, "kin": 2}  # times as many: several numerals, few facts, hard ones
+MORE_WORDINGS = {"title": 4, "cast": 2, "pair": 2, "chief": 4, "most": 24, "author": 40, "length": 12, "episode": 5}  # times as many: several numerals, few facts, hard ones
 NEW_WORDINGS = {
     "who": "你知道{x}吗？ {t}的{x}是何人？ 给我讲讲{x}是谁。",
     "courtesy": "请问{x}表字叫做什么？ 告诉我{x}的字是什么。 {x}以什么为字？",
