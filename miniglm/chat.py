@@ -141,7 +141,9 @@ def answer_with(
     Raises UserError where a conversation and what was found leave no room.
     """
     open_talks = dict(enumerate(talks))
-    grammars = {number: tool.call_grammar(messages) for number, messages in open_talks.items()}
+    grammars = {
+        number: tool.call_grammar(normalised(messages, loaded.normalisation)) for number, messages in open_talks.items()
+    }
     for calls in range(MOST_CALLS + 1):
         choosing = calls < MOST_CALLS  # after so many searches it must answer
         numbers = list(open_talks)

@@ -43,10 +43,10 @@ class Grammar:
     def span(self, state: int, text: str, starts: Iterable[int] | None = None, stops: Iterable[int] | None = None) -> int:
         """The state behind any piece of a text that follows a state, at least a character.
 
-        starts, stops: the positions at which a piece may begin and end beside those of the whole text; None: anywhere.
+        starts, stops: the positions at which a piece may begin and end; None: anywhere.
         """
-        begins = {0, *(range(len(text)) if starts is None else starts)}
-        ends = {len(text), *(range(len(text)) if stops is None else stops)}
+        begins = set(range(len(text)) if starts is None else starts)
+        ends = set(range(1, len(text) + 1) if stops is None else stops)
         end, here = self.state(), self.state()
         for position, character in enumerate(text, 1):
             if position - 1 in begins:

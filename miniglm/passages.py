@@ -21,7 +21,7 @@ import bm25s
 import numpy as np
 from pypinyin import lazy_pinyin
 
-from miniglm.book.mentions import PERSON, SENTENCE, any_of
+from miniglm.book.mentions import EDGE_MARKS, PERSON, SENTENCE, any_of
 from miniglm.book.relations import last_acts
 from miniglm.book.sections import NUMERAL, number_of
 from miniglm.conversation import MARKERS, Messages
@@ -34,7 +34,7 @@ MOST = 3  # places given back
 MOST_WORDS = 5  # in a call
 STARTS, STOPS = "，；：。！？“‘”’ \u3000", "，；。！？”’ \u3000"  # where a quotation may begin and end
 SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown with those beside it
-QUOTED = (12, 44)  # characters of what may be quoted of it
+QUOTED = (14, 40)  # characters of what may be quoted of it
 # What a question asks for, and the words by which a book tells it; of the facts that are known, their kinds.
 SYNONYMS = {
     "死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 没了 死去 死法 牺牲 阵亡 病逝 亡故 离开人世 怎么没的 归宿": "死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 #death #slain",
@@ -136,6 +136,10 @@ class Passages:
                 self.headings[int(self.chapters[number])].append(number)
             for person in dict.fromkeys(sentence.people):
                 self.by_person[person].append(number)
+        self.facts = defaultdict(list)  # {(kind, about whom): the sentences that bear it out}
+        for number, sentence in enumerate(sentences):
+            for kind, subject, _ in sentence.tells:
+                self.facts[kind, subject].append(number)
         self.index = bm25s.BM25(k1=1.2, b=0.5)
         self.index.index([self.tokens(number) for number in range(len(sentences))], show_progress=False)
 
@@ -231,14 +235,32 @@ class Passages:
             for word in words
             if not self.person(word) and not CHAPTER.fullmatch(word) and not LAST_CHAPTER.fullmatch(word)
         ]
+        told = self.telling(words)
         if chapters and not people and not [word for word in rest if word not in ASIDE]:
             found = [number for chapter in chapters for number in self.headings[chapter]]
             return [place for number in found for place in (self.place(number, words), self.cast(number)) if place][:MOST]
         elif any(EARLIEST.search(word) for word in rest) and (people or len(rest) > 1):
-            found = self.earliest(people, [word for word in rest if not EARLIEST.search(word)])
+            found = [*told, *self.earliest(people, [word for word in rest if not EARLIEST.search(word)])]
         else:
-            found = self.best(people, rest, set(chapters))
-        return [self.place(number, words) for number in found[:MOST]]
+            found = [*told, *self.best(people, rest, set(chapters))]
+        return [self.place(number, words) for number in list(dict.fromkeys(found))[:MOST]]
+
+    def telling(self, words: Sequence[str]) -> list[int]:
+        """The sentences that bear out a fact that is known, and that some words ask for."""
+        kinds, subjects = self.asked(words)
+        return [number for kind in kinds for subject in subjects for number in self.facts.get((kind, subject), ())]
+
+    def asked(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """(kinds of facts, what they are about) that some words ask for."""
+        people = list(dict.fromkeys(person for word in words if (person := self.person(word))))
+        rest = [word for word in words if not self.person(word)]
+        subjects = ["、".join(people), "、".join(reversed(people)), *people] if len(people) > 1 else people
+        if any(EARLIEST.search(word) for word in rest):
+            return (["pair"] if len(people) > 1 else ["sentence", "first"]), subjects
+        kinds = [said[1:] for word in rest for said in meanings().get(word, ()) if said.startswith("#")]
+        if people and not kinds and not [word for word in rest if word not in ASIDE and word not in QUESTION_WORDS]:
+            kinds = ["pair", "kin"] if len(people) > 1 else ["courtesy", "who", "sentence"]
+        return list(dict.fromkeys([*kinds, "episode"])), [*subjects, *rest]
 
     def cast(self, number: int) -> Place | None:
         """Who is named most in the chapter of a heading, which is counted, not quoted; None where that is not known."""
@@ -336,23 +358,18 @@ class Passages:
                 text, before = former.text + text, before - 1
             else:
                 break
-        quote = self.told(sentence, words) or self.quote(sentence, words)
+        quote = with_speaker(self.told(sentence, words) or self.quote(sentence, words), sentence.text)
+        quote = widened(quote, sentence.text)
         who = {written: person for written, person in sentence.who.items() if written in quote}
         return Place(number, sentence.chapter, text, quote, who)
 
     def told(self, sentence: Sentence, words: Sequence[str]) -> str:
         """The clauses that tell what some words ask for, where that is a fact that is known; else ""."""
-        kinds = {meaning[1:] for word in words for meaning in meanings().get(word, ()) if meaning.startswith("#")}
-        subjects = {self.person(word) or word for word in words}
-        rest = [word for word in words if not self.person(word)]
-        if any(EARLIEST.search(word) for word in rest):
-            kinds = {"sentence", "pair"}
-            subjects.add("、".join(word for word in words if self.person(word)))
-        elif not rest:
-            kinds = {"courtesy", "who", "sentence", "pair"}
-        for kind, subject, quote in sentence.tells:
-            if quote and subject in subjects and (kind in kinds or kind == "episode"):
-                return quote
+        kinds, subjects = self.asked(words)
+        for kind in kinds:
+            for told, subject, quote in sentence.tells:
+                if quote and told == kind and subject in subjects:
+                    return quote
         return ""
 
     def quote(self, sentence: Sentence, words: Sequence[str]) -> str:
@@ -376,7 +393,7 @@ class Passages:
                 score = sum(len(each) for each in wanted if each in piece) - 0.02 * len(piece) - (len(piece) < shortest)
                 if score > best:
                     best, chosen = score, clauses[start : stop + 1]
-        return "".join(chosen).strip("，；：。！？ \u3000”“‘’")[: 2 * longest]
+        return "".join(chosen).strip(EDGE_MARKS)[: 2 * longest]
 
 
     def bearing(self, question: str, answer: str) -> list[Place]:
@@ -412,19 +429,24 @@ class Passages:
     def call_grammar(self, messages: Messages) -> Grammar:
         """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
 
-        A word of a call begins and ends where a word that is known does: a name, a question word; 孙悟 is none in
-        孙悟空是谁, but 孙悟空 is.
+        A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
+        Where somebody of the book is named, the first word names them.
         """
         grammar = Grammar()
         grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
         said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
-        pieces = [(piece, self.edges(piece)) for text in said for piece in re.split(r'["\\\s]+', text) if piece]
+        pieces = [(piece, *self.edges(piece)) for text in said for piece in re.split(r'["\\\s]+', text) if piece]
         state = grammar.literal(grammar.start, MARKERS["search"] + '["')
         end = grammar.state()
-        for _ in range(MOST_WORDS):
+        named = any_name(self.person_of)
+        for number in range(MOST_WORDS):
             behind = grammar.state()
-            for piece, edges in pieces:
-                grammar.join(grammar.span(state, piece, edges, edges), behind)
+            for piece, starts, stops in pieces:
+                names = [match.span() for match in named.finditer(piece)] if number == 0 else []
+                if names:
+                    starts = [start for start in starts if any(start <= begin for begin, _ in names)]
+                    stops = [stop for stop in stops if any(stop >= end for _, end in names)]
+                grammar.join(grammar.span(state, piece, starts, stops), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
             state = grammar.literal(closed, ', "')
@@ -436,13 +458,21 @@ class Passages:
         """A pattern that finds the longest known word: names, what questions are asked with, episodes."""
         episodes = {subject for each in self.sentences for kind, subject, _ in each.tells if kind == "episode"}
         names = {name for name in self.person_of if len(name) > 1}
-        return any_of({*names, *episodes, *meanings(), *EARLIEST.pattern.split("|"), *ASIDE, *QUESTION_WORDS})
+        return any_of({*names, *episodes, *meanings(), *EARLIEST.pattern.split("|"), *ASIDE, *QUESTION_WORDS, *MARKS})
 
-    def edges(self, text: str) -> list[int]:
-        """Where known words begin and end in a text."""
-        found = {edge for match in self.vocabulary.finditer(text) for edge in match.span()}
-        found |= {edge for match in re.finditer(r"\W+", text) for edge in match.span()}
-        return sorted(found)
+    def edges(self, text: str) -> tuple[list[int], list[int]]:
+        """Where words that may be called for begin in a text, and where they end.
+
+        Words that are known are held to be whole; marks and what only makes a question of a text are left out.
+        """
+        asking, starts, stops, end = set(QUESTION_WORDS), [], [], 0
+        for match in self.vocabulary.finditer(text):
+            if match.start() > end:  # what is not known
+                starts, stops = [*starts, end], [*stops, match.start()]
+            if match[0] not in asking and re.search(r"\w", match[0]):
+                starts, stops = [*starts, match.start()], [*stops, match.end()]
+            end = match.end()
+        return ([*starts, end], [*stops, len(text)]) if end < len(text) else (starts, stops)
 
     def answer_grammar(self, call: str, places: Sequence[Place]) -> Grammar:
         """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither."""
@@ -455,8 +485,9 @@ class Passages:
             if place.counted:
                 grammar.join(grammar.literal(begin, place.answer), end)
                 continue
-            starts = [at for at, mark in enumerate(place.quote) if at and place.quote[at - 1] in STARTS and mark not in STARTS]
+            starts = [at for at, mark in enumerate(place.quote) if not at or place.quote[at - 1] in STARTS and mark not in STARTS]
             stops = [at for at, mark in enumerate(place.quote) if at and mark in STOPS and place.quote[at - 1] not in STOPS]
+            stops.append(len(place.quote))
             piece = grammar.span(grammar.literal(begin, "「"), place.quote, starts, stops)
             where = f"（{place.where}）" if place.where else ""
             grammar.join(grammar.literal(piece, f"」{where}。"), end)
@@ -468,11 +499,37 @@ class Passages:
         return grammar
 
 
+# What makes a question of a text, and is not looked for.
 QUESTION_WORDS = (
-    "请问 告诉我 我想知道 你知道 那么 再问一下 书中 书里 里 谁 什么 何 哪 哪个 哪里 哪儿 怎么 怎样 如何 多少 几 吗 呢 啊 呀 吧 了 的 是 是谁 是什么 的是 在 有 叫 被 把 和 与 跟 同 对 说 讲 写 关于 "
-    "介绍 介绍一下 说说 讲讲 谈谈 说一说 讲一讲 给我 帮我 一下 这个人 那个人 这人 此人 人 的事 怎么回事 出自 为什么 为何 后来 最后 曾 都 也 还 又 到底 究竟 知道 认识 听说过 想 请 你好 您好 谢谢"
+    "请问 告诉我 我想知道 我想了解 我想问 我想 你知道 那么 再问一下 书中 书里 这本书 这部书 里 谁 什么 何 哪 哪个 哪个人 哪位 哪里 哪儿 怎么 怎样 如何 多少 几 吗 呢 啊 呀 吧 了 的 是 是谁 是什么 的是 在 有 有谁 叫 叫什么 叫做 被 把 "
+    "和 与 跟 同 对 说 讲 写 关于 介绍 介绍一下 说说 讲讲 谈谈 说一说 讲一讲 给我 帮我 帮我查 一下 这个人 那个人 这人 那人 此人 他 她 那他 那她 哪些人 怎么回事 出自 为什么 为何 后来 最后 曾 都 也 还 又 到底 究竟 知道 认识 听说过 "
+    "想 请 你好 您好 谢谢 第几回 哪一回 哪回 哪一章 第几章 哪一句 哪句 哪句话 哪一句话 原文 原句 原话 句子 引用 引出 写出 说出 列出 提到 写到 写 提 讲了 讲什么 写了 用什么 使什么 用 使 拿 算什么 算 是什么人 什么人物 何许人 "
+    "名叫 叫的 所有 主要 从 起 才有 来着 什么样的 怎么样 是不是 有没有 是哪 我 你"
 ).split()
+MARKS = "，。？！：；、“”‘’「」《》…～,.?!:;\"' \u3000"
 ASIDE = set("回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事".split())  # of a chapter, its heading tells them
+
+
+def with_speaker(quote: str, text: str) -> str:
+    """What is said with who says it, where that stands before it: 操曰：“宁教我负天下人."""
+    said = re.search(r"[^，；。！？”“]{1,12}[：，]“$", text[: max(0, text.find(quote))])
+    return said[0] + quote if said else quote
+
+
+def widened(quote: str, text: str) -> str:
+    """A short quotation with the clause before it, or behind, where both are not long."""
+    shortest, longest = QUOTED
+    position = text.find(quote)
+    if len(quote) >= shortest or position < 0:
+        return quote
+    edges = [0, *(match.end() for match in re.finditer("[，；：。！？、\u3000][”’“‘]?", text)), len(text)]
+    before = max((edge for edge in edges if edge < position), default=position)
+    if position - before > 1 and position + len(quote) - before <= longest:
+        return text[before : position + len(quote)].strip(EDGE_MARKS)
+    behind = min((edge for edge in edges if edge > position + len(quote) + 1), default=len(text))
+    if behind - position <= longest:
+        return text[position:behind].strip(EDGE_MARKS)
+    return quote
 
 
 def copy_book(source, target):

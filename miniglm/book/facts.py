@@ -43,10 +43,11 @@ def are_texts(value) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def read_people(people, text, min_mentions):
+def read_people(people, text, min_mentions, trusted=()):
     """{name: [other names]} of those in `people`, a list as read_list gives it, whom the text names as persons.
 
-    They are named min_mentions times or more, and something beside the name shows at least once that it is a name.
+    They are named min_mentions times or more, and something beside the name shows at least once that it is a name;
+    those whose names are `trusted` need not be shown to be persons.
     """
     spellings = {alias for name, aliases in people.items() for alias in (name, *aliases) if len(alias) > 1}
     followers, leaders, acting = defaultdict(Counter), defaultdict(Counter), set()
@@ -60,6 +61,9 @@ def read_people(people, text, min_mentions):
         after = followers[name]
         if len(name) < 2 or after.total() < min_mentions or re.search("[氏后王]$|夫人$", name):
             continue  # a surname alone, a title or 李氏 may be many persons
+        if name in trusted:
+            kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
+            continue
         if not is_unmistakable(name) and name not in acting:
             continue  # 浮云 does nothing
         character, often = after.most_common(1)[0]
@@ -320,7 +324,7 @@ def episode_facts(episodes: Iterable[Episode], words: Words):
     for names, place, line, people in episodes:
         answer = words.answer("episode", x=names[0], place=place, names="、".join(people), quote=line)
         fact = {"kind": "episode", "about": names[0], "x": names, "Answer": answer, "Key": [place, *people]}
-        yield fact | at(place, line, line)
+        yield fact | at(place, line)
 
 
 def whole_facts(sections: Sequence[Section], about: About, words: Words):
@@ -360,7 +364,7 @@ def book_facts(
     facts += whole_facts(sections, about, words)
     called = about.get("called", {})
     listed = {name: [*names, *called.get(name, ())] for name, names in listed.items()}
-    people = read_people(listed, text, min_mentions) if listed else {}
+    people = read_people(listed, text, min_mentions, called) if listed else {}
     if not people:
         return Facts(facts, {}, {}, [])
     courtesy = courtesy_names(people, text)

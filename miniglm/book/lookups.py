@@ -57,9 +57,9 @@ def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: s
 
 def sayable(passages: Passages, question: str, call: Sequence[str]) -> bool:
     """Whether the grammar of calls lets the words of a call be said to a question."""
-    edges = {0, len(question), *passages.edges(question)}
+    starts, stops = map(set, passages.edges(question))
     return all(
-        any(match.start() in edges and match.end() in edges for match in re.finditer(re.escape(word), question))
+        any(match.start() in starts and match.end() in stops for match in re.finditer(re.escape(word), question))
         for word in call
     )
 

@@ -6,7 +6,7 @@ The given name alone counts from where its bearer was named in full, until the s
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -111,6 +111,17 @@ def is_called(character: str, text: str) -> bool:
     return sum(bool(re.match(ACTS, each)) for each in followed) >= CALLED_SHARE * len(followed)
 
 
+def words_of(givens, sections, spellings, known) -> dict[str, set[str]]:
+    """{given name: characters that make a word with it}: those behind it in sections that do not name its bearers."""
+    found = {given: Counter() for given in givens}
+    for section in sections:
+        here = {given_name(spellings.get(name, "")) for name in set(known.findall(section.text))}
+        pairs = set(re.findall(f"(?=([{''.join(givens - here)}].))", section.text)) if givens - here else ()
+        for given, behind in pairs:
+            found[given][behind] += 1
+    return {given: {behind for behind, count in counts.items() if count > 1} for given, counts in found.items()}
+
+
 def mark(sections: Sequence[Section], spellings: Mapping[str, str], known: re.Pattern) -> Iterator[Marked]:
     """Each section with its mentions marked.
 
@@ -119,6 +130,7 @@ def mark(sections: Sequence[Section], spellings: Mapping[str, str], known: re.Pa
     text = "\n".join(section.text for section in sections)
     givens = {given_name(person) for person in spellings.values()} - {""}
     givens = {given for given in givens if is_called(given, text)}
+    words_with = words_of(givens, sections, spellings, known)
     for section in sections:
         parts, mentions, called, end = [], {}, {}, 0
 
@@ -136,8 +148,14 @@ def mark(sections: Sequence[Section], spellings: Mapping[str, str], known: re.Pa
             if not called:
                 return text
             given = f"[{''.join(called)}]"
-            meant = f"(?<=[{BEFORE}]){given}|{given}(?=[{BEHIND}]|$)"
-            return re.sub(meant, lambda match: marked(called[match[0]], match[0], WEAK), text)
+            meant = f"(?<=[{BEFORE}]){given}|{given}(?=[{BEHIND}]|$)|(?:(?<=[{CLAUSE_MARKS}])|^){given}(?=(.))"
+
+            def by_match(match):
+                if match[1] and match[1] in words_with.get(match[0], ()):
+                    return match[0]
+                return marked(called[match[0]], match[0], WEAK)
+
+            return re.sub(meant, by_match, text)
 
         for match in known.finditer(section.text):
             parts.append(by_given_name(section.text[end : match.start()]))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,9 @@ from miniglm.search import search
 
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most episode author length".split()  # kinds that are
+LOOKED_UP_MOST = 220  # talks trained for each kind of fact that is looked up
+TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look".split()  # of relations.py
+UNTOLD = 0.3  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
 OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
 
 
@@ -121,6 +124,7 @@ def book_records(
     if shares.lookups:
         inventor = Inventor(list(book.people), book.absence.characters, book.passages)
         training += list(islice(open_lookups(book.passages, inventor, rng), shares.lookups))
+        training += told_lookups(book, held_out, inventor, rng)
     if shares.follow_ups and book.people:
         training += list(islice(follow_ups(book, held_out, rng), shares.follow_ups))
     if validation == "unseen":
@@ -169,15 +173,17 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
     No record of the first two is about one of `held_out`. Each fact that is learnt by heart has `wordings` questions,
     or more; the others have one talk, in which the book is looked into.
     """
-    training, reworded, evaluation = [], [], defaultdict(list)
-    for fact in book.facts:
+    training, reworded, evaluation, looked_up = [], [], defaultdict(list), Counter()
+    for fact in rng.sample(book.facts, len(book.facts)):
         usual, new = book.ask(fact, rng), book.ask_anew(fact, rng)
         answer, kind, by_heart = fact["Answer"], fact["kind"], book.is_by_heart(fact)
         if not usual or not new:
             continue
-        if fact["about"] in held_out:
+        most = LOOKED_UP_MOST * (2 if fact["kind"] == "title" else 1)
+        if fact["about"] in held_out or not by_heart and fact["kind"] not in TOLD and looked_up[kind] >= most:
             by_group = {"unseen": usual[0]}
         else:
+            looked_up[kind] += not by_heart
             often = next((times for rank, times in OFTEN if fact.get("fame", BY_HEART) < rank), 0)
             count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else 1
             trained = list(dict.fromkeys(book.words.as_typed(question, rng) for question in usual[:count]))
@@ -200,6 +206,34 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
             right, key = (answer_of(told), told["Key"]) if told else (answer, fact["Key"])
             evaluation[group].append(record(question, right, kind, Key=key, Group=group))
     return training, reworded, evaluation
+
+
+def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> list[dict]:
+    """Talks about what the book tells of people in passing, in many wordings, of invented people too, and of those of
+    whom it does not tell it."""
+    by_kind = defaultdict(list)
+    for fact in book.facts:
+        if fact["kind"] in TOLD and not {fact["about"], *fact["about"].split("、")} & held_out:
+            by_kind[fact["kind"]].append(fact)
+    talks = []
+    for kind, facts in by_kind.items():
+        known = {fact["about"] for fact in facts}
+        others = [person for person in list(book.people)[: 2 * BY_HEART] if person not in known]
+        for _ in range(LOOKED_UP_MOST):
+            fact = rng.choice(facts)
+            told = book.look_up(book.words.as_typed(rng.choice(book.ask(fact, rng)), rng), fact)
+            names = [name for name in book.people.get(fact["about"], ()) if len(name) > 1]
+            if told and names and rng.random() < 0.5:
+                told = inventor.renamed(told, fact["about"], names, rng)
+            talks += [told] if told else []
+            if others and kind != "bearer" and rng.random() < UNTOLD:
+                about = {**fact, "about": "", "x": [rng.choice(others)]}
+                question = book.words.as_typed(rng.choice(book.ask(about, rng)), rng)
+                call = asked_words(question, [x for x in (*about["x"], fact.get("y")) if x and x in question])
+                if sayable(book.passages, question, call) and not book.passages.telling(call):
+                    found = book.passages.search(call)
+                    talks.append(lookup(question, call, found, book.talk.beyond))
+    return talks
 
 
 def absent_records(book: Book, facts: Iterable[dict], rng: Random, evaluated=False) -> list[dict]:

@@ -68,6 +68,7 @@ FEIGNED = re.compile("赐|知|宫人|汝|吾|若|使|欲|必|恐|诈|未|假|誓
 # Who acts in a chapter no longer has died before, or soon will: a death is looked for where somebody's last acts are.
 CHILD = "(?:长|次|第.|[一二三四五六]|少|幼)?"
 NEARBY = 400  # characters before a child's name within which the parent is named
+LONGEST_LIST = 64  # characters of a quotation from a parent to a child
 LONGEST_QUOTE = 36  # characters of a quotation
 LAST_SHARE, LAST_LEAST = 0.08, 2  # of the acts in their busiest chapter, and at least
 
@@ -113,16 +114,18 @@ def children(texts: Sequence[Marked]) -> Iterator[Tie]:
     for marked in texts:
         siblings = set()
         for match in listed.finditer(marked.text):
-            before = marked.text[max(0, match.start() - NEARBY) : match.start()]
-            for found in reversed(re.findall(PERSON, before)):
-                parent = marked.who(found)
+            begin = max(0, match.start() - NEARBY)
+            for found in reversed(list(re.finditer(PERSON, marked.text[begin : match.start()]))):
+                parent = marked.who(found[0])
                 family = parent[: len(parent) - len(given_name(parent))]
                 child = family + match["given"] if match["given"] else marked.who(match["y"])
                 if child in people and child.startswith(family) and child != parent and parent not in siblings:
                     siblings.add(child)
                     told = marked.plain(sentence_at(marked.text, match.start()))
-                    quote = marked.plain(clauses_at(marked.text, match.start(), match.end()))
-                    yield Tie("son", parent, child, marked.label, told, quote if quote in told else "")
+                    quote = marked.plain(clauses_at(marked.text, begin + found.start(), match.end()))
+                    if quote not in told or len(quote) > LONGEST_LIST:
+                        quote = marked.plain(clauses_at(marked.text, *match.span()))
+                    yield Tie("son", parent, child, marked.label, told, quote)
                     break
 
 
@@ -158,15 +161,16 @@ def deaths(texts: Sequence[Marked]) -> Iterator[Tie]:
         for marked in texts[max(0, last - 1) : last + 2]:
             found = next(
                 (
-                    sentence
+                    (sentence, clauses_at(sentence, *match.span()))
                     for sentence in re.findall(SENTENCE, marked.text)
                     for match in told.finditer(sentence)
                     if marked.who(match["x"]) == person and not FEIGNED.search(sentence[: match.end()][-30:])
                 ),
                 None,
             )
-            if found and "曰" not in found:
-                yield Tie("death", person, marked.plain(found), marked.label, marked.plain(found))
+            if found and "曰" not in found[0]:
+                sentence, quote = map(marked.plain, found)
+                yield Tie("death", person, sentence, marked.label, sentence, quote)
                 break
 
 
@@ -198,7 +202,7 @@ def told_facts(found: dict[tuple[str, str], list[Tie]], words: Words) -> Iterato
             yield fact("slain", x, words.answer("slain", x=x, y=first.y, place=first.place), first.y, first)
             slew[first.y].append(first)
         elif kind == "death":
-            if ("slain", x) not in found and (quote := told_words(first)):
+            if ("slain", x) not in found and (quote := first.quote):
                 yield fact("death", x, words.answer("death", x=x, place=first.place, quote=quote), quote, first)
         elif kind == "son":
             yield fact("sons", x, words.answer("sons", x=x, names="、".join(names)), names, first)
