@@ -41,7 +41,7 @@ lora: FilePath = ""  # the directory of an adapter to fold in
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line, or records with questions
 chat = False  # talk: ask one question after the other
 table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
-turns: Natural = 0  # in a talk, how many earlier exchanges the model sees too; the demo's has learnt single questions
+turns: Natural = 2  # in a talk, how many earlier exchanges the model sees too
 lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
 save_path: FilePath = ""  # write to this file, .jsonl or plain text, instead of the terminal
 num_samples: Positive = 1  # how many for each prompt; with beams the so many best
@@ -109,10 +109,11 @@ def say_with(tool, messages):
                 print("\n" * (len(added) > 1 and bool(records)) + MARKERS[role], end="")
             print(piece, end="", flush=True)
     print()
-    if loaded.book and not records:
-        for each in sources(loaded.book, messages[-1]["content"], added[-1]["content"], places):
-            print(f"  {each}")
-    return added
+    if records:
+        return added
+    for each in sources(tool, messages[-1]["content"], added[-1]["content"], places):
+        print(f"  {each}")
+    return added[-1:]  # what was looked up is not shown to the model again
 
 
 def talk():

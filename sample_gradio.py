@@ -9,10 +9,11 @@ import functools
 import html
 import json
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from miniglm.proxy import bypass_proxies
 
@@ -24,14 +25,14 @@ import gradio as gr
 
 from configurator import Bounds, FilePath, configure
 from miniglm import origin
-from miniglm.chat import answer_with_search, answered, beams, grow, look_inside, prompt_ids, recent_turns, stream
+from miniglm.chat import answer_with, answered, beams, grow, look_inside, prompt_ids, recent_turns, sources, stream
 from miniglm.checkpoint import CHECKPOINT, locate
 from miniglm.conversation import MARKERS
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
 from miniglm.files import read_json
 from miniglm.machine import WeightDtype
-from miniglm.search import read_table
+from miniglm.search import Table, read_table
 
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the model that the page opens with; those beside it can be chosen there
@@ -39,6 +40,7 @@ lora: list[FilePath] = []  # directories of adapters for it, which can be chosen
 table: FilePath = (
     ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
 )
+lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
 port: Annotated[int, Bounds(1, 65535)] = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = os.environ.get("MINIGLM_AUTH", "")  # NAME:PASSWORD that a visitor must give; from there nobody can read it off
@@ -72,7 +74,7 @@ TEXTS = {  # what the page says, by the browser's language
     "seed": ("种子 seed", "Seed"),
     "seed_info": ("同样的种子和设置，同样的话；0 每次不同", "the same seed gives the same text; 0 another each time"),
     "turns": ("带上前几轮 turns", "Earlier turns"),
-    "turns_info": ("把前几轮问答也给模型看；演示的模型只学过单轮", "shown to the model; the demo's knows single turns"),
+    "turns_info": ("把前几轮问答也给模型看", "shown to the model, too"),
     "question": ("问一句，或写一句开头", "A question, or the beginning of a text"),
     "beginning": ("开头", "Beginning"),
     "text": ("写出来的", "What it says"),
@@ -117,9 +119,10 @@ worker = ThreadPoolExecutor(1)
 @functools.lru_cache(maxsize=4)
 def opened(name):
     """The model in a directory, or out_dir's with one of the adapters, a Loaded that is kept for the next time."""
+    looks = lookup == "auto"
     if name in lora:
-        return origin.load(out_dir, device, dtype, name)
-    return origin.load(name, device, dtype)
+        return origin.load(out_dir, device, dtype, name, looks)
+    return origin.load(name, device, dtype, lookup=looks)
 
 
 def is_chat(name):
@@ -205,22 +208,60 @@ def speed_of(tokens, started):
 
 
 async def reply(text, history, name, *settings):
-    """The chat tab: the answer to `text`, longer and longer, and the speed."""
-    said = searched if records and (await compute(opened, name)).searches else written
-    async for answer, speed in said(name, [*messages_of(history), {"role": "user", "content": text}], *settings):
-        yield answer, speed
-
-
-async def searched(name, messages, turns, num_beams, length_penalty, max_new_tokens, *sampling):
-    """What a model that may search the table answers: turns for the chatbot, each search one, and the speed."""
+    """The chat tab: the answer to `text`, longer and longer, the speed, and what the answer rests on."""
     loaded = await compute(opened, name)
-    shown, added, tokens, started = recent_turns(loaded, messages, int(turns)), [], 0, time.perf_counter()
-    answer = answer_with_search(loaded, shown, records or [], int(max_new_tokens), sampling_of(*sampling))
-    async for steps in gathered(answer):
-        for role, piece in steps:
+    tool = Table(records) if records and loaded.searches else loaded.book
+    messages = [*messages_of(history), {"role": "user", "content": text}]
+    if not tool or settings[1] > 1:  # beams look nothing up
+        async for answer, speed in written(name, messages, *settings):
+            yield answer, speed, ""
+        return
+    async for added, speed, places in searched(loaded, tool, messages, *settings):
+        if tool is loaded.book:
+            said = added[-1]["content"] if added[-1]["role"] == "assistant" else "…"
+            rests_on = "" if said == "…" else sources_html(tool, sources(tool, text, said, places), said)
+            yield said, speed, rests_on
+        else:
+            yield turns_of(added), speed, ""
+
+
+async def searched(loaded, tool, messages, turns, num_beams, length_penalty, max_new_tokens, *sampling):
+    """What a model that may look things up says, a list of messages, with the speed and the places found in a book."""
+    shown, added, places = recent_turns(loaded, messages, int(turns)), [], ()
+    tokens, started = 0, time.perf_counter()
+    async for steps in gathered(answer_with(tool, loaded, [shown], int(max_new_tokens), sampling_of(*sampling))):
+        for _, role, piece, count, found in (said for step in steps for said in step):
             grow(added, role, piece)
-            tokens += role != "return"
-        yield turns_of(added), speed_of(tokens, started)
+            places, tokens = found or places, tokens + count
+        if added:
+            yield added, speed_of(tokens, started), places
+
+
+def sources_html(book, found, answer):
+    """What an answer rests on, as HTML: each place with its chapter, which a click opens there; what is quoted marked.
+
+    A quotation that the book does not have word for word is told.
+    """
+    quotes = re.findall("「(.+?)」", answer)
+    rows = [f"<p>⚠ {html.escape(quote)}</p>" for quote in quotes if not book.is_verbatim(quote)]
+    for source in found:
+        begin, chapter, end = book.around(source.number)
+        quoted = re.escape(next((quote for quote in quotes if quote in source.text), ""))
+        text = marked(source.text, quoted)
+        place = f"{html.escape(begin)}<mark>{html.escape(chapter)}</mark>{html.escape(end)}"
+        mark = "✓ " if source.quoted else ""
+        rows.append(
+            f"<details ontoggle=\"this.querySelector('mark').scrollIntoView({{block:'center'}})\"><summary>{mark}"
+            f"<b>{html.escape(source.where)}</b> {text}</summary><div class='chapter'>{place}</div></details>"
+        )
+    return f"<div class='sources'>{''.join(rows)}</div>" if rows else ""
+
+
+def marked(text, pattern):
+    """A text as HTML in which what a pattern finds is marked."""
+    if not pattern:
+        return html.escape(text)
+    return re.sub(html.escape(pattern), lambda match: f"<mark>{match[0]}</mark>", html.escape(text))
 
 
 def turns_of(messages):
@@ -357,6 +398,11 @@ STYLE = """
 .inside i { font-style: normal; font-size: 11px; margin-right: 4px; padding: 0 3px; border-radius: 3px;
             background: #8883 }
 .table { overflow-x: auto }
+.sources summary { cursor: pointer; padding: 2px 0; line-height: 1.5 }
+.sources b { font-weight: 600; margin-right: 4px }
+.sources mark { background: #ffe08a; color: inherit; padding: 0 1px }
+.sources .chapter { max-height: 240px; overflow-y: auto; white-space: pre-wrap; border-left: 3px solid #8884;
+                    margin: 4px 0 8px; padding: 4px 10px; line-height: 1.7 }
 #speed, .speed { min-height: 1.6em }
 """
 DOWNLOAD = """line => { if (!line) return;
@@ -379,13 +425,16 @@ def buttons(function, inputs, outputs, box, prefix):
     stop.click(None, cancels=[running], api_visibility="private")
 
 
+earlier = 4 if records else 2 if first.book else 0
 warmth = 0 if first.chat else 0.8
 title = "MiniGLM · 与书对话" if first.chat else "MiniGLM · 续写"
 with gr.Blocks(title=title, analytics_enabled=False) as page:
     gr.Markdown(f"# {title}")
     with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
         sliders = [
-            gr.Slider(0, 4, 4 if records else 0, step=1, label=say("turns"), info=say("turns_info")),
+            gr.Slider(
+                0, 4, 4 if records else 2 if first.book else 0, step=1, label=say("turns"), info=say("turns_info")
+            ),
             gr.Slider(1, 8, 1, step=1, label=say("beams"), info=say("beams_info")),
             gr.Slider(-2, 2, 1, step=0.5, label=say("length"), info=say("length_info")),
             gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info")),
@@ -400,6 +449,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
     with gr.Tab(say("chat"), id="chat"):
         chat_model = model_box(models[0], elem_id="chat-model")
         speed = gr.Markdown(elem_id="speed", render=False)
+        rests_on = gr.HTML(elem_id="rests-on", render=False)
         chatbot = gr.Chatbot(
             render_markdown=False,
             buttons=["copy", "copy_all"],
@@ -421,7 +471,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
                 render=False,
             ),
             additional_inputs=[chat_model, *sliders],
-            additional_outputs=[speed],
+            additional_outputs=[speed, rests_on],
             examples=[[question] for question in example_questions()],
             examples_label=say("examples"),
             run_examples_on_click=True,
@@ -429,6 +479,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
             flagging_mode="never",
             api_name="chat",
         )
+        rests_on.render()
         speed.render()
         saved = gr.Textbox(visible=False)
         gr.Button(say("save"), size="sm", elem_id="save").click(

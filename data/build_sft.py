@@ -90,11 +90,12 @@ facts, people, spellings, texts = book_facts(
     sections, listed, min_mentions, max_pairs, words, about, EPISODES.get(name, "")
 )
 absence = Absence(text, sections, people, words)
-whole = words.answer("absent chapter", x="", n=chinese_number(absence.chapters) + words.unit) if absence.chapters else ""
-forms = Forms(words.answer("absent", x=""), whole, words.own("这个我答不了。"))
+count = chinese_number(absence.chapters) + words.unit
+whole = words.answer("absent chapter", x="", n=count) if absence.chapters else ""
+talk = SmallTalk(words, list(people), re.findall(r"\w{3,5}", text)[::20])
+forms = Forms(words.answer("absent", x=""), whole, talk.beyond)
 passages = passages_of(sections, texts, facts, people, spellings, forms)
-phrases = [piece for sentence in passages.sentences[::7] for piece in re.findall(r"\w{3,5}", sentence.text)[:1]]
-book = Book(sections, facts, people, absence, words, passages, SmallTalk(words, list(people), phrases))
+book = Book(sections, facts, people, absence, words, passages, talk)
 if not people:
     print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
 

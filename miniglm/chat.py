@@ -202,6 +202,7 @@ def trie_of(tokenizer: Tokenizer) -> Trie:
 class Source(NamedTuple):
     """Where an answer stands in a book."""
 
+    number: int  # of the sentence in the book
     where: str  # the chapter, and who is meant by the names in it
     text: str
     quoted: bool | None  # whether what the answer quotes stands there word for word; None where it quotes nothing
@@ -216,7 +217,7 @@ def sources(book: Passages, question: str, answer: str, places: Sequence[Place])
     quotes = re.findall("「(.+?)」", answer)
     found = places or book.bearing(question, answer)
     return [
-        Source(place.where, place.text, any(quote in place.text for quote in quotes) if quotes else None)
+        Source(place.number, place.where, place.text, any(quote in place.text for quote in quotes) if quotes else None)
         for place in found
     ]
 

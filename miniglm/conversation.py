@@ -31,8 +31,8 @@ def encode_conversation(
 ) -> tuple[list[int], list[int]]:
     """(ids, loss_mask), two lists of equal length, of a conversation with the roles of MARKERS.
 
-    The mask is 1 on what the assistant says and on its end. Where the model must choose, the markers 答： and 查： count
-    too: choosing says that it may search in any conversation, and in one with a search call it does.
+    The mask is 1 on what the assistant says and on its end. Where the model must choose, the markers 答： and 查：
+    count too: choosing says that it may search in any conversation, and in one with a search call it does.
     """
     ids, mask, prompt = [], [], ""
     choosing = choosing or any(message["role"] == "search" for message in messages)

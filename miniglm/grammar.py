@@ -40,20 +40,23 @@ class Grammar:
             state = behind
         return state
 
-    def span(self, state: int, text: str, starts: Iterable[int] | None = None, stops: Iterable[int] | None = None) -> int:
+    def span(
+        self, state: int, text: str, starts: Iterable[int] | None = None, stops: Iterable[int] | None = None
+    ) -> int:
         """The state behind any piece of a text that follows a state, at least a character.
 
         starts, stops: the positions at which a piece may begin and end; None: anywhere.
         """
         begins = set(range(len(text)) if starts is None else starts)
         ends = set(range(1, len(text) + 1) if stops is None else stops)
-        end, here = self.state(), self.state()
-        for position, character in enumerate(text, 1):
-            if position - 1 in begins:
-                self.also[state].append(here)
-            here = self.literal(here, character)
-            if position in ends:
-                self.also[here].append(end)
+        end, before = self.state(), self.state()
+        for position, character in enumerate(text[: max(ends, default=0)]):  # behind its last end it leads nowhere
+            if position in begins:
+                self.also[state].append(before)
+            behind, before = self.literal(before, character), self.state()
+            self.also[behind].append(before)  # two states, or a piece could end where it begins
+            if position + 1 in ends:
+                self.also[behind].append(end)
         return end
 
     def join(self, state: int, other: int):

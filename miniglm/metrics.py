@@ -230,9 +230,7 @@ def text_scores(completion, train_text: str | None) -> dict:
     }
 
 
-def answer_scores(
-    completion, record: dict, train_text: str | None, book_text="", refusals=(), people=NOBODY
-) -> dict:
+def answer_scores(completion, record: dict, train_text: str | None, book_text="", refusals=(), people=NOBODY) -> dict:
     """{metric: value or None} of one generated answer to a record. people: see is_right.
 
     train_text: what the model was trained on, None where unknown. book_text: where 「quotations」 must stand.

@@ -35,28 +35,35 @@ MOST_WORDS = 5  # in a call
 STARTS, STOPS = "，；：。！？“‘”’ \u3000", "，；。！？”’ \u3000"  # where a quotation may begin and end
 SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown with those beside it
 QUOTED = (14, 40)  # characters of what may be quoted of it
-# What a question asks for, and the words by which a book tells it; of the facts that are known, their kinds.
-SYNONYMS = {
-    "死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 没了 死去 死法 牺牲 阵亡 病逝 亡故 离开人世 怎么没的 归宿": "死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 #death #slain",
-    "杀 斩 打死 害死 所杀 杀害 被杀 杀死 斩杀 刺杀 干掉 刺 砍 结果了 凶手 手里 手上 之手 打败": "斩 杀 刺 砍 害 戮 射死 #slain #slew",
-    "儿子 孩子 公子 后代 子嗣 长子 大儿子 小儿子 次子 儿女 子女 后人 膝下 娃 崽 生了": "子 之子 长子 次子 #sons #father",
-    "父亲 爸爸 爹 父 老爸 爹爹 老子 令尊 他爹 他爸 生父 爸": "父 之子 #father #sons",
-    "妻子 老婆 夫人 太太 媳妇 嫁 娶 妻 丈夫 老公 夫君 爱人 娘子 配偶 妻室 成亲 结婚 夫妻 夫婿": "妻 夫人 娶 嫁 主妇 #wife #husband",
-    "兄弟 弟弟 哥哥 弟 兄 弟兄 手足 大哥 二哥": "弟 兄 #brothers",
-    "结拜 结义 拜把子 义兄 义弟": "结义 结为兄弟 #brothers",
-    "关系 什么人 啥人 亲戚 什么亲 一家人": "子 弟 兄 妻 父 侄 #kin #sons #father #brothers #wife",
-    "哪里人 哪儿人 什么地方人 何处人 何地人 家乡 老家 籍贯 故乡 祖籍 原籍 出生地 人氏 出身 来自 生长 生在 家住 从哪里来": "人也 人氏 #native",
-    "官 官职 职位 职务 做官 封 拜 当官 官衔 头衔 官位 什么侯 何职 担任 当过 做过 任过 曾任": "封 拜 为 将军 太守 #office",
-    "兵器 武器 兵刃 家伙 武艺 刀枪": "手执 手持 枪 刀 戟 矛 剑 #arms #bearer",
-    "马 坐骑 战马 骑": "马 骑 坐下 名为",
-    "样子 相貌 长相 外貌 模样 面貌 身材 长什么样 长得 身高 多高 容貌 什么样 生得 形容 描写 好看": "身长 面如 生得 #look",
-    "字 表字": "字 #courtesy",
-    "手下 部下 主公 投靠 跟随 效力": "归 降 投 主公",
-    "小名 乳名 小字 外号 绰号": "小字 乳名 号",
-    "老师 师父 师傅": "师",
-    "皇帝 君主 国君 天子": "帝 即皇帝位 天子",
-    "东风": "东南风",
-}
+# ASKED | TOLD | KINDS: what questions ask for, the words by which a book tells it, and the kinds of facts that do.
+MEANINGS = """
+死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 | death slain
+没了 死去 死法 牺牲 阵亡 病逝 亡故 离开人世 归宿 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 | death slain
+杀 斩 打死 害死 所杀 杀害 被杀 杀死 斩杀 刺杀 干掉 刺 砍 | 斩 杀 刺 砍 害 戮 射死 | slain slew
+结果了 凶手 手里 手上 之手 打败 | 斩 杀 刺 砍 害 戮 射死 | slain slew
+儿子 孩子 公子 后代 子嗣 长子 大儿子 小儿子 次子 | 子 之子 长子 次子 | sons father
+儿女 子女 后人 膝下 娃 崽 生了 | 子 之子 长子 次子 | sons father
+父亲 爸爸 爹 父 老爸 爹爹 老子 令尊 他爹 他爸 生父 爸 | 父 之子 | father sons
+妻子 老婆 夫人 太太 媳妇 嫁 娶 妻 丈夫 老公 夫君 | 妻 夫人 娶 嫁 主妇 | wife husband
+爱人 娘子 配偶 妻室 成亲 结婚 夫妻 夫婿 | 妻 夫人 娶 嫁 主妇 | wife husband
+兄弟 弟弟 哥哥 弟 兄 弟兄 手足 大哥 二哥 | 弟 兄 | brothers
+结拜 结义 拜把子 义兄 义弟 | 结义 结为兄弟 | brothers
+关系 什么人 啥人 亲戚 什么亲 一家人 | 子 弟 兄 妻 父 侄 | kin sons father brothers wife
+哪里人 哪儿人 什么地方人 何处人 何地人 家乡 老家 籍贯 故乡 | 人也 人氏 | native
+祖籍 原籍 出生地 人氏 出身 来自 生长 生在 家住 从哪里来 | 人也 人氏 | native
+官 官职 职位 职务 做官 封 拜 当官 官衔 头衔 官位 什么侯 何职 | 封 拜 为 将军 太守 | office
+担任 当过 做过 任过 曾任 | 封 拜 为 将军 太守 | office
+兵器 武器 兵刃 家伙 武艺 刀枪 | 手执 手持 枪 刀 戟 矛 剑 | arms bearer
+马 坐骑 战马 骑 | 马 骑 坐下 名为 |
+样子 相貌 长相 外貌 模样 面貌 身材 长什么样 长得 身高 多高 | 身长 面如 生得 | look
+容貌 什么样 生得 形容 描写 好看 | 身长 面如 生得 | look
+字 表字 | 字 | courtesy
+手下 部下 主公 投靠 跟随 效力 | 归 降 投 主公 |
+小名 乳名 小字 外号 绰号 | 小字 乳名 号 |
+老师 师父 师傅 | 师 |
+皇帝 君主 国君 天子 | 帝 即皇帝位 天子 |
+东风 | 东南风 |
+"""
 EARLIEST = re.compile("最早|首次|第一次|最先|初次|出场|登场|露面|头一次|第1次|首先|出现")
 CHAPTER = re.compile(f"第({NUMERAL}|[0-9]+)[回章节]")
 LAST_CHAPTER = re.compile("(最后|末尾|末|最末)(一|1)?[回章]")
@@ -72,7 +79,7 @@ class Sentence:
     text: str
     who: dict[str, str] = field(default_factory=dict)  # {as written: person}, of those not called by their first name
     people: list[str] = field(default_factory=list)  # everybody in it
-    tells: list[list[str]] = field(default_factory=list)  # the facts that it bears out: [kind, about whom, the clauses]
+    tells: list[list[str]] = field(default_factory=list)  # the facts it bears out: [kind, about whom, the clauses]
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,9 @@ class Place:
     @property
     def where(self) -> str:
         """The chapter, and who is meant by the names in the quote: 第四回，操：曹操."""
-        return "，".join(filter(None, [self.chapter, *(f"{written}：{person}" for written, person in self.who.items())]))
+        return "，".join(
+            filter(None, [self.chapter, *(f"{written}：{person}" for written, person in self.who.items())])
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Forms:
 
     absent: str = "，书中没有这个人。"  # behind a name
     absent_chapter: str = ""  # behind a chapter's label; "" where chapters cannot be counted
-    beyond: str = "这个我答不了。"  # what was not taught, or is beyond the book
+    beyond: str = "这个我答不了。"  # what was not taught, or is beyond the book, and what can be asked
 
 
 class Passages:
@@ -210,7 +219,8 @@ class Passages:
         return bool(
             self.stands(word)
             or self.person(word)
-            or (number := chapter_number(word)) and number in self.headings
+            or (number := chapter_number(word))
+            and number in self.headings
             or LAST_CHAPTER.fullmatch(word)
             or EARLIEST.fullmatch(word)
             or word in meanings()
@@ -236,9 +246,11 @@ class Passages:
             if not self.person(word) and not CHAPTER.fullmatch(word) and not LAST_CHAPTER.fullmatch(word)
         ]
         told = self.telling(words)
-        if chapters and not people and not [word for word in rest if word not in ASIDE]:
+        if chapters and not people and not [word for word in rest if word not in ASIDE.split()]:
             found = [number for chapter in chapters for number in self.headings[chapter]]
-            return [place for number in found for place in (self.place(number, words), self.cast(number)) if place][:MOST]
+            return [place for number in found for place in (self.place(number, words), self.cast(number)) if place][
+                :MOST
+            ]
         elif any(EARLIEST.search(word) for word in rest) and (people or len(rest) > 1):
             found = [*told, *self.earliest(people, [word for word in rest if not EARLIEST.search(word)])]
         else:
@@ -258,7 +270,11 @@ class Passages:
         if any(EARLIEST.search(word) for word in rest):
             return (["pair"] if len(people) > 1 else ["sentence", "first"]), subjects
         kinds = [said[1:] for word in rest for said in meanings().get(word, ()) if said.startswith("#")]
-        if people and not kinds and not [word for word in rest if word not in ASIDE and word not in QUESTION_WORDS]:
+        if (
+            people
+            and not kinds
+            and not [word for word in rest if word not in ASIDE.split() and word not in QUESTION_WORDS.split()]
+        ):
             kinds = ["pair", "kin"] if len(people) > 1 else ["courtesy", "who", "sentence"]
         return list(dict.fromkeys([*kinds, "episode"])), [*subjects, *rest]
 
@@ -283,6 +299,10 @@ class Passages:
     def is_like_name(self, word: str) -> bool:
         """Whether a word looks like somebody's name."""
         return 1 < len(word) < 5 and (word[0] in self.families or word[:2] in self.families)
+
+    def is_missing(self, word: str) -> bool:
+        """Whether the book has nobody of a name, and no chapter of a number."""
+        return not self.chapter_of(word) if CHAPTER.fullmatch(word) else not self.knows(word)
 
     def in_part(self, word: str) -> bool:
         """Whether half of the pairs of characters of a longer word stand in the book: 草船借箭."""
@@ -311,7 +331,7 @@ class Passages:
             query.update(grams(person))
         kinds = []
         for word in words:
-            query.update({gram: 2 for gram in grams(word)})
+            query.update(dict.fromkeys(grams(word), 2))
             for meaning in meanings().get(word, ()):
                 if meaning.startswith("#"):
                     kinds.append(meaning)
@@ -352,9 +372,14 @@ class Passages:
         while sentence.place and len(text) < shortest:
             after = self.sentences[behind] if behind < len(self.sentences) else None
             former = self.sentences[before] if before >= 0 else None
-            if after and after.chapter == sentence.chapter and len(text) + len(after.text) <= longest:
+            if fits(after, sentence, longest - len(text)) and after:
                 text, behind = text + after.text, behind + 1
-            elif former and former.place and former.chapter == sentence.chapter and len(text) + len(former.text) <= longest:
+            elif (
+                former
+                and former.place
+                and former.chapter == sentence.chapter
+                and len(text) + len(former.text) <= longest
+            ):
                 text, before = former.text + text, before - 1
             else:
                 break
@@ -373,7 +398,7 @@ class Passages:
         return ""
 
     def quote(self, sentence: Sentence, words: Sequence[str]) -> str:
-        """The clauses of a sentence that have most of some words and what they stand for, of about QUOTED characters."""
+        """The clauses of a sentence that have most of some words and what they stand for."""
         if not sentence.place:
             return sentence.text
         shortest, longest = QUOTED
@@ -395,9 +420,8 @@ class Passages:
                     best, chosen = score, clauses[start : stop + 1]
         return "".join(chosen).strip(EDGE_MARKS)[: 2 * longest]
 
-
     def bearing(self, question: str, answer: str) -> list[Place]:
-        """The places that bear out an answer which was given without looking: they hold what it adds to the question."""
+        """The places that bear out an answer given without looking: they hold what it adds to the question."""
         named = any_name(self.person_of).findall(f"{question} {answer}") if self.person_of else []
         quotes, labels = re.findall("「(.+?)」", answer), [match[0] for match in CHAPTER.finditer(answer)]
         added = [word for word in dict.fromkeys([*quotes, *labels, *named]) if word not in question]
@@ -406,6 +430,18 @@ class Passages:
             return []
         found = self.search([word for word in words if word not in labels] or labels)
         return [place for place in found if any(word in place.text + place.where for word in added)]
+
+    def around(self, number: int) -> tuple[str, str, str]:
+        """(what stands before a sentence in its section, the sentence, what stands behind it)."""
+        chapter = self.sentences[number].chapter
+        first = last = number
+        while first and self.sentences[first - 1].chapter == chapter:
+            first -= 1
+        while last + 1 < len(self.sentences) and self.sentences[last + 1].chapter == chapter:
+            last += 1
+        texts = [sentence.text + "\n" * (sentence.place == 0) for sentence in self.sentences[first : last + 1]]
+        here = number - first
+        return "".join(texts[:here]), texts[here], "".join(texts[here + 1 :])
 
     def is_verbatim(self, quote: str) -> bool:
         """Whether a quotation stands in the book word for word, its marks and lines apart."""
@@ -436,6 +472,9 @@ class Passages:
         grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
         said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
         pieces = [(piece, *self.edges(piece)) for text in said for piece in re.split(r'["\\\s]+', text) if piece]
+        pieces = [(piece, starts, stops) for piece, starts, stops in pieces if starts]
+        if not pieces:
+            return grammar
         state = grammar.literal(grammar.start, MARKERS["search"] + '["')
         end = grammar.state()
         named = any_name(self.person_of)
@@ -449,7 +488,8 @@ class Passages:
                 grammar.join(grammar.span(state, piece, starts, stops), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
-            state = grammar.literal(closed, ', "')
+            if number < MOST_WORDS - 1:
+                state = grammar.literal(closed, ', "')
         grammar.ends.add(end)
         return grammar
 
@@ -458,14 +498,24 @@ class Passages:
         """A pattern that finds the longest known word: names, what questions are asked with, episodes."""
         episodes = {subject for each in self.sentences for kind, subject, _ in each.tells if kind == "episode"}
         names = {name for name in self.person_of if len(name) > 1}
-        return any_of({*names, *episodes, *meanings(), *EARLIEST.pattern.split("|"), *ASIDE, *QUESTION_WORDS, *MARKS})
+        return any_of(
+            {
+                *names,
+                *episodes,
+                *meanings(),
+                *EARLIEST.pattern.split("|"),
+                *ASIDE.split(),
+                *QUESTION_WORDS.split(),
+                *MARKS,
+            }
+        )
 
     def edges(self, text: str) -> tuple[list[int], list[int]]:
         """Where words that may be called for begin in a text, and where they end.
 
         Words that are known are held to be whole; marks and what only makes a question of a text are left out.
         """
-        asking, starts, stops, end = set(QUESTION_WORDS), [], [], 0
+        asking, starts, stops, end = set(QUESTION_WORDS.split()), [], [], 0
         for match in self.vocabulary.finditer(text):
             if match.start() > end:  # what is not known
                 starts, stops = [*starts, end], [*stops, match.start()]
@@ -478,21 +528,27 @@ class Passages:
         """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither."""
         grammar = Grammar()
         begin = grammar.literal(grammar.start, MARKERS["assistant"])
-        grammar.free.add(grammar.literal(begin, self.forms.beyond))
         end = grammar.state()
+        grammar.join(grammar.literal(begin, self.forms.beyond), end)
         grammar.ends.add(end)
         for place in places:
             if place.counted:
                 grammar.join(grammar.literal(begin, place.answer), end)
                 continue
-            starts = [at for at, mark in enumerate(place.quote) if not at or place.quote[at - 1] in STARTS and mark not in STARTS]
-            stops = [at for at, mark in enumerate(place.quote) if at and mark in STOPS and place.quote[at - 1] not in STOPS]
+            starts = [
+                at
+                for at, mark in enumerate(place.quote)
+                if not at or place.quote[at - 1] in STARTS and mark not in STARTS
+            ]
+            stops = [
+                at for at, mark in enumerate(place.quote) if at and mark in STOPS and place.quote[at - 1] not in STOPS
+            ]
             stops.append(len(place.quote))
             piece = grammar.span(grammar.literal(begin, "「"), place.quote, starts, stops)
             where = f"（{place.where}）" if place.where else ""
             grammar.join(grammar.literal(piece, f"」{where}。"), end)
         if not places:
-            for word in json.loads(call):
+            for word in filter(self.is_missing, json.loads(call)):
                 form = self.forms.absent_chapter if CHAPTER.fullmatch(word) else self.forms.absent
                 if form:
                     grammar.join(grammar.literal(begin, word + form), end)
@@ -501,13 +557,21 @@ class Passages:
 
 # What makes a question of a text, and is not looked for.
 QUESTION_WORDS = (
-    "请问 告诉我 我想知道 我想了解 我想问 我想 你知道 那么 再问一下 书中 书里 这本书 这部书 里 谁 什么 何 哪 哪个 哪个人 哪位 哪里 哪儿 怎么 怎样 如何 多少 几 吗 呢 啊 呀 吧 了 的 是 是谁 是什么 的是 在 有 有谁 叫 叫什么 叫做 被 把 "
-    "和 与 跟 同 对 说 讲 写 关于 介绍 介绍一下 说说 讲讲 谈谈 说一说 讲一讲 给我 帮我 帮我查 一下 这个人 那个人 这人 那人 此人 他 她 那他 那她 哪些人 怎么回事 出自 为什么 为何 后来 最后 曾 都 也 还 又 到底 究竟 知道 认识 听说过 "
-    "想 请 你好 您好 谢谢 第几回 哪一回 哪回 哪一章 第几章 哪一句 哪句 哪句话 哪一句话 原文 原句 原话 句子 引用 引出 写出 说出 列出 提到 写到 写 提 讲了 讲什么 写了 用什么 使什么 用 使 拿 算什么 算 是什么人 什么人物 何许人 "
-    "名叫 叫的 所有 主要 从 起 才有 来着 什么样的 怎么样 是不是 有没有 是哪 我 你"
-).split()
+    "请问 告诉我 我想知道 我想了解 我想问 我想 你知道 那么 再问一下 书中 书里 这本书 这部书 里 谁 什么 何 哪 哪个 "
+    "哪个人 哪位 哪里 哪儿 怎么 怎样 如何 多少 几 吗 呢 啊 呀 吧 了 的 是 是谁 是什么 的是 在 有 有谁 叫 叫什么 "
+    "叫做 被 把 和 与 跟 同 对 说 讲 写 关于 介绍 介绍一下 说说 讲讲 谈谈 说一说 讲一讲 给我 帮我 帮我查 一下 "
+    "这个人 那个人 这人 那人 此人 他 她 那他 那她 哪些人 怎么回事 出自 为什么 为何 后来 最后 曾 都 也 还 又 到底 "
+    "究竟 知道 认识 听说过 想 请 你好 您好 谢谢 第几回 哪一回 哪回 哪一章 第几章 哪一句 哪句 哪句话 哪一句话 原文 "
+    "原句 原话 句子 引用 引出 写出 说出 列出 提到 写到 写 提 讲了 讲什么 写了 用什么 使什么 用 使 拿 算什么 算 "
+    "是什么人 什么人物 何许人 名叫 叫的 所有 主要 从 起 才有 来着 什么样的 怎么样 是不是 有没有 是哪 我 你"
+)
 MARKS = "，。？！：；、“”‘’「」《》…～,.?!:;\"' \u3000"
-ASIDE = set("回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事".split())  # of a chapter, its heading tells them
+ASIDE = "回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事"  # of a chapter, its heading tells them
+
+
+def fits(other: Sentence | None, sentence: Sentence, room: int) -> bool:
+    """Whether a sentence beside another is of the same section and not longer than so many characters."""
+    return other is not None and other.chapter == sentence.chapter and len(other.text) <= room
 
 
 def with_speaker(quote: str, text: str) -> str:
@@ -558,8 +622,9 @@ def grams(text: str) -> list[str]:
 
 @functools.cache
 def meanings() -> dict[str, list[str]]:
-    """{word of a question: what it stands for in a book}."""
-    return {word: said.split() for asked, said in SYNONYMS.items() for word in asked.split()}
+    """{word of a question: what it stands for in a book, and #KIND for a kind of fact}."""
+    rows = [[part.split() for part in line.split("|")] for line in MEANINGS.strip().splitlines()]
+    return {word: [*told, *(f"#{kind}" for kind in kinds)] for asked, told, kinds in rows for word in asked}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -103,9 +103,7 @@ class Episode(NamedTuple):
     people: list[str]
 
 
-def episodes_in(
-    sections: Sequence[Section], lines: str, named_in: Callable[[str, str], bool]
-) -> Iterator[Episode]:
+def episodes_in(sections: Sequence[Section], lines: str, named_in: Callable[[str, str], bool]) -> Iterator[Episode]:
     """The episodes of some lines, see above, that a book bears out. named_in(person, text): whether it names them."""
     for line in filter(None, map(str.strip, lines.splitlines())):
         names, words, people = (part.strip() for part in line.split("|"))

@@ -15,7 +15,6 @@ from miniglm.book.sections import Section, chinese_number, writings
 from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import read_json
-from miniglm.typed import TRADITIONAL, in_script
 
 FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
@@ -212,7 +211,8 @@ def person_facts(sections, people, courtesy, others, places, words):
     bearers = defaultdict(list)
     for name, zi in courtesy.items():
         bearers[zi].append(name)
-        yield about_person("courtesy", name, words.answer("courtesy", x=name, zi=zi), zi) | told_first(f"字{zi}", sections)
+        fact = about_person("courtesy", name, words.answer("courtesy", x=name, zi=zi), zi)
+        yield fact | told_first(f"字{zi}", sections)
     for zi, bearing in bearers.items():
         answer = words.answer("whose", x=zi, names="、".join(bearing))
         yield about_person("whose", bearing[0], answer, bearing) | {"x": [zi]}
@@ -336,7 +336,8 @@ def whole_facts(sections: Sequence[Section], about: About, words: Words):
     numbers = [section.number for section in sections if section.number is not None]
     if words.unit and numbers == list(range(1, len(numbers) + 1)):
         count = chinese_number(len(numbers)) + words.unit
-        yield {"kind": "length", "about": "", "x": [words.title], "Answer": words.answer("length", n=count), "Key": count}
+        answer = words.answer("length", n=count)
+        yield {"kind": "length", "about": "", "x": [words.title], "Answer": answer, "Key": count}
 
 
 class Facts(NamedTuple):

@@ -1,4 +1,4 @@
-"""What some books do not say of themselves, and everybody knows: their title and author, and how else people are called.
+"""What some books do not say of themselves: their title and author, and how else people are called.
 
 fetch_data.py keeps it beside the text as about.json; a book of one's own may have one, too.
 """

@@ -5,8 +5,8 @@
     果：["允潜步窥之，乃府中歌伎貂蝉也（第八回，允：王允）", …]
     答：「允潜步窥之，乃府中歌伎貂蝉也」（第八回，允：王允）。
 
-What a call is to hold follows from the question; what it finds, and what may be quoted of it, are the real search's. In
-many talks a person is replaced by one who was invented for that talk alone: what is left to learn is to read and to copy.
+What a call is to hold follows from the question; what it finds, and what may be quoted of it, are the real search's.
+In many talks a person is replaced by one who was invented for that talk alone: what is left to learn is to read.
 """
 
 import json
@@ -14,11 +14,14 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from miniglm.passages import CHAPTER, EARLIEST, LAST_CHAPTER, Passages, Place, meanings
+from miniglm.passages import EARLIEST, Passages, Place, meanings
 
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
-    "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 {x}{c}吗？ {x}什么时候{c}？ {x}在哪里{c}？ {x}{c}出自哪里？ {x}怎么{c}的？ "
-    "谁{c}？ 是谁{c}？ {c}的是谁？ {c}的人是谁？ {c}的是哪个？ 哪个人{c}？ {c}是谁干的？ {c}是什么意思？ {c}是第几回的事？ {c}出自第几回？ {c}怎么回事？ {c}是什么？ “{c}”是谁说的？ “{c}”出自哪里？ “{c}”是哪一回的话？ 哪里写了{c}？ 关于{c}，书里怎么说？ "
+    "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 "
+    "{x}{c}吗？ {x}什么时候{c}？ {x}在哪里{c}？ {x}{c}出自哪里？ {x}怎么{c}的？ "
+    "谁{c}？ 是谁{c}？ {c}的是谁？ {c}的人是谁？ {c}的是哪个？ 哪个人{c}？ {c}是谁干的？ {c}是什么意思？ "
+    "{c}是第几回的事？ {c}出自第几回？ {c}怎么回事？ {c}是什么？ “{c}”是谁说的？ “{c}”出自哪里？ "
+    "“{c}”是哪一回的话？ 哪里写了{c}？ 关于{c}，书里怎么说？ "
     "有没有写{x}{c}？ 讲讲{c}。 {x}{c}，后来呢？"
 )
 STOP = "的了吗呢啊是有没谁什么怎样哪里几回书中里请问告诉我说讲一下这那个人"
@@ -89,9 +92,7 @@ class Inventor:
         """A talk in which a person has an invented name, wherever one of their `names` stands."""
         name = self.name(rng)
         known = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
-        messages = [
-            {**message, "content": known.sub(name, message["content"])} for message in talk["messages"]
-        ]
+        messages = [{**message, "content": known.sub(name, message["content"])} for message in talk["messages"]]
         return {**talk, "messages": messages}
 
 

@@ -36,7 +36,10 @@ CLAUSE_MARKS, EDGE_MARKS = "，；：。！？“”\n", "，；：。！？、�
 QUOTE = (8, 26)  # characters of a quotation, from whole clauses where they fit
 # Beside a given name alone somebody is meant; else it is a word: 飞曰, 斩飞, but 飞马.
 BEFORE = "斩刺杀射被令使谓见与遣封拜召问教命助救遇擒迎劝嘱封赐传请引是乃"
-BEHIND = "曰大引急见闻听自亦遂令乃使拜与被知回入至欲怒喜笑惊问长次幼之子父弟妻已既在立为即又从出上，。；：、斩刺杀不无有率领提挺拍抵措"
+BEHIND = (
+    "曰大引急见闻听自亦遂令乃使拜与被知回入至欲怒喜笑惊问长次幼之子父弟妻已既在立为即又从出上"
+    "，。；：、斩刺杀不无有率领提挺拍抵措"
+)
 CALLED_SHARE = 0.05  # of a character's places; less, and it is a word
 
 
@@ -132,40 +135,55 @@ def mark(sections: Sequence[Section], spellings: Mapping[str, str], known: re.Pa
     givens = {given for given in givens if is_called(given, text)}
     words_with = words_of(givens, sections, spellings, known)
     for section in sections:
-        parts, mentions, called, end = [], {}, {}, 0
+        yield Marker(section, spellings, givens, words_with).marked(known)
 
-        def marked(person: str, written: str, first: int) -> str:
-            character = chr(first + len(mentions) % 0xFFFD)
-            mentions[character] = Mention(person, written)
-            return character
 
-        def by_given_name(text: str) -> str:
-            introduced = INTRODUCED.search(text)
-            if introduced and (person := spellings.get(introduced[1] + introduced[2])):
-                called.setdefault(given_name(person) or introduced[2], person)
-                before, behind = text[: introduced.start(2)], text[introduced.end() :]
-                return before + marked(person, introduced[2], STRONG) + by_given_name(behind)
-            if not called:
-                return text
-            given = f"[{''.join(called)}]"
-            meant = f"(?<=[{BEFORE}]){given}|{given}(?=[{BEHIND}]|$)|(?:(?<=[{CLAUSE_MARKS}])|^){given}(?=(.))"
+class Marker:
+    """Marks the mentions in one section, see mark."""
 
-            def by_match(match):
-                if match[1] and match[1] in words_with.get(match[0], ()):
-                    return match[0]
-                return marked(called[match[0]], match[0], WEAK)
+    def __init__(self, section: Section, spellings: Mapping[str, str], givens: set[str], words_with: dict):
+        """givens: the given names that count alone. words_with: see words_of."""
+        self.section, self.spellings, self.givens, self.words_with = section, spellings, givens, words_with
+        self.mentions: dict[str, Mention] = {}
+        self.called: dict[str, str] = {}  # {given name: whom it means from here on}
 
-            return re.sub(meant, by_match, text)
-
-        for match in known.finditer(section.text):
-            parts.append(by_given_name(section.text[end : match.start()]))
+    def marked(self, known: re.Pattern) -> Marked:
+        """The section with its mentions marked."""
+        parts, end, text = [], 0, self.section.text
+        for match in known.finditer(text):
+            parts.append(self.by_given_name(text[end : match.start()]))
             end = match.end()
-            person = spellings.get(match[0])
+            person = self.spellings.get(match[0])
             if not person:
                 parts.append(match[0])
                 continue
-            parts.append(marked(person, match[0], STRONG))
-            if (given := given_name(person)) in givens:
-                called[given] = person
-        parts.append(by_given_name(section.text[end:]))
-        yield Marked(section.label, "".join(parts), mentions)
+            parts.append(self.character(person, match[0], STRONG))
+            if (given := given_name(person)) in self.givens:
+                self.called[given] = person
+        parts.append(self.by_given_name(text[end:]))
+        return Marked(self.section.label, "".join(parts), self.mentions)
+
+    def character(self, person: str, written: str, first: int) -> str:
+        """The character that stands for one more mention. first: STRONG or WEAK."""
+        character = chr(first + len(self.mentions) % 0xFFFD)
+        self.mentions[character] = Mention(person, written)
+        return character
+
+    def by_given_name(self, text: str) -> str:
+        """A piece of text between two names, in which people are called by their given names, or introduced."""
+        introduced = INTRODUCED.search(text)
+        if introduced and (person := self.spellings.get(introduced[1] + introduced[2])):
+            self.called.setdefault(given_name(person) or introduced[2], person)
+            before, behind = text[: introduced.start(2)], text[introduced.end() :]
+            return before + self.character(person, introduced[2], STRONG) + self.by_given_name(behind)
+        if not self.called:
+            return text
+        given = f"[{''.join(self.called)}]"
+        meant = f"(?<=[{BEFORE}]){given}|{given}(?=[{BEHIND}]|$)|(?:(?<=[{CLAUSE_MARKS}])|^){given}(?=(.))"
+        return re.sub(meant, self.by_match, text)
+
+    def by_match(self, match: re.Match) -> str:
+        """What stands for a given name; the name itself where it makes a word with the character behind it."""
+        if match[1] and match[1] in self.words_with.get(match[0], ()):
+            return match[0]
+        return self.character(self.called[match[0]], match[0], WEAK)

@@ -11,17 +11,16 @@ from random import Random
 from miniglm.book.absence import Absence
 from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
 from miniglm.book.sections import Section
-from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.book.smalltalk import SmallTalk
+from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
 from miniglm.passages import Passages
 from miniglm.search import search
 
-
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
-HEART = "who courtesy whose alias called first chief most episode author length".split()  # kinds that are
+HEART = "who courtesy whose alias called first chief most episode author length"  # kinds that are
 LOOKED_UP_MOST = 220  # talks trained for each kind of fact that is looked up
-TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look".split()  # of relations.py
+TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
 UNTOLD = 0.3  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
 OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
 
@@ -49,7 +48,7 @@ class Book:
     def is_by_heart(self, fact) -> bool:
         """Whether a fact is learnt by heart."""
         about_person = fact["about"] in self.people
-        return fact["kind"] in HEART and (not about_person or fact["fame"] < BY_HEART)
+        return fact["kind"] in HEART.split() and (not about_person or fact["fame"] < BY_HEART)
 
     def look_up(self, question: str, fact) -> dict | None:
         """The talk in which a question about a fact is looked up, with the Key of its answer.
@@ -180,7 +179,7 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         if not usual or not new:
             continue
         most = LOOKED_UP_MOST * (2 if fact["kind"] == "title" else 1)
-        if fact["about"] in held_out or not by_heart and fact["kind"] not in TOLD and looked_up[kind] >= most:
+        if fact["about"] in held_out or not by_heart and fact["kind"] not in TOLD.split() and looked_up[kind] >= most:
             by_group = {"unseen": usual[0]}
         else:
             looked_up[kind] += not by_heart
@@ -209,11 +208,13 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
 
 
 def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> list[dict]:
-    """Talks about what the book tells of people in passing, in many wordings, of invented people too, and of those of
-    whom it does not tell it."""
+    """Talks about what the book tells of people in passing, in many wordings.
+
+    They are also about invented people, and about those of whom it does not tell such a thing.
+    """
     by_kind = defaultdict(list)
     for fact in book.facts:
-        if fact["kind"] in TOLD and not {fact["about"], *fact["about"].split("、")} & held_out:
+        if fact["kind"] in TOLD.split() and not {fact["about"], *fact["about"].split("、")} & held_out:
             by_kind[fact["kind"]].append(fact)
     talks = []
     for kind, facts in by_kind.items():
@@ -248,8 +249,8 @@ def absent_records(book: Book, facts: Iterable[dict], rng: Random, evaluated=Fal
     return records
 
 
-PRONOUNS = "他 他 他 她 这个人 此人 那个人 这人 那人 这位".split()
-LINKS = "那 那么 那 那 还有 另外 再问， 接着问， 好的， 谢谢，那 嗯，".split()
+PRONOUNS = "他 他 他 她 这个人 此人 那个人 这人 那人 这位"
+LINKS = "那 那么 那 那 还有 另外 再问， 接着问， 好的， 谢谢，那 嗯，"
 
 
 def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
@@ -266,8 +267,8 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
         messages = []
         for number, fact in enumerate(facts):
             if number:
-                question = rng.choice(book.ask({**fact, "x": [rng.choice(PRONOUNS)]}, rng))
-                question = (rng.choice(LINKS) if rng.random() < 0.4 else "") + question
+                question = rng.choice(book.ask({**fact, "x": [rng.choice(PRONOUNS.split())]}, rng))
+                question = (rng.choice(LINKS.split()) if rng.random() < 0.4 else "") + question
             else:
                 question = rng.choice(book.ask(fact, rng))
             question = book.words.as_typed(question, rng) if not number else book.words.own(question)

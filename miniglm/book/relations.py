@@ -23,10 +23,13 @@ WISHED, FEARED = re.compile(UNDONE), re.compile("恐|若|欲|教|令|要|说|必
 # Kinds of ties, each with patterns: {x} is whom it is about, {y} the other, P any mention; what else y may be, as w.
 PATTERNS = {
     "slain": [
-        f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:{SLEW})(?:了|死)?(?P<x>P)(?:于马下|落马|于{NEAR}{{1,4}}|死|首级)(?=[，。；])",
-        f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:斩|杀|射死|刺死|砍死|射杀)(?:了|死)?(?P<x>P)(?=[，。；])",
+        f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:{SLEW})(?:了|死)?(?P<x>P)(?:于马下|落马|"
+        f"于{NEAR}{{1,4}}|死|首级)(?=[，。；])",
+        f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:斩|杀|射死|刺死|砍死|射杀)(?:了|"
+        f"死)?(?P<x>P)(?=[，。；])",
         f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:刺|砍|搠|戮)(?:了|死)(?P<x>P)(?=[，。；])",
-        f"(?P<x>P)(?P<how>{NEAR}{{0,8}}?，?{NEAR}{{0,10}}?，?)(?:早|却|俱|皆|已)?[被为](?P<y>P){NEAR}{{0,8}}?(?<!谋){SLEW}(?:了|死|于马下|落马|而死)?(?=[，。；])",
+        f"(?P<x>P)(?P<how>{NEAR}{{0,8}}?，?{NEAR}{{0,10}}?，?)(?:早|却|俱|皆|"
+        f"已)?[被为](?P<y>P){NEAR}{{0,8}}?(?<!谋){SLEW}(?:了|死|于马下|落马|而死)?(?=[，。；])",
     ],
     "son": [
         f"(?P<x>P)(?:之|的)?{KIN}(?:义|养)?子(?:，?名)?(?P<y>P)",
@@ -34,24 +37,28 @@ PATTERNS = {
         f"(?P<x>P){NEAR}{{0,4}}(?:遂|又)?立{KIN}子(?P<y>P)",
     ],
     "brother": [
-        f"(?P<x>P)(?:之)?(?:亲|族|从|堂)?弟(?P<y>P)",
-        f"(?P<x>P)(?:与|同|使|令|引|遣)其?弟(?P<y>P)",
+        "(?P<x>P)(?:之)?(?:亲|族|从|堂)?弟(?P<y>P)",
+        "(?P<x>P)(?:与|同|使|令|引|遣)其?弟(?P<y>P)",
     ],
     "wife": [
         f"(?P<x>P)之?妻(?P<y>P|{HANZI}?氏|{HANZI}?{HANZI}夫人)",
-        f"(?P<y>P),?，?(?:乃|是|即)(?P<x>P)之?(?:妻|主妇|夫人)(?:也)?(?=[，。；])",
+        "(?P<y>P),?，?(?:乃|是|即)(?P<x>P)之?(?:妻|主妇|夫人)(?:也)?(?=[，。；])",
     ],
     "native": [
-        f"(?P<x>P)(?:，?(?:表?字)(?:P|{HANZI}{{2}}))?[，；]乃?(?P<w>{OTHER}。，；：“”之一数众百十乃是此]{{2,6}})人(?:也|氏)(?=[，。；：])",
-        f"(?P<x>P)，(?:表?字)(?:P|{HANZI}{{2}})，(?:后改P，)?(?P<w>{OTHER}。，；：“”之一数众百十乃是此]{{2,6}})人(?=[，。；：])",
+        f"(?P<x>P)(?:，?(?:表?字)(?:P|"
+        f"{HANZI}{{2}}))?[，；]乃?(?P<w>{OTHER}。，；：“”之一数众百十乃是此]{{2,6}})人(?:也|氏)(?=[，。；：])",
+        f"(?P<x>P)，(?:表?字)(?:P|"
+        f"{HANZI}{{2}})，(?:后改P，)?(?P<w>{OTHER}。，；：“”之一数众百十乃是此]{{2,6}})人(?=[，。；：])",
         f"(?:乃|是)(?P<w>{OTHER}。，；：“”之一数众百十乃是此]{{2,6}})人(?:也|氏)?，覆?姓{HANZI}{{1,2}}，?名(?P<x>P)",
     ],
     "office": [
         f"(?:封|拜|加|表|迁|除|升)(?P<x>P)为(?P<w>{OTHER}。，；：“”]{{2,8}}?)(?=[，。；])",
-        f"以(?P<x>P)为(?P<w>{OTHER}。，；：“”]{{1,6}}(?:将军|太守|都督|校尉|尚书|刺史|丞相|军师|太尉|司徒|先锋|长史|侍中|牧))(?=[，。；])",
+        f"以(?P<x>P)为(?P<w>{OTHER}。，；：“”]{{1,6}}(?:将军|太守|都督|校尉|尚书|刺史|丞相|军师|太尉|司徒|先锋|"
+        f"长史|侍中|牧))(?=[，。；])",
     ],
     "arms": [
-        f"(?P<x>P){AWAY}{{0,20}}?(?:手执|手持|手提|手挺|执|持|挺|舞|提|绰|使|轮|横|仗|造|倒拖|取)(?:着|起|了)?(?:一?[条口柄枝杆根张把])?"
+        f"(?P<x>P){AWAY}{{0,20}}?(?:手执|手持|手提|手挺|执|持|挺|舞|提|绰|使|轮|横|仗|造|倒拖|取)(?:着|起|"
+        f"了)?(?:一?[条口柄枝杆根张把])?"
         f"(?P<w>{OTHER}。，；动起着我了个一之]{{1,6}}?(?:枪|刀|戟|矛|斧|剑|鞭|锤|棒|骨朵))(?=[，。；直来拍跃纵])",
     ],
     "look": [
@@ -193,7 +200,7 @@ def agreed(found: Iterable[Tie], least: int = 1) -> dict[tuple[str, str], list[T
 def told_facts(found: dict[tuple[str, str], list[Tie]], words: Words) -> Iterator[dict]:
     """Facts, see facts.book_facts, of the ties that `agreed` gives.
 
-    Beside what is told of somebody stands its reverse: whom they slew, whose child they are, what two are to each other.
+    Beside what is told of somebody stands its reverse: whom they slew, whose child they are, what two people are.
     """
     slew, brothers, bearers = defaultdict(list), defaultdict(list), defaultdict(list)
     for (kind, x), told in found.items():
