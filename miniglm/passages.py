@@ -34,7 +34,7 @@ MOST = 3  # places given back
 MOST_WORDS = 5  # in a call
 STARTS, STOPS = "，；：。！？“‘”’ \u3000", "，；。！？”’ \u3000"  # where a quotation may begin and end
 SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown with those beside it
-QUOTED = (14, 40)  # characters of what may be quoted of it
+QUOTED = (12, 34)  # characters of what may be quoted of it
 # ASKED | TOLD | KINDS: what questions ask for, the words by which a book tells it, and the kinds of facts that do.
 MEANINGS = """
 死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 | death slain

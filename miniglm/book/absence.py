@@ -14,10 +14,21 @@ from miniglm.typed import SIMPLIFIED, in_script, visible
 
 # Well known from other books and from life, to see whether a model invents when it is asked about them. Never trained.
 ELSEWHERE = (
-    "贾宝玉 林黛玉 薛宝钗 王熙凤 贾政 史湘云 刘姥姥 孙悟空 猪八戒 沙僧 唐僧 白骨精 红孩儿 牛魔王 宋江 林冲 武松 鲁智深 "
-    "李逵 吴用 潘金莲 西门庆 高俅 郭靖 黄蓉 杨过 小龙女 段誉 萧峰 虚竹 张无忌 令狐冲 韦小宝 洪七公 欧阳锋 周伯通 李白 "
+    "贾宝玉 林黛玉 薛宝钗 王熙凤 贾政 史湘云 刘姥姥 孙悟空 猪八戒 沙僧 唐僧 白骨精 红孩儿 牛魔王 宋江 林冲 武松 "
+    "鲁智深 "
+    "李逵 吴用 潘金莲 西门庆 高俅 郭靖 黄蓉 杨过 小龙女 段誉 萧峰 虚竹 张无忌 令狐冲 韦小宝 洪七公 欧阳锋 周伯通 "
+    "李白 "
     "杜甫 白居易 苏轼 王安石 司马光 岳飞 文天祥 李世民 武则天 朱元璋 康熙 李清照 陆游 孔乙己 阿Q 祥林嫂 哈利波特 "
     "福尔摩斯 拿破仑 莎士比亚 牛顿 爱因斯坦 林肯"
+)
+FAMILIES = (  # common surnames and given names of our time, of which strangers are made, too
+    "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁魏薛叶阎余潘杜戴夏钟汪田任姜范"
+    "方石姚谭廖邹熊金陆郝孔白崔康毛邱秦江史顾侯邵孟龙万段雷钱汤尹黎易常武乔贺赖龚文"
+)
+GIVEN = (
+    "玉宝林红明霞秀英华丽强芳军杰娟艳静伟敏勇涛超磊洋峰刚平辉玲桂兰凤洁梅琳素云莲真环雪荣爱妹香月莺媛瑞凡佳嘉琼勤珍贞莉叶璧璐娅"
+    "琦晶妍茜秋珊莎锦青倩婷姣婉娴瑾颖露瑶怡婵雁蓓纨仪荷丹蓉眉君琴蕊薇菁梦岚婕馨尚香浩亮政谦亨奇固之轮翰朗伯宏言若鸣朋斌梁栋维"
+    "启克伦翔旭鹏泽晨辰士建家致树炎德行时泰盛雄琛钧冠策腾楠榕风航弘悟空吾净能三八九大小龙虎"
 )
 KINDS = {"who": 5, "first": 4, "courtesy": 3, "sentence": 3, "alias": 1, "pair": 2}  # of questions, how often each
 
@@ -71,9 +82,7 @@ class Absence:
                 there_is = number in self.numbers
                 fact = self.chapter(subject, rng.choice(["title", "cast"]))
             else:
-                family = rng.choice(families if rng.random() < 0.75 else self.characters)
-                drawn = "".join(rng.choices(self.characters, k=rng.choice([1, 2])))
-                subject = family + (rng.choice(givens) if rng.random() < 0.5 else drawn)
+                subject = self.invented(families, givens, rng)
                 there_is = self.has(subject) or subject in self.people
                 fact = self.person(subject, self.draw(rng))
                 if fact["kind"] == "pair":
@@ -85,6 +94,14 @@ class Absence:
             seen.add(subject)
             misses = 0
             yield fact
+
+    def invented(self, families: Sequence[str], givens: Sequence[str], rng: Random) -> str:
+        """A name: of people in the book, of any characters of it, or of our time."""
+        if rng.random() < 0.4:
+            return self.words.own(rng.choice(FAMILIES) + "".join(rng.choices(GIVEN, k=rng.choice([1, 2, 2]))))
+        family = rng.choice(families if rng.random() < 0.75 else self.characters)
+        drawn = "".join(rng.choices(self.characters, k=rng.choice([1, 2])))
+        return family + (rng.choice(givens) if rng.random() < 0.5 else drawn)
 
     def elsewhere(self, rng: Random) -> Iterator[dict]:
         """A fact about each of ELSEWHERE whom the book does not have."""

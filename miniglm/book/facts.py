@@ -16,6 +16,8 @@ from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import read_json
 
+TOWARDS = "到于往至回离在取入出奔屯守望犯攻"  # stand before a place
+COMMON_FAMILY, OFTEN_NAMED = 3, 5  # people of a surname, and mentions, from which a name is believed that does nothing
 FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
 # What stands before a name where a person is meant: 千万 and 浮云 are on the list of people too.
@@ -49,12 +51,13 @@ def read_people(people, text, min_mentions, trusted=()):
     those whose names are `trusted` need not be shown to be persons.
     """
     spellings = {alias for name, aliases in people.items() for alias in (name, *aliases) if len(alias) > 1}
-    followers, leaders, acting = defaultdict(Counter), defaultdict(Counter), set()
+    followers, leaders, acting = defaultdict(Counter), defaultdict(Counter), Counter()
     for match in any_of(spellings).finditer(text):  # the longest: 陈元 is not in 陈元龙
         followers[match[0]][text[match.end() : match.end() + 1]] += 1
         leaders[match[0]][text[match.start() - 1 : match.start()]] += 1
         if beside_person(text, match):
-            acting.add(match[0])
+            acting[match[0]] += 1
+    families = Counter(name[0] for name in people if acting[name] and len(name) > 1)
     kept = {}
     for name, aliases in people.items():
         after = followers[name]
@@ -63,7 +66,9 @@ def read_people(people, text, min_mentions, trusted=()):
         if name in trusted:
             kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
             continue
-        if not is_unmistakable(name) and name not in acting:
+        place = sum(leaders[name][before] for before in TOWARDS) > 0.3 * after.total()
+        surnamed = families[name[0]] >= COMMON_FAMILY and after.total() >= OFTEN_NAMED and not place  # 许昌 is a town
+        if not is_unmistakable(name) and not acting[name] and not surnamed:
             continue  # 浮云 does nothing
         character, often = after.most_common(1)[0]
         in_phrase = often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为為也等"
@@ -141,11 +146,17 @@ def sentences(text) -> list[str]:
 def chapter_facts(sections: Sequence[Section], words: Words):
     """Facts about headings, see book_facts: what chapter N is called, and which chapter a heading's line belongs to."""
     lines = Counter(line for section in sections for line in section.title)
+    labels = [section.label for section in sections if section.number is not None] or [""]
     for label, _, title, _ in sections:
         if not title or not label:
             continue
         answer = words.answer("title", place=label, lines="".join(f"「{line}」" for line in title))
-        yield {"kind": "title", "about": label, "x": writings(label), "Answer": answer, "Key": title}
+        forms = writings(label)
+        if label.endswith("回"):
+            forms += [form[:-1] + "章" for form in forms[:1]]
+        if label == labels[-1]:
+            forms += [f"最后一{words.unit}", f"末{words.unit}", f"最后那{words.unit}"]
+        yield {"kind": "title", "about": label, "x": forms, "Answer": answer, "Key": title}
         for line in title:
             if lines[line] == 1:
                 answer = words.answer("heading", x=line, place=label)

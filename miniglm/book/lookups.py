@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from miniglm.book.absence import FAMILIES, GIVEN, Absence
 from miniglm.passages import EARLIEST, Passages, Place, meanings
 
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
@@ -46,15 +47,16 @@ def asked_words(question: str, subjects: Sequence[str]) -> list[str]:
     return [*first, *(word for word in words if word not in first)][:4]
 
 
-def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: str) -> dict:
-    """A talk with one look into the book."""
+def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: str, kind: str = "lookup") -> dict:
+    """A talk with one look into the book. kind: of the fact that is looked up."""
     return {
+        "Kind": kind,
         "messages": [
             {"role": "user", "content": question},
             {"role": "search", "content": json.dumps(list(call), ensure_ascii=False)},
             {"role": "return", "content": json.dumps([place.record for place in found], ensure_ascii=False)},
             {"role": "assistant", "content": answer},
-        ]
+        ],
     }
 
 
@@ -73,18 +75,17 @@ def telling(found: Sequence[Place], keys: Sequence[str]) -> Place | None:
 
 
 class Inventor:
-    """Names of people who are in no book, of the characters of one."""
+    """Names of people who are not in a book."""
 
-    def __init__(self, people: Sequence[str], characters: Sequence[str], passages: Passages):
-        self.families = [name[: 2 if len(name) > 3 else 1] for name in people] or list("赵钱孙李")
-        self.givens = [name[1:] for name in people] or list("明")
-        self.characters, self.passages = characters, passages
+    def __init__(self, people: Sequence[str], absence: Absence, passages: Passages):
+        self.families = [name[: 2 if len(name) > 3 else 1] for name in people] or list(FAMILIES)
+        self.givens = [name[1:] for name in people] or list(GIVEN)
+        self.absence, self.passages = absence, passages
 
     def name(self, rng: Random) -> str:
         """A name that the book does not have."""
         while True:
-            drawn = "".join(rng.choices(self.characters, k=rng.choice([1, 2])))
-            name = rng.choice(self.families) + (rng.choice(self.givens) if rng.random() < 0.4 else drawn)
+            name = self.absence.invented(self.families, self.givens, rng)
             if name not in self.passages.text:
                 return name
 

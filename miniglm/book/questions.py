@@ -19,7 +19,8 @@ from miniglm.search import search
 
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most episode author length"  # kinds that are
-LOOKED_UP_MOST = 220  # talks trained for each kind of fact that is looked up
+TALKS = {"title": 4}  # talks for each fact of a kind that is looked up; of others one
+LOOKED_UP_MOST = 180  # talks trained for each kind of fact that is looked up
 TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
 UNTOLD = 0.3  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
 OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
@@ -60,12 +61,12 @@ class Book:
         found = self.passages.search(call)
         if fact["kind"] == "absent" or self.words.absent in fact["Answer"]:
             sure = not found and sayable(self.passages, question, call)
-            return lookup(question, call, [], fact["Answer"]) if sure else None
+            return lookup(question, call, [], fact["Answer"], "absent") if sure else None
         if not sayable(self.passages, question, call):
             return None
         for key in filter(None, (fact["Key"], fact.get("look_key"), fact.get("quote"))):
             if place := telling(found, key if isinstance(key, list) else [key]):
-                return lookup(question, call, found, place.answer) | {"Key": key}
+                return lookup(question, call, found, place.answer, fact["kind"]) | {"Key": key}
         return None
 
 
@@ -121,7 +122,7 @@ def book_records(
                 record(typed, answer, kind, Key="", Group=kind) for typed, (answer, held) in said.items() if held
             ]
     if shares.lookups:
-        inventor = Inventor(list(book.people), book.absence.characters, book.passages)
+        inventor = Inventor(list(book.people), book.absence, book.passages)
         training += list(islice(open_lookups(book.passages, inventor, rng), shares.lookups))
         training += told_lookups(book, held_out, inventor, rng)
     if shares.follow_ups and book.people:
@@ -178,13 +179,13 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         answer, kind, by_heart = fact["Answer"], fact["kind"], book.is_by_heart(fact)
         if not usual or not new:
             continue
-        most = LOOKED_UP_MOST * (2 if fact["kind"] == "title" else 1)
+        most = LOOKED_UP_MOST
         if fact["about"] in held_out or not by_heart and fact["kind"] not in TOLD.split() and looked_up[kind] >= most:
             by_group = {"unseen": usual[0]}
         else:
             looked_up[kind] += not by_heart
             often = next((times for rank, times in OFTEN if fact.get("fame", BY_HEART) < rank), 0)
-            count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else 1
+            count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else TALKS.get(kind, 1)
             trained = list(dict.fromkeys(book.words.as_typed(question, rng) for question in usual[:count]))
             for question in trained:
                 told = record(question, answer, kind) if by_heart else book.look_up(question, fact)
@@ -233,7 +234,7 @@ def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> 
                 call = asked_words(question, [x for x in (*about["x"], fact.get("y")) if x and x in question])
                 if sayable(book.passages, question, call) and not book.passages.telling(call):
                     found = book.passages.search(call)
-                    talks.append(lookup(question, call, found, book.talk.beyond))
+                    talks.append(lookup(question, call, found, book.talk.beyond, "untold"))
     return talks
 
 
@@ -273,7 +274,7 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
                 question = rng.choice(book.ask(fact, rng))
             question = book.words.as_typed(question, rng) if not number else book.words.own(question)
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": fact["Answer"]}]
-        yield {"messages": messages}
+        yield {"Kind": "follow-up", "messages": messages}
 
 
 def people_table(facts: list[dict]) -> list[dict]:

@@ -144,11 +144,11 @@ class SmallTalk:
         english = [each for part in re.split(r"(?<=[?).}]) (?=[(\w])", SENTENCES) for each in alternatives(part)]
         while True:
             draw = rng.random()
-            if draw < 0.16:
+            if draw < 0.24:
                 typed = self.noise(rng)
-            elif draw < 0.26:
+            elif draw < 0.36:
                 typed = rng.choice(alternatives(templates[-1]))
-            elif draw < 0.32:
+            elif draw < 0.42:
                 typed = rng.choice(english).replace("{p}", "Zhao Yun").replace("\\", "")
             else:
                 template = rng.choice(alternatives(rng.choice(templates))).replace("\\", "")
