@@ -247,7 +247,7 @@ for directory in out_dir:
     if records:
         run.answers = answer_all(loaded, records, eval_file, too_long)
         train_text = training_text(loaded.tokenizer, trained_on)
-        people = loaded.book.people if loaded.book else NOBODY
+        people = loaded.book.passages.people if loaded.book else NOBODY
         run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text, people)
         run.metrics |= bag_metrics
         shown = {"all": run.metrics["all"], **run.metrics["groups"], **bag_metrics}

@@ -219,7 +219,7 @@ async def reply(text, history, name, *settings):
     async for added, speed, places in searched(loaded, tool, messages, *settings):
         if tool is loaded.book:
             said = added[-1]["content"] if added[-1]["role"] == "assistant" else "…"
-            rests_on = "" if said == "…" else sources_html(tool, sources(tool, text, said, places), said)
+            rests_on = "" if said == "…" else sources_html(tool.passages, sources(tool, text, said, places), said)
             yield said, speed, rests_on
         else:
             yield turns_of(added), speed, ""

@@ -27,6 +27,7 @@ from configurator import Bounds, FilePath, Natural, Positive, configure
 from miniglm.book.absence import Absence
 from miniglm.book.episodes import EPISODES
 from miniglm.book.facts import book_facts, read_list
+from miniglm.book.indexing import passages_of
 from miniglm.book.known import KNOWN, read_about
 from miniglm.book.questions import Book, Shares, book_records, without_denials
 from miniglm.book.sections import chinese_number, describe, read_book, unit_of
@@ -35,7 +36,8 @@ from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, write_whole
 from miniglm.metrics import read_questions
-from miniglm.passages import Forms, passages_of
+from miniglm.passages import Forms
+from miniglm.reader import BookReader
 from miniglm.typed import script_of
 
 # -----------------------------------------------------------------------------
@@ -48,10 +50,10 @@ backend: Literal["book", "llm"] = "book"  # answers computed from the book, or b
 min_mentions: Positive = 1  # people named less often are left out
 max_pairs: Natural = 120  # facts about two people, the best known; at most 30 % of all facts in any case
 wordings: Annotated[int, Bounds(1, 6)] = 2  # questions trained for each fact; more for some kinds, see MORE_WORDINGS
-absent_share: Annotated[float, Bounds(0, 0.5)] = 0.4  # so many more, about people and chapters the book does not have
+absent_share: Annotated[float, Bounds(0, 0.5)] = 0.3  # so many more, about people and chapters the book does not have
 unseen_share: Annotated[float, Bounds(0, 0.5)] = 0.03  # people, pairs and chapters that no trained question is about
 validation: Literal["reworded", "unseen"] = "reworded"  # val.jsonl: trained facts in other words, or untrained facts
-small_talk: Natural = 1200  # courtesies, and as many questions about what is beyond the book
+small_talk: Natural = 1500  # questions about what is beyond the book, and half as many courtesies
 lookups: Natural = 1500  # talks in which a sentence of the book is looked for
 follow_ups: Natural = 800  # talks of several turns
 natural: FilePath = ""  # FILE.jsonl of questions that readers ask: in eval.jsonl, as the group natural, and not trained
@@ -86,16 +88,15 @@ about = read_about(own_about) if own_about.exists() else KNOWN.get(name, {})
 words = Words(title or about.get("title", ""), unit_of(sections), script_of(Counter(text)))
 list_of_people = entities or f"data/{name}/entities.json"
 listed = read_list(list_of_people) if entities or Path(list_of_people).exists() else {}
-facts, people, spellings, texts = book_facts(
-    sections, listed, min_mentions, max_pairs, words, about, EPISODES.get(name, "")
-)
+known = book_facts(sections, listed, min_mentions, max_pairs, words, about, EPISODES.get(name, ""))
+facts, people = known.facts, known.people
 absence = Absence(text, sections, people, words)
 count = chinese_number(absence.chapters) + words.unit
 whole = words.answer("absent chapter", x="", n=count) if absence.chapters else ""
 talk = SmallTalk(words, list(people), re.findall(r"\w{3,5}", text)[::20])
 forms = Forms(words.answer("absent", x=""), whole, talk.beyond)
-passages = passages_of(sections, texts, facts, people, spellings, forms)
-book = Book(sections, facts, people, absence, words, passages, talk)
+reader = BookReader(passages_of(sections, known, forms, absence.full_names))
+book = Book(sections, facts, people, absence, words, reader, talk)
 if not people:
     print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
 
@@ -103,7 +104,7 @@ if not people:
 rng = random.Random(seed)
 if backend == "book":
     todo = "give a list of people as --entities=FILE, or an expression for its headings as --heading=REGEX"
-    refuse(not facts, f"{name} gives nothing to ask about", todo)
+    refuse(not book.reader.passages.sentences, f"{name} gives nothing to ask about", todo)
     kinds = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     shares = Shares(wordings, absent_share, unseen_share, small_talk, lookups, follow_ups, eval_questions)
@@ -125,7 +126,7 @@ else:
 files, denials = without_denials(files, absence)
 if denials:
     print(f"left out: {denials:,} answers that deny what the book has")
-passages.save(target)
+book.reader.passages.save(target)
 for file, records in files.items():
     with write_whole(target / f"{file}.jsonl") as out:
         out.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in records)

@@ -12,7 +12,8 @@ from miniglm.decoding import Sampling, beam_search, filter_logits, generate
 from miniglm.errors import UserError, refuse
 from miniglm.grammar import Grammar, Guide, Trie
 from miniglm.origin import Loaded
-from miniglm.passages import Passages, Place
+from miniglm.passages import Place
+from miniglm.reader import BookReader
 from miniglm.tokenizer import Tokenizer
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
@@ -111,7 +112,7 @@ def stream(
 
 
 class Tool(Protocol):
-    """Where a model may look something up before it answers: a table (search.py) or a book (passages.py)."""
+    """Where a model may look something up before it answers: a table (search.py) or a book (reader.py)."""
 
     def look(self, call: str) -> tuple[str, list]:
         """(what a call found, as the model reads it, the Places in a book)."""
@@ -212,10 +213,10 @@ class Source(NamedTuple):
         return f"{mark} {self.where}：{self.text}" if self.where else f"{mark} {self.text}"
 
 
-def sources(book: Passages, question: str, answer: str, places: Sequence[Place]) -> list[Source]:
+def sources(book: BookReader, question: str, answer: str, places: Sequence[Place]) -> list[Source]:
     """What an answer rests on: the places that were looked up, else those that bear it out."""
     quotes = re.findall("「(.+?)」", answer)
-    found = places or book.bearing(question, answer)
+    found = places or book.passages.bearing(question, answer)
     return [
         Source(place.number, place.where, place.text, any(quote in place.text for quote in quotes) if quotes else None)
         for place in found

@@ -59,6 +59,18 @@ class Grammar:
                 self.also[behind].append(end)
         return end
 
+    def anything_but(self, state: int, text: str):
+        """Let anything follow a state but what begins with a text."""
+        free = self.state()
+        self.free.add(free)
+        *before, last = text.encode("utf-8")
+        for byte in before:
+            behind = self.state()
+            self.steps[state].update({other: [free] for other in range(256) if other != byte})
+            self.steps[state][byte] = [behind]
+            state = behind
+        self.steps[state].update({other: [free] for other in range(256) if other != last})
+
     def join(self, state: int, other: int):
         """Let a state be another at once."""
         self.also[state].append(other)

@@ -31,6 +31,7 @@ from miniglm.lora import Adapter, attach, digest, merged, read_adapter, stands_o
 from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype
 from miniglm.parallel import Group
 from miniglm.passages import Passages
+from miniglm.reader import BookReader
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
 from model import GLMConfig, MiniGLM
@@ -46,7 +47,7 @@ class Loaded:
     searches: bool  # whether it has learnt to call the search tool
     settings: dict  # of its training; empty for a model from elsewhere
     normalisation: Normalisation | None = None  # of what it is asked; None: it is read as it stands
-    book: Passages | None = None  # that it looks into
+    book: BookReader | None = None  # that it looks into
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def load(place, device: str = "auto", dtype: str = "float32", lora: str = "", lo
     checkpoint, tokenizer = open_model(place, lora)
     model = cast_weights(build_model(checkpoint).eval().to(pick_device(device)), dtype)
     about = (checkpoint.chat, checkpoint.searches, checkpoint.settings, checkpoint.normalisation)
-    book = Passages.load(locate(lora or place)[0]) if lookup and checkpoint.searches else None
-    return Loaded(model, tokenizer, *about, book)
+    passages = Passages.load(locate(lora or place)[0]) if lookup and checkpoint.searches else None
+    return Loaded(model, tokenizer, *about, BookReader(passages) if passages else None)
 
 
 def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:

@@ -8,10 +8,14 @@ import pytest
 
 from miniglm.book.absence import Absence
 from miniglm.book.questions import record, without_denials
-from miniglm.book.sections import sections_of
+from miniglm.book.sections import number_of, sections_of
 from miniglm.book.wordings import GREETINGS, Words
+from miniglm.metrics import is_right
 from miniglm.search import search
 from miniglm.typed import Normalisation
+
+ROLES = {"Call": "search", "Found": "return"}
+BESIDE = ("greeting", "beyond", "untold")  # kinds of records that are about no fact of the book
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +28,24 @@ def book(project):
 
 @pytest.fixture(scope="module")
 def questions(project):
-    """All trained questions."""
-    return [
-        json.loads(line)
-        for line in (project.folder / "data/sanguo_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    """All trained questions, as `asked` gives them."""
+    return asked(project, "sanguo_sft/questions")
+
+
+def asked(project, name):
+    """The records of data/NAME.jsonl as questions with answers: of a talk the first question and the last answer.
+
+    "Call" has the words that are looked for in it, "Found" what is found.
+    """
+    records = []
+    for line in (project.folder / f"data/{name}.jsonl").read_text(encoding="utf-8").splitlines():
+        each = json.loads(line)
+        if messages := each.pop("messages", None):
+            each |= {"Question": messages[0]["content"], "Answer": messages[-1]["content"]}
+            said = {message["role"]: message["content"] for message in messages}
+            each |= {field: json.loads(said[role]) for field, role in ROLES.items() if role in said}
+        records.append(each)
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +58,12 @@ def evaluation(project):
 
 
 def test_there_are_enough_and_few_about_pairs(questions):
-    """At least 3,000 facts, all but 4 % of them trained, and 8,000 questions; pairs of people at most 30 %."""
-    answers = {(q["Kind"], q["Answer"]) for q in questions if q["Kind"] != "absent"}
+    """At least 2,500 facts of 30 kinds in 10,000 questions; pairs of people at most 30 %."""
+    beside = ("absent", "lookup", "follow-up", *BESIDE)
+    answers = {(q["Kind"], q["Answer"]) for q in questions if q["Kind"] not in beside and "Invented" not in q}
     kinds = Counter(kind for kind, _ in answers)
-    assert len(questions) >= 8000 and len(answers) >= 0.96 * 3000
-    assert kinds["pair"] <= 0.3 * len(answers) and len(kinds) == 11
+    assert len(questions) >= 10000 and len(answers) >= 2500
+    assert kinds["pair"] <= 0.3 * len(answers) and len(kinds) == 30
 
 
 def test_what_the_book_does_not_have_is_answered_so(book, questions, evaluation):
@@ -70,10 +88,11 @@ def test_what_the_book_does_not_have_is_answered_so(book, questions, evaluation)
 def test_quotations_are_the_books_own_words(book, questions):
     """Whatever stands between 「 and 」 stands in the chapter that the answer names."""
     for q in questions:
-        label = re.search(r"第[^回]+回", q["Answer"])
-        for quote in re.findall("「(.+?)」", q["Answer"]):
-            heading, body = book[label[0]]
-            assert quote in (heading if q["Kind"] in ("title", "heading") else body), q
+        labels = re.findall(r"第[^回]+回", re.sub("「.+?」", "", q["Answer"]))
+        for quote in () if "Invented" in q else re.findall("「(.+?)」", q["Answer"]):
+            assert any(quote in part for label in labels for part in book[label]), q
+        if "Found" in q and q["Kind"] not in ("absent", "untold", "cast"):
+            assert q["Answer"] in [re.sub("^(.+?)(（第[^「]+）)?$", r"「\1」\2。", found) for found in q["Found"]], q
 
 
 def test_first_chapters_are_first(project, book, questions):
@@ -82,10 +101,13 @@ def test_first_chapters_are_first(project, book, questions):
     spellings = {word for name, aliases in people.items() for word in (name, *aliases)} | {
         "张翼德"
     }  # the list has 张益德
-    answers = {q["Answer"] for q in questions if q["Kind"] == "first"}
-    assert len(answers) > 400
-    for answer in answers:
-        name, label = re.fullmatch("(.+)最早见于(第.+回)。", answer).groups()
+    by_heart = {re.fullmatch("(.+)最早见于(第.+回)。", q["Answer"]) for q in questions if q["Kind"] == "first"}
+    firsts = {match.groups() for match in by_heart if match}
+    looked_up = [q for q in questions if q["Kind"] == "first" and "Call" in q]
+    firsts |= {(q["Call"][0], re.search("（(第.+?回)[，）][^「]*$", q["Answer"])[1]) for q in looked_up}
+    assert len(by_heart) > 100 and len(firsts) > 250
+    for answer in firsts:
+        name, label = answer
         named = "|".join([name, *(f"姓{name[:n]}，?名{name[n:]}" for n in (1, 2) if name[n:])])
         longer = "|".join(["\0", *(word for word in spellings if name in word and word != name)])
         chapters = ((chapter, re.sub(longer, "＊", body)) for chapter, (_, body) in book.items())
@@ -96,12 +118,11 @@ def test_pairs_are_first_named_together_where_it_is_told(project, book, question
     """No earlier sentence has both full names."""
     people = json.loads((project.folder / "data/sanguo/entities.json").read_text(encoding="utf-8"))
     every = [(chapter, s) for chapter, (_, body) in book.items() for s in re.findall("[^。！？\n]+", body)]
-    asked = {q["Answer"]: q["Question"] for q in questions if q["Kind"] == "pair"}
-    assert len(asked) >= 100
-    for answer, question in asked.items():
-        label, quote = re.fullmatch(".+最早同见于(第.+回)：「(.+)」。", answer).groups()
-        names = [name for name in people if name in question and name in quote]
-        names = [name for name in names if not any(name in other != name for other in names)]
+    pairs = {q["Answer"]: q["Call"] for q in questions if q["Kind"] == "pair"}
+    assert len(pairs) >= 80
+    for answer, call in pairs.items():
+        quote, label = re.fullmatch("「(.+)」（(第.+?回).*）。", answer).groups()
+        names = [word for word in call if word in people]
         assert len(names) == 2, answer
         chapter, sentence = next((w, s) for w, s in every if all(name in s for name in names))
         assert chapter == label and quote in sentence, answer
@@ -110,10 +131,9 @@ def test_pairs_are_first_named_together_where_it_is_told(project, book, question
 def test_courtesy_names_are_given_by_the_book(book, questions):
     """字 and the name stand in the book; 翼德 is the novel's, 益德 the list's; 孔明 is 诸葛亮, not 胡昭."""
     text = "".join(body for _, body in book.values())
-    courtesy = dict(
-        re.fullmatch("(.+)字(..)。", a).groups() for a in {q["Answer"] for q in questions if q["Kind"] == "courtesy"}
-    )
-    assert len(courtesy) > 100
+    answers = {re.fullmatch("(.+)字(..)。", q["Answer"]) for q in questions if q["Kind"] == "courtesy"}
+    courtesy = dict(match.groups() for match in answers if match)
+    assert len(courtesy) > 80
     for name, zi in courtesy.items():
         assert f"字{zi}" in text or f"后改{zi}" in text, name
     known = {
@@ -128,17 +148,16 @@ def test_courtesy_names_are_given_by_the_book(book, questions):
     }
     assert {name: courtesy[name] for name in known if name in courtesy}.items() <= known.items()
     assert len(known.keys() & courtesy.keys()) >= 6
-    assert not any("益德" in q["Answer"] or "胡昭" in q["Answer"] for q in questions if q["Kind"] != "absent")
+    assert not any("益德" in q["Answer"] or "字孔明的是胡昭" in q["Answer"] for q in questions)
 
 
 def test_chapters_are_asked_in_several_numerals(questions):
-    """一百六, 一百零六 and 106 are the same chapter."""
-    asked = {q["Question"] for q in questions if "「公孙渊兵败死襄平」「司马懿诈病赚曹爽」" in q["Answer"]}
-    assert {form for form in ("一百六", "一百零六", "106") if any(f"第{form}回" in q for q in asked)} == {
-        "一百六",
-        "一百零六",
-        "106",
-    }
+    """一百六, 一百零六 and 106 are the same chapter, and the last one is 第一百二十回."""
+    titles = [(q["Call"][0], re.findall("第.+?回", q["Answer"])[-1]) for q in questions if q["Kind"] == "title"]
+    numbers = [(number_of(re.sub("[第回章]", "", asked)), number_of(told[1:-1])) for asked, told in titles]
+    assert all(asked == told or asked is None and told == 120 for asked, told in numbers) and len(titles) > 150
+    assert {True, False} == {asked[1:-1].isdigit() for asked, _ in titles}
+    assert any("百零" in asked for asked, _ in titles) and any(asked.endswith("章") for asked, _ in titles)
 
 
 def test_talks_find_in_the_table_what_they_answer(project, evaluation):
@@ -155,8 +174,7 @@ def test_talks_find_in_the_table_what_they_answer(project, evaluation):
         found.update(record["姓名"] for record in result["records"])
         found["nobody"] += not result["records"]
     assert len(found) > 600 and 200 < found["nobody"] < 500
-    unseen = {e["Answer"].split("最早")[0] for e in evaluation if e["Group"] == "unseen" and e["Kind"] == "first"}
-    assert len(unseen) > 10 and not unseen & found.keys() and unseen <= {row["姓名"] for row in table}
+    assert len(table) - len(found) > 10
 
 
 def in_chinese(number):
@@ -173,8 +191,7 @@ def test_chapters_numbered_otherwise_are_not_denied(project):
         labels = [f"第{number}章" for number in range(first, first + count)]
         project.write("data/volume/input.txt", "".join(f"{label} 题{label}\n一日无事。\n" for label in labels))
         project.run("data/build_sft.py", "volume", "--wordings=1")
-        lines = (project.folder / "data/volume_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
-        denied = [re.match("第(.+?)章书中没有", json.loads(line)["Answer"]) for line in lines]
+        denied = [re.match("第(.+?)章书中没有", q["Answer"]) for q in asked(project, "volume_sft/questions")]
         denied = {match[1] for match in denied if match}
         there_are = {form for n in range(first, first + count) for form in (str(n), in_chinese(n))}
         assert len(denied) > 10 and not denied & there_are
@@ -183,24 +200,21 @@ def test_chapters_numbered_otherwise_are_not_denied(project):
 def test_groups_are_what_they_say(project, questions, evaluation):
     """seen: the very question was trained; reworded, new_wording: only its fact; unseen: not even that."""
     trained = {q["Question"] for q in questions}
-    lines = (project.folder / "data/sanguo_sft/val.jsonl").read_text(encoding="utf-8").splitlines()
-    validation = {json.loads(line)["Question"] for line in lines}
+    validation = {q["Question"] for q in asked(project, "sanguo_sft/val")}
     assert len(validation) > 300 and not validation & trained
     facts = {(q["Kind"], q["Answer"]) for q in questions}
     for e in evaluation:
         assert (e["Question"] in trained) == (e["Group"] == "seen"), e
         assert e["Question"] not in validation, e
-        assert ((e["Kind"], e["Answer"]) in facts) == (e["Group"] not in ("unseen", "absent")), e
-        keys = [e["Key"]] if isinstance(e["Key"], str) else e["Key"]
-        assert keys and all(key in e["Answer"] for key in keys), e
-    assert Counter(e["Group"] for e in evaluation).keys() == {
-        "seen",
-        "reworded",
-        "new_wording",
-        "typed",
-        "unseen",
-        "absent",
-    }
+        if e["Group"] == "seen":
+            assert (e["Kind"], e["Answer"]) in facts, e
+        if e["Group"] == "unseen":
+            assert (e["Kind"], e["Answer"]) not in facts, e
+        assert bool(e["Key"]) == (e["Group"] not in ("greeting", "beyond")), e
+    told = [e for e in evaluation if e["Key"]]
+    assert sum(is_right(e["Answer"], e) for e in told) > 0.99 * len(told)  # in some wordings nothing is found
+    groups = "seen reworded new_wording typed unseen absent greeting beyond"
+    assert {e["Group"] for e in evaluation} == set(groups.split())
 
 
 def test_the_same_seed_gives_the_same_questions(project, questions):
@@ -222,15 +236,12 @@ def test_a_book_of_ones_own(project):
     project.run("data/build_sft.py", "own", "--entities=people.json", "--min_mentions=1")
     answers = (project.folder / "data/own_sft/questions.jsonl").read_text(encoding="utf-8")
     assert "李四字子明。" in answers and "王五最早见于第4章" in answers
-    assert "第4章的标题是「标题4」。" in answers and "回" not in answers
+    assert "「标题4」（第4章）。" in answers and "第4回" not in answers
 
 
 @pytest.mark.parametrize(
     "book_text, people, message",
     [
-        ("没有章回的书。\n", None, "nothing to ask about"),
-        ("第一回\n文\n第二回\n文\n", None, "nothing to ask about"),
-        ("没有章回的书。\n", "{}", "nothing to ask about"),
         ("第一回 甲\n文\n", "[1, 2]", "is broken"),
         ("第一回 甲\n文\n", '{"甲": 3}', "no list of people"),
         ("第一回 甲\n文\n", "{", "is broken"),
@@ -255,12 +266,7 @@ def questions_about(project, book_text, *words, people=PEOPLE):
     project.write("data/brought/input.txt", book_text)
     project.write("data/brought/entities.json", json.dumps(people))
     printed = project.run("data/build_sft.py", "brought", "--wordings=6", *words).stdout
-    lines = [
-        line
-        for file in ("questions", "eval")
-        for line in (project.folder / f"data/brought_sft/{file}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    return printed, [json.loads(line) for line in lines]
+    return printed, [each for file in ("questions", "eval") for each in asked(project, f"brought_sft/{file}")]
 
 
 def denied_chapters(records):
@@ -300,7 +306,7 @@ def test_who_stands_in_the_prologue_is_not_said_to_come_later(project):
         "王小河最早见于楔子。",
         "李大山最早见于第一章。",
         "赵铁牛最早见于番外。",
-        "番外的标题是「灰猫」。",
+        "「灰猫」（番外）。",
     } <= answers
     assert not any(name in answer and "第五章" in answer for name in ("赵铁牛",) for answer in answers)
 
@@ -313,7 +319,7 @@ def test_chapters_that_begin_anew_in_each_volume_are_told_apart(project):
     )
     _, records = questions_about(project, book)
     answers = {record["Answer"] for record in records}
-    assert {"第一卷第二章的标题是「一之二」。", "第二卷第二章的标题是「二之二」。"} <= answers
+    assert {"「一之二」（第一卷第二章）。", "「二之二」（第二卷第二章）。"} <= answers
     assert any("第2卷第2章" in record["Question"] for record in records)
     assert not any(answer.startswith(("第一章", "第二章", "第三章")) for answer in answers)
     assert not denied_chapters(records) & {"一", "二", "三", "1", "2", "3"}
@@ -324,11 +330,9 @@ def test_a_book_without_headings_is_asked_about_without_chapters(project, beginn
     """People and sentences are; no answer and no question speaks of a chapter, and it is said."""
     printed, records = questions_about(project, beginning + SCENE.format("李大山", "王小河"))
     assert "no chapters" in printed and "--heading=REGEX" in printed
-    assert any(
-        record["Kind"] == "sentence" and record["Answer"].startswith("李大山最早见于这一句：「") for record in records
-    )
+    assert any(r["Kind"] == "sentence" and re.fullmatch("「.*李大山.*」。", r["Answer"]) for r in records)
     assert any("书中没有这个人" in record["Answer"] for record in records)
-    assert not any(re.search("[回章]", r["Question"] + r["Answer"]) for r in records)
+    assert not any(re.search("[回章]", r["Question"] + r["Answer"]) for r in records if r["Kind"] not in BESIDE)
 
 
 def test_headings_of_ones_own_are_told_by_an_expression(project):
@@ -336,7 +340,7 @@ def test_headings_of_ones_own_are_told_by_an_expression(project):
     book = "".join(f"{n}.题{n}\n{SCENE.format('李大山', '王小河')}" for n in range(1, 6))
     printed, records = questions_about(project, book, "--heading=[0-9]+")
     assert "5 chapters, 第1章 to 第5章" in printed
-    assert "第3章的标题是「题3」。" in {record["Answer"] for record in records}
+    assert "「题3」（第3章）。" in {record["Answer"] for record in records}
     assert "no regular expression" in project.fails("data/build_sft.py", "brought", "--heading=(")
     assert "no line of the book" in project.fails("data/build_sft.py", "brought", "--heading=Chapter")
 

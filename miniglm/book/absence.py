@@ -43,7 +43,8 @@ class Absence:
         full_names = (
             name[:family] + alias for name, aliases in people.items() for alias in aliases for family in (1, 2)
         )
-        self.text = compact(text + "\n" + "\n".join(full_names))  # 赵子龙 is there where 赵云 and 子龙 are
+        self.full_names = compact("\n".join(full_names))
+        self.text = compact(text) + self.full_names  # 赵子龙 is there where 赵云 and 子龙 are
         numbers = [section.number for section in sections if section.number is not None]
         # Of all that may be a chapter; a gap between two is a heading that was not recognised.
         self.numbers = numbers_named(text) | set(range(max(numbers, default=0) + 1))

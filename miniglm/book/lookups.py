@@ -14,8 +14,10 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from miniglm.asking import EARLIEST, in_both, meanings
 from miniglm.book.absence import FAMILIES, GIVEN, Absence
-from miniglm.passages import EARLIEST, Passages, Place, meanings
+from miniglm.passages import Passages, Place
+from miniglm.reader import MOST_READ, BookReader, shown
 
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
     "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 "
@@ -35,7 +37,7 @@ def asked_words(question: str, subjects: Sequence[str]) -> list[str]:
     """
     places = {question.find(subject): subject for subject in subjects if subject in question}
     covered = [(start, start + len(word)) for start, word in places.items()]
-    known = sorted({*meanings(), *EARLIEST.pattern.split("|")}, key=len, reverse=True)
+    known = sorted({*meanings(), *in_both(EARLIEST)}, key=lambda word: (-len(word), word))
     for word in known:
         for match in re.finditer(re.escape(word), question):
             inside = any(match.start() < stop and start < match.end() for start, stop in covered)
@@ -54,15 +56,15 @@ def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: s
         "messages": [
             {"role": "user", "content": question},
             {"role": "search", "content": json.dumps(list(call), ensure_ascii=False)},
-            {"role": "return", "content": json.dumps([place.record for place in found], ensure_ascii=False)},
+            {"role": "return", "content": shown(found)},
             {"role": "assistant", "content": answer},
         ],
     }
 
 
-def sayable(passages: Passages, question: str, call: Sequence[str]) -> bool:
+def sayable(reader: BookReader, question: str, call: Sequence[str]) -> bool:
     """Whether the grammar of calls lets the words of a call be said to a question."""
-    starts, stops = map(set, passages.edges(question))
+    starts, stops = map(set, reader.edges(question))
     return all(
         any(match.start() in starts and match.end() in stops for match in re.finditer(re.escape(word), question))
         for word in call
@@ -70,8 +72,8 @@ def sayable(passages: Passages, question: str, call: Sequence[str]) -> bool:
 
 
 def telling(found: Sequence[Place], keys: Sequence[str]) -> Place | None:
-    """The first place that holds all of some keys."""
-    return next((place for place in found if all(key in place.record for key in keys)), None)
+    """The first place, of those that the model reads, that holds all of some keys."""
+    return next((place for place in found[:MOST_READ] if all(key in place.record for key in keys)), None)
 
 
 class Inventor:
@@ -94,16 +96,16 @@ class Inventor:
         name = self.name(rng)
         known = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
         messages = [{**message, "content": known.sub(name, message["content"])} for message in talk["messages"]]
-        return {**talk, "messages": messages}
+        return {**talk, "messages": messages, "Invented": name}
 
 
-def open_lookups(passages: Passages, inventor: Inventor, rng: Random) -> Iterator[dict]:
+def open_lookups(reader: BookReader, inventor: Inventor, rng: Random) -> Iterator[dict]:
     """Talks about sentences of the book, in random order without an end."""
-    templates = OPEN_QUESTIONS.split()
+    passages, templates = reader.passages, OPEN_QUESTIONS.split()
     numbers = [
         number
         for number, sentence in enumerate(passages.sentences)
-        if sentence.place and 10 <= len(sentence.text) <= 80 and sentence.people
+        if sentence.place and 10 <= len(sentence.text) <= 80 and (sentence.people or not passages.people)
     ]
     for _ in range(100 * len(numbers)):
         number = rng.choice(numbers)
@@ -123,10 +125,10 @@ def open_lookups(passages: Passages, inventor: Inventor, rng: Random) -> Iterato
         question = template.format(x=x, c=piece)
         call = [x, piece] if "{x}" in template else [piece]
         found = passages.search(call)
-        place = next((each for each in found if each.number == number), None)
+        place = next((each for each in found[:MOST_READ] if each.number == number), None)
         if not place:
             continue
-        if not sayable(passages, question, call):
+        if not sayable(reader, question, call):
             continue
         talk = lookup(question, call, found, place.answer)
         person = passages.person(x)

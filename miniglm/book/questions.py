@@ -14,7 +14,7 @@ from miniglm.book.sections import Section
 from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
-from miniglm.passages import Passages
+from miniglm.reader import BookReader
 from miniglm.search import search
 
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
@@ -35,7 +35,7 @@ class Book:
     people: dict[str, list[str]]  # {name: other names}, the best known first
     absence: Absence
     words: Words
-    passages: Passages
+    reader: BookReader
     talk: SmallTalk
 
     def ask(self, fact, rng: Random) -> list[str]:
@@ -58,11 +58,11 @@ class Book:
         """
         subjects = [x for x in (*fact["x"], fact.get("y")) if x and x in question]
         call = asked_words(question, subjects)
-        found = self.passages.search(call)
+        found = self.reader.passages.search(call)
         if fact["kind"] == "absent" or self.words.absent in fact["Answer"]:
-            sure = not found and sayable(self.passages, question, call)
+            sure = not found and sayable(self.reader, question, call)
             return lookup(question, call, [], fact["Answer"], "absent") if sure else None
-        if not sayable(self.passages, question, call):
+        if not sayable(self.reader, question, call):
             return None
         for key in filter(None, (fact["Key"], fact.get("look_key"), fact.get("quote"))):
             if place := telling(found, key if isinstance(key, list) else [key]):
@@ -87,7 +87,7 @@ class Shares:
     wordings: int = 2  # questions for each fact that is learnt by heart; more for some, see OFTEN and MORE_WORDINGS
     absent: float = 0.4  # about what the book does not have, as a share of the questions about facts
     unseen: float = 0.03  # of the people, pairs and chapters, of which nothing is trained
-    small_talk: int = 1200  # courtesies, and as many about what is beyond the book
+    small_talk: int = 1500  # about what is beyond the book, and half as many courtesies
     lookups: int = 1500  # about sentences of the book
     follow_ups: int = 800  # talks of several turns
     evaluated: int = 400  # of each group in eval.jsonl
@@ -117,13 +117,14 @@ def book_records(
         for kind, drawn in (("greeting", book.talk.courtesies(rng)), ("beyond", book.talk.beyonds(rng))):
             said = {typed: (answer, held) for typed, answer, held in islice(drawn, 4 * shares.small_talk)}
             trained = [record(typed, answer, kind) for typed, (answer, held) in said.items() if not held]
-            training += at_most(shares.small_talk, trained, rng)
+            count = shares.small_talk if kind == "beyond" else shares.small_talk // 2
+            training += [looked_into(book, each) for each in at_most(count, trained, rng)]
             evaluation[kind] = [
                 record(typed, answer, kind, Key="", Group=kind) for typed, (answer, held) in said.items() if held
             ]
     if shares.lookups:
-        inventor = Inventor(list(book.people), book.absence, book.passages)
-        training += list(islice(open_lookups(book.passages, inventor, rng), shares.lookups))
+        inventor = Inventor(list(book.people), book.absence, book.reader.passages)
+        training += list(islice(open_lookups(book.reader, inventor, rng), shares.lookups))
         training += told_lookups(book, held_out, inventor, rng)
     if shares.follow_ups and book.people:
         training += list(islice(follow_ups(book, held_out, rng), shares.follow_ups))
@@ -208,6 +209,18 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
     return training, reworded, evaluation
 
 
+def looked_into(book: Book, each: dict) -> dict:
+    """A record about what is beyond the book; where it names somebody, as a talk in which the book is looked into."""
+    question, answer = each["Question"], each["Answer"]
+    named = book.reader.passages.names.findall(question)
+    if each["Kind"] != "beyond" or not named:
+        return each
+    call = asked_words(question, named)
+    if not sayable(book.reader, question, call):
+        return each
+    return lookup(question, call, book.reader.passages.search(call), answer, "beyond")
+
+
 def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> list[dict]:
     """Talks about what the book tells of people in passing, in many wordings.
 
@@ -232,8 +245,8 @@ def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> 
                 about = {**fact, "about": "", "x": [rng.choice(others)]}
                 question = book.words.as_typed(rng.choice(book.ask(about, rng)), rng)
                 call = asked_words(question, [x for x in (*about["x"], fact.get("y")) if x and x in question])
-                if sayable(book.passages, question, call) and not book.passages.telling(call):
-                    found = book.passages.search(call)
+                if sayable(book.reader, question, call) and not book.reader.passages.telling(call):
+                    found = book.reader.passages.search(call)
                     talks.append(lookup(question, call, found, book.talk.beyond, "untold"))
     return talks
 

@@ -144,11 +144,11 @@ class SmallTalk:
         english = [each for part in re.split(r"(?<=[?).}]) (?=[(\w])", SENTENCES) for each in alternatives(part)]
         while True:
             draw = rng.random()
-            if draw < 0.24:
+            if draw < 0.2:
                 typed = self.noise(rng)
-            elif draw < 0.36:
+            elif draw < 0.4:
                 typed = rng.choice(alternatives(templates[-1]))
-            elif draw < 0.42:
+            elif draw < 0.46:
                 typed = rng.choice(english).replace("{p}", "Zhao Yun").replace("\\", "")
             else:
                 template = rng.choice(alternatives(rng.choice(templates))).replace("\\", "")

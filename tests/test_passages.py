@@ -1,0 +1,88 @@
+"""Looking into the book: what is found of the real one, and what is said of what it does not have."""
+
+import json
+
+import pytest
+
+from miniglm.passages import Passages
+from miniglm.reader import BookReader
+
+
+@pytest.fixture(scope="module")
+def book(project):
+    """The real book's Passages."""
+    return Passages.load(project.folder / "data/sanguo_sft")
+
+
+FOUND = [  # words of a call, what the first place tells, and where it is
+    (["曹操", "小名"], "小字阿瞒", "第一回"),
+    (["周瑜", "老婆"], "小乔", "第四十四回"),
+    (["孙权", "父亲"], "孙坚", "第七回"),
+    (["张飞", "武器"], "丈八", "第一回"),
+    (["诸葛亮", "哪里人"], "琅琊", "第三十六回"),
+    (["貂蝉", "最早"], "貂蝉", "第八回"),
+    (["空城计"], "武侯弹琴退仲达", "第九十五回"),
+    (["宁教我负天下人"], "操曰：“宁教我负天下人", "第四回"),
+    (["第50回"], "诸葛亮智算华容", "第五十回"),
+    (["第一章"], "宴桃园豪杰三结义", "第一回"),
+    (["最后一回"], "三分归一统", "第一百二十回"),
+    (["张非", "字"], "字翼德", "第一回"),  # sounds like 张飞
+    (["liubei"], "姓刘名备", "第一回"),
+]
+
+
+@pytest.mark.parametrize("words, told, chapter", FOUND, ids=lambda value: "".join(value) if value else "")
+def test_what_is_asked_for_is_found(book, words, told, chapter):
+    """The first place tells it, word for word, and says who is meant by a name that is not the usual one."""
+    place = book.search(words)[0]
+    assert told in place.quote and place.chapter == chapter
+    assert place.quote in book.sentences[place.number].text and place.quote[:8] in place.text
+    assert all(written in place.quote and person in book.people for written, person in place.who.items())
+
+
+def test_a_name_that_is_not_the_usual_one_is_explained(book):
+    """操 is 曹操 in that sentence; 飞马 is nobody."""
+    assert book.search(["宁教我负天下人"])[0].where == "第四回，操：曹操"
+    flying = [each for each in book.sentences if "飞马" in each.text and "飞" in each.who]
+    assert not any(each.text.count("飞") == each.text.count("飞马") for each in flying)
+
+
+def test_at_most_three_places_are_given(book):
+    """However many words there are."""
+    assert len(book.search(["曹操", "刘备", "孙权", "死", "杀"])) == 3
+
+
+@pytest.mark.parametrize("words", [["贾宝玉"], ["林黛玉", "字"], ["刘备", "贾宝玉", "关系"], ["第二百回"], [], [""]])
+def test_who_is_not_there_is_not_found(book, words):
+    """Nor is a chapter that is not there, nor nothing."""
+    assert book.search(words) == []
+
+
+def test_nobody_who_is_in_the_book_is_missing(book):
+    """By none of their names, in either script, nor across the end of a line."""
+    names = [name for names in book.people.values() for name in names]
+    assert len(names) > 1000 and not any(map(book.is_missing, names))
+    assert not book.is_missing("張飛") and not book.is_missing("赵子龙") and book.is_missing("贾宝玉")
+
+
+def test_it_is_kept_and_read_back(book, tmp_path):
+    """All of it; and a file that is cut off is told."""
+    book.save(tmp_path)
+    again = Passages.load(tmp_path)
+    assert (again.sentences, again.people, again.forms) == (book.sentences, book.people, book.forms)
+    assert again.search(["关羽", "死"]) == book.search(["关羽", "死"])
+    rows = (tmp_path / "book.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {"chapter", "place", "text"} <= json.loads(rows[5]).keys()
+
+
+def test_a_call_holds_whole_words(book):
+    """What may be called for in a question: names and what is unknown, between the words of a question."""
+    reader = BookReader(book)
+    for question, words in (
+        ("请问孙悟空是谁？", {"孙悟空"}),
+        ("关于是谁", {"关于"}),
+        ("告诉我，司马懿的儿子叫什么？", {"司马懿", "儿子"}),
+        ("？", set()),
+    ):
+        starts, stops = reader.edges(question)
+        assert {question[a:b] for a, b in zip(starts, stops)} == words
