@@ -27,14 +27,17 @@ out_dir: FilePath = "out"  # the trained models are written below it
 # -----------------------------------------------------------------------------
 
 QUESTIONS = [
-    "张飞字什么？",
-    "谁字孔明？",
+    "你好呀！",
     "赵云是谁？",
-    "请问黄忠的表字是什么？",
-    "第一百零六回的回目是什么？",
-    "“诸葛亮舌战群儒”是第几回？",
+    "谁字孔明？",
+    "夏侯渊死在谁手里？",
+    "关云长用的是什么刀",
+    "马超的爹叫什么",
+    "草船借箭是哪一回？",
+    "第一百零六回讲的是什么？",
     "最早同时写到曹操和许褚的是哪一句？",
-    "书中出现最多的三个人物是谁？",
+    "鲁智深是谁？",
+    "今天天气怎么样？",
 ]
 
 configure(globals(), positional="what")
@@ -53,9 +56,9 @@ NOVEL = {  # directory: the commands that fill it
 }
 CHAT = {
     "data/sanguo_sft": [
-        "data/build_sft.py sanguo",
+        "data/build_sft.py sanguo --natural=tests/natural.jsonl",
         "data/prepare_sft.py data/sanguo_sft/questions.jsonl --val_file=data/sanguo_sft/val.jsonl --dataset=sanguo_sft"
-        " --tokenizer_from=data/sanguo_bpe",
+        " --tokenizer_from=data/sanguo_bpe --block_size=512",
     ],
     chat: [
         f"train.py config/demo_chat.py --out_dir={chat} --ckpt_dir={pretrained}",
@@ -68,9 +71,10 @@ CHAT = {
 REPORT = {
     "data/sanguo_report": [
         "data/build_sft.py sanguo --dataset=sanguo_report --wordings=1 --min_mentions=25 --max_pairs=60"
-        " --absent_share=0 --unseen_share=0.35 --validation=unseen --eval_questions=100",
+        " --absent_share=0 --unseen_share=0.35 --small_talk=0 --lookups=0 --follow_ups=0 --validation=unseen"
+        " --eval_questions=100",
         "data/prepare_sft.py data/sanguo_report/questions.jsonl --val_file=data/sanguo_report/val.jsonl"
-        " --dataset=sanguo_report --tokenizer_from=data/sanguo_bpe",
+        " --dataset=sanguo_report --tokenizer_from=data/sanguo_bpe --block_size=512",
     ],
     **{
         f"{out}/report-{steps}": [

@@ -155,19 +155,17 @@ def answer_all(loaded, records, eval_file, too_long):
     for number, record in enumerate(records):
         try:
             turns = record.get("Turns") or [{"role": "user", "content": record["Question"]}]
-            inputs[number] = turns
-            prompt_ids(loaded, prompt_of(loaded, turns))
+            inputs[number] = turns if loaded.book else prompt_ids(loaded, prompt_of(loaded, turns))
         except UserError as error:
             refuse(too_long != "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
     if len(inputs) < len(records):
         print(f"{len(records) - len(inputs):,} questions are too long for the model and count as wrong")
     order = sorted(inputs, key=lambda number: len(records[number]["Answer"]))  # so that a batch ends together
-    talks = [inputs[number] for number in order]
+    asked = [inputs[number] for number in order]
     if loaded.book:
-        completions = complete_with(loaded.book, loaded, talks, CHAT_TOKENS, Sampling(temperature=0))
+        completions = complete_with(loaded.book, loaded, asked, CHAT_TOKENS, Sampling(temperature=0))
     else:
-        prompts = [prompt_ids(loaded, prompt_of(loaded, turns)) for turns in talks]
-        completions = complete(loaded, prompts, CHAT_TOKENS, Sampling(temperature=0))
+        completions = complete(loaded, asked, CHAT_TOKENS, Sampling(temperature=0))
     answers = dict(zip(order, completions))
     return [answers.get(number, unread) for number in range(len(records))]
 

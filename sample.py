@@ -143,7 +143,7 @@ if start.startswith("FILE:"):
     talks = read_prompts(Path(start.removeprefix("FILE:")).expanduser())
 else:
     talks = [[{"role": "user", "content": start or ("张飞是谁？" if loaded.chat else "却说")}]]
-inputs = [prompt_ids(loaded, prompt_of(loaded, talk)) for talk in talks]
+inputs = [] if tool else [prompt_ids(loaded, prompt_of(loaded, talk)) for talk in talks]
 prompts = ["\n".join(turn["content"] for turn in talk) for talk in talks]
 between = "\n" if loaded.chat else ""  # a question and its answer; a beginning and how it goes on
 if len(prompts) == num_samples == 1 and not save_path:

@@ -1,4 +1,4 @@
-# The demo's second half: the same model learns to answer questions about the book, in six and a half minutes on two cores.
+# The demo's second half: the same model learns to answer questions about the book, in 6.5 minutes on two CPU cores.
 out_dir = "out/demo-chat"
 ckpt_dir = "out/demo-pretrain"
 dataset = "sanguo_sft"

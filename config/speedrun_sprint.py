@@ -6,3 +6,4 @@ max_iters = 430
 dropout = 0.0
 eval_interval = 100_000  # at the end alone
 log_interval = 20
+block_size, batch_size = 256, 8  # as the record was set

@@ -5,3 +5,4 @@ fit_minutes = 10.0
 dropout = 0.15
 eval_interval = 100_000  # at the end alone
 log_interval = 20
+block_size, batch_size = 256, 8  # as the record was set

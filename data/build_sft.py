@@ -29,15 +29,15 @@ from miniglm.book.episodes import EPISODES
 from miniglm.book.facts import book_facts, read_list
 from miniglm.book.indexing import passages_of
 from miniglm.book.known import KNOWN, read_about
+from miniglm.book.passages import Forms
 from miniglm.book.questions import Book, Shares, book_records, without_denials
+from miniglm.book.reader import BookReader
 from miniglm.book.sections import chinese_number, describe, read_book, unit_of
 from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import Words
 from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, write_whole
 from miniglm.metrics import read_questions
-from miniglm.passages import Forms
-from miniglm.reader import BookReader
 from miniglm.typed import script_of
 
 # -----------------------------------------------------------------------------

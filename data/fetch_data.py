@@ -23,6 +23,7 @@ import urllib3
 from tqdm import tqdm
 
 from configurator import Bounds, FilePath, configure
+from miniglm.book.known import KNOWN
 from miniglm.book.source import decode, inside_licence, text_of, without_licence, without_lost
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
@@ -222,6 +223,8 @@ def write_book(name, text):
     path = Path("data", name, "input.txt")
     with write_whole(path) as file:
         file.write(text.rstrip("\n") + "\n")
+    if name in KNOWN:  # what the text does not say of itself
+        write_json(path.with_name("about.json"), KNOWN[name])
     print(f"{path}: {len(text):,} characters, sha256 {sha256(path)[:12]}…")
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import Bounds, FilePath, configure
+from miniglm.book.passages import copy_book
 from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
-from miniglm.passages import copy_book
 from miniglm.records import BadRecord, Turn, as_text, fields_of, plain, quoted, read_records, turns_of
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer, read_config

@@ -4,9 +4,11 @@ The ground             errors  streams  files  json_stream  proxy  retry  machin
 Text and token ids     tokenizer  wordpiece  vocabulary  typed  conversation  records
 Models on disk         families  lora  checkpoint  hf  origin
 Training               batch  objectives  optimizers  run  replay
-Generating             decoding  chat  search
+Generating             decoding  grammar  chat  search
 Judging                metrics  plots  report
-Questions on a book    book/  source  sections  facts  absence  wordings  questions  llm
+A book is read         book/  source  sections  mentions  relations  episodes  known  facts
+ asked about           book/  wordings  absence  smalltalk  lookups  questions  llm
+ looked into           book/  asking  quoting  passages  indexing  reader
 
 Arrows run one way: model.py, then this package, then configurator.py and data_utils.py, then the scripts.
 """

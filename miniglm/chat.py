@@ -7,18 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from miniglm.book.passages import Place
+from miniglm.book.reader import BookReader
 from miniglm.conversation import LEARNED, MARKERS, Messages, encode_conversation, encode_prompt, normalised
 from miniglm.decoding import Sampling, beam_search, filter_logits, generate
 from miniglm.errors import UserError, refuse
 from miniglm.grammar import Grammar, Guide, Trie
 from miniglm.origin import Loaded
-from miniglm.passages import Place
-from miniglm.reader import BookReader
 from miniglm.tokenizer import Tokenizer
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
 BATCH = 64  # prompts answered at once
 MOST_CALLS = 3  # of the search in one answer
+
+
+class TooLong(UserError):
+    """A conversation that leaves no room in the block."""
 
 
 class Completion(NamedTuple):
@@ -82,11 +86,9 @@ def prompt_ids(loaded: Loaded, prompt: str | Messages, choosing: bool = False) -
     empty = not messages or not messages[-1]["content"]
     refuse(empty, "the question is empty", "ask something (--start=QUESTION)")
     ids = encode_conversation(tokenizer, messages)[0] if choosing else encode_prompt(tokenizer, messages)
-    refuse(
-        len(ids) >= block_size,
-        f"the question and what goes with it are {len(ids)} tokens long, the model reads {block_size - 1}",
-        "ask a shorter one, or show fewer turns or records",
-    )
+    if len(ids) >= block_size:
+        long = f"the question and what goes with it are {len(ids)} tokens long, the model reads {block_size - 1}"
+        raise TooLong(long, "ask a shorter one, or show fewer turns or records")
     return ids
 
 
@@ -112,7 +114,9 @@ def stream(
 
 
 class Tool(Protocol):
-    """Where a model may look something up before it answers: a table (search.py) or a book (reader.py)."""
+    """Where a model may look something up before it answers: a table (search.py) or a book (book/reader.py)."""
+
+    beyond: str  # what is said where the question is too long to read; "" tells the user
 
     def look(self, call: str) -> tuple[str, list]:
         """(what a call found, as the model reads it, the Places in a book)."""
@@ -147,12 +151,21 @@ def answer_with(
     }
     for calls in range(MOST_CALLS + 1):
         choosing = calls < MOST_CALLS  # after so many searches it must answer
-        numbers = list(open_talks)
-        prompts = [prompt_ids(loaded, open_talks[number], choosing) for number in numbers]
+        prompts = {}
+        for number, messages in open_talks.items():
+            try:
+                prompts[number] = prompt_ids(loaded, messages, choosing)
+            except TooLong:
+                if not tool.beyond:
+                    raise
+                yield [Said(number, "assistant", tool.beyond, 0)]
+        if not prompts:
+            return
+        numbers = list(prompts)
         guides = [guide_of(loaded, grammars.get(number)) if choosing else None for number in numbers]
         roles: dict[int, str | None] = dict.fromkeys(numbers, None if choosing else "assistant")
         said = dict.fromkeys(numbers, "")
-        for pieces in stream(loaded, prompts, max_new_tokens, sampling, guides):
+        for pieces in stream(loaded, list(prompts.values()), max_new_tokens, sampling, guides):
             step = []
             for number, piece in zip(numbers, pieces):
                 if piece is None:
@@ -299,20 +312,21 @@ def complete_with(
     completions = []
     for start in range(0, len(talks), BATCH):
         batch, started = talks[start : start + BATCH], time.perf_counter()
-        texts, calls, tokens = [""] * len(batch), [""] * len(batch), [0] * len(batch)
+        texts, calls, tokens, spoken = [""] * len(batch), [""] * len(batch), [0] * len(batch), [0] * len(batch)
         places: list[Sequence] = [()] * len(batch)
         for step in answer_with(tool, loaded, batch, max_new_tokens, sampling):
             for number, role, text, count, found in step:
                 tokens[number] += count
                 if role == "assistant":
                     texts[number] += text
+                    spoken[number] += count
                 elif role == "search":
                     calls[number] += text
                 else:
                     places[number] = found
         seconds = (time.perf_counter() - started) / len(batch)
         for number in range(len(batch)):
-            ended = tokens[number] < max_new_tokens
+            ended = spoken[number] < max_new_tokens - LONGEST_MARKER
             told = (texts[number], tokens[number], ended, seconds, calls[number], places[number])
             completions.append(Completion(*told))
     return completions

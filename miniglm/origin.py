@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from miniglm.book.passages import Passages
+from miniglm.book.reader import BookReader
 from miniglm.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -30,8 +32,6 @@ from miniglm.hf import is_hf, read_hf
 from miniglm.lora import Adapter, attach, digest, merged, read_adapter, stands_on
 from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype
 from miniglm.parallel import Group
-from miniglm.passages import Passages
-from miniglm.reader import BookReader
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
 from model import GLMConfig, MiniGLM

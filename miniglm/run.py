@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from miniglm.book.passages import copy_book
 from miniglm.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -33,7 +34,6 @@ from miniglm.machine import peak_memory
 from miniglm.optimizers import Optimizers, Schedule
 from miniglm.origin import Start, trains
 from miniglm.parallel import Group
-from miniglm.passages import copy_book
 from miniglm.vocabulary import fingerprint
 
 TIMED_STEPS = 20  # tell how many fit into --fit_minutes

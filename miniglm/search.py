@@ -20,6 +20,8 @@ def read_table(path) -> list[dict]:
 class Table:
     """A table as a tool, see chat.py: any call is allowed, and any answer."""
 
+    beyond = ""
+
     def __init__(self, records: list[dict]):
         self.records = records
 

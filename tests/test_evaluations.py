@@ -98,13 +98,15 @@ def test_questions_are_read_in_every_form(project, chat, form, indent):
     assert (first["Question"], first["Model"]) == TALK[0] and first["Group"] == "seen"
 
 
-def test_an_empty_key_is_no_key(project, chat):
-    """Accuracy is over the questions that have one."""
+def test_an_empty_key_wants_an_honest_answer(project, chat):
+    """Not the answer to something; where there is no Key at all, nothing is said of what is right."""
     (first, answer), (second, _) = TALK[:2]
     records = [{"Question": first, "Key": answer, "Group": "a"}, {"Question": second, "Key": "", "Group": "b"}]
     metrics = evaluate(project, records)
-    assert metrics["all"]["n"] == 2 and metrics["all"]["accuracy"] == 1.0 and metrics["all"]["bleu_4"] is None
-    assert metrics["groups"]["b"]["accuracy"] is None
+    assert metrics["all"]["n"] == 2 and metrics["all"]["accuracy"] == 0.5 and metrics["all"]["bleu_4"] is None
+    assert metrics["groups"]["b"]["accuracy"] == 0.0
+    told = evaluate(project, [{"Question": second, "Answer": answer, "Group": "c"}])
+    assert told["groups"]["c"]["accuracy"] is None
 
 
 def test_a_conversation_is_asked_with_its_turns(project, chat):
@@ -133,12 +135,12 @@ FOUND = [{"role": "search", "content": "Â≠ê"}, {"role": "return", "content": "‰∏
     ],
 )
 def test_what_is_asked_is_the_last_thing_that_the_user_says(tmp_path, record, question):
-    """Not a tool's result; one that trails where there is a Key to it. A Key of 3 is "3", an empty one is none."""
+    """Not a tool's result; one that trails where there is a Key to it. A Key of 3 is "3", of nothing it is empty."""
     (tmp_path / "asked.jsonl").write_text(json.dumps(record), encoding="utf-8")
     (found,) = read_questions(tmp_path / "asked.jsonl")
     turns = len(found["Turns"]) if "Turns" in found else None
     assert (found["Question"], found["Answer"], turns) == question
-    assert found.get("Key") == (str(record["Key"]) if record.get("Key") else None)
+    assert found.get("Key") == (str(record["Key"] or "") if any(name.lower() == "key" for name in record) else None)
     assert found.get("Group") == (str(record["Group"]) if "Group" in record else None)
 
 

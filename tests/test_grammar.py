@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from miniglm.book.quoting import clause_edges
 from miniglm.grammar import Grammar, Guide, Trie
-from miniglm.quoting import clause_edges
 from miniglm.vocabulary import load_tokenizer
 
 QUOTE = "云长斩颜良于马下，良军大败；操曰：“真神人也。"

@@ -14,6 +14,7 @@ from miniglm.metrics import (
     copied_share,
     distinct,
     interval,
+    is_right,
     loops,
     ppmd,
     rouge_l,
@@ -108,3 +109,27 @@ def test_answers_are_scored_and_summed_up():
     assert metrics["copied_share"] == pytest.approx((1 + 1 / 6 + 1 / 3) / 3)  # all; 。; 「
     low, high = metrics["intervals"]["exact_match"]
     assert 0 < low < 1 / 3 < high < 1
+
+
+PEOPLE = {"诸葛亮": ["诸葛亮", "孔明"], "刘备": ["刘备", "玄德"]}
+RIGHT = [  # what is asked for, the answer, whether it is right
+    ({"Key": "诸葛亮"}, "孔明借的。", True),  # by any of their names
+    ({"Key": "诸葛亮"}, "刘备借的。", False),
+    ({"Key": ["刘备", "诸葛亮"]}, "玄德和孔明。", True),  # all of them
+    ({"Key": ["刘备", "诸葛亮"]}, "玄德。", False),
+    ({"Key": ["孙悟空", "书中没有"]}, "孙悟空，书中没有这个人。", True),
+    ({"Key": ["孙悟空", "书中没有"]}, "孙悟，书中没有这个人。", False),
+    ({"Key": ""}, "这个我答不了。可以问我书里的人。", True),
+    ({"Key": ""}, "我是一个小模型。", False),
+    ({"Key": "", "Group": "greeting"}, "我是一个小模型。", True),
+    ({"Key": "", "Group": "natural", "Kind": "greeting"}, "不客气。", True),
+    ({"Key": "", "Group": "greeting"}, "我字文若，最早见于第一回。", False),  # a fact is no courtesy
+    ({"Key": "", "Group": "greeting"}, "刘备。", False),
+    ({"Answer": "好"}, "好", None),  # nothing is said of what is right
+]
+
+
+@pytest.mark.parametrize("record, answer, right", RIGHT)
+def test_an_answer_is_right_where_it_holds_what_it_must(record, answer, right):
+    """By the Key; without one, where it says that it cannot answer, or greets back."""
+    assert is_right(answer, record, PEOPLE) is right

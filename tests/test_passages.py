@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from miniglm.passages import Passages
-from miniglm.reader import BookReader
+from miniglm.book.passages import Passages
+from miniglm.book.reader import BookReader
 
 
 @pytest.fixture(scope="module")

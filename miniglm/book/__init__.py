@@ -1,1 +1,1 @@
-"""Questions about a book: the facts that it bears out, the words to ask for them, and a language model's answers."""
+"""A book: what it bears out, how it is asked about, how it is looked into, and a language model's answers about it."""

@@ -1,4 +1,4 @@
-"""A book's sentences with who is meant in them and which facts they bear out, for miniglm/passages.py."""
+"""A book's sentences with who is meant in them and which facts they bear out, for miniglm/book/passages.py."""
 
 import re
 from collections import defaultdict
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from miniglm.book.facts import Facts
 from miniglm.book.mentions import PERSON, SENTENCE, Marked
+from miniglm.book.passages import Forms, Passages, Sentence
 from miniglm.book.relations import last_acts
 from miniglm.book.sections import Section
-from miniglm.passages import Forms, Passages, Sentence
 
 
 def passages_of(sections: Sequence[Section], known: Facts, forms: Forms, beside: str = "") -> Passages:

@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from miniglm.asking import EARLIEST, in_both, meanings
 from miniglm.book.absence import FAMILIES, GIVEN, Absence
-from miniglm.passages import Passages, Place
-from miniglm.reader import MOST_READ, BookReader, shown
+from miniglm.book.asking import EARLIEST, in_both, meanings
+from miniglm.book.passages import Passages, Place
+from miniglm.book.reader import MOST_READ, BookReader, shown
 
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
     "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 "

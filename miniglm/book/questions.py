@@ -10,11 +10,11 @@ from random import Random
 
 from miniglm.book.absence import Absence
 from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
+from miniglm.book.reader import BookReader
 from miniglm.book.sections import Section
 from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
-from miniglm.reader import BookReader
 from miniglm.search import search
 
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked

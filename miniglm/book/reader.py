@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Sequence
 
-from miniglm.asking import CHAPTER, QUESTION_WORDS, in_both, known_words
+from miniglm.book.asking import CHAPTER, QUESTION_WORDS, in_both, known_words
 from miniglm.book.mentions import any_of
+from miniglm.book.passages import Passages, Place
+from miniglm.book.quoting import clause_edges
 from miniglm.conversation import MARKERS, Messages
 from miniglm.grammar import Grammar
-from miniglm.passages import Passages, Place
-from miniglm.quoting import clause_edges
 
 MOST_WORDS = 5  # in a call
 MOST_READ = 2  # places that the model is shown; a reader is shown all
@@ -29,6 +29,7 @@ class BookReader:
 
     def __init__(self, passages: Passages):
         self.passages = passages
+        self.beyond = passages.forms.beyond
 
     def look(self, call: str) -> tuple[str, list[Place]]:
         """(what a call found, as the model reads it, the Places). The call is a JSON list of words."""

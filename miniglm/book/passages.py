@@ -22,7 +22,8 @@ import bm25s
 import numpy as np
 from pypinyin import lazy_pinyin
 
-from miniglm.asking import (
+from miniglm.book.absence import compact
+from miniglm.book.asking import (
     ASIDE,
     CHAPTER,
     LAST_CHAPTER,
@@ -34,12 +35,11 @@ from miniglm.asking import (
     meanings,
     told_by,
 )
-from miniglm.book.absence import compact
 from miniglm.book.mentions import any_of
+from miniglm.book.quoting import quoted
 from miniglm.book.sections import writings
 from miniglm.errors import UserError, refuse
 from miniglm.files import link_whole, read_json, read_json_lines, write_json, write_whole
-from miniglm.quoting import quoted
 
 SENTENCES, ABOUT = "book.jsonl", "book.json"
 MOST = 3  # places given back

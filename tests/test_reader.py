@@ -1,0 +1,97 @@
+"""The book as a tool in a talk: whatever a model prefers, its calls and what it says to them keep to what is allowed."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from miniglm.book.passages import MOST, Passages
+from miniglm.book.reader import MISSING, NAMED, BookReader
+from miniglm.chat import complete_with, sources
+from miniglm.decoding import Sampling
+from miniglm.origin import Loaded
+from miniglm.typed import Normalisation
+from miniglm.vocabulary import load_tokenizer
+from model import GLMConfig, MiniGLM
+
+ASKED = [
+    "曹操是怎么死的？",
+    "董卓被谁杀了",
+    "第一百零六回讲什么？",
+    "贾宝玉是谁？",
+    "第二百回呢？",
+    "空城計是哪一回",
+    "张非字什么？",
+    "你好！",
+    "？？？",
+    "😂😂",
+    'say "hi" to \\ me',
+    "Who is Liu Bei?",
+    "草船借箭是谁的主意" * 8,
+]
+
+
+@pytest.fixture(scope="module")
+def reader(project):
+    """The real book's BookReader."""
+    return BookReader(Passages.load(project.folder / "data/sanguo_sft"))
+
+
+@pytest.fixture(scope="module")
+def untrained(project, reader):
+    """A model that has learnt nothing, so that it prefers anything."""
+    torch.manual_seed(3)
+    tokenizer = load_tokenizer(project.folder / "data/sanguo_bpe")
+    config = GLMConfig(block_size=512, vocab_size=4096, n_layer=1, n_head=2, n_embd=32, positions="rope")
+    return Loaded(MiniGLM(config).eval(), tokenizer, True, True, {}, Normalisation("simplified"), reader)
+
+
+def test_whatever_is_preferred_nothing_is_made_up(untrained, reader):
+    """Words of a call are the question's own; a quotation is a piece of a place; who is denied is not there."""
+    talks = [[{"role": "user", "content": question}] for question in ASKED * 4]
+    said = complete_with(reader, untrained, talks, 120, Sampling(temperature=1.5, seed=5))
+    calls = [(turns[0]["content"], each) for turns, each in zip(talks, said) if each.call]
+    assert len(calls) > 10
+    kinds = set()
+    for question, each in calls:
+        question = untrained.normalisation(question)
+        words = json.loads(each.call)
+        assert words and all(word in question for word in words)
+        assert len(each.places) <= MOST and each.places == reader.passages.search(words)
+        if not each.ended:
+            continue
+        if quote := re.fullmatch("「(.+)」（(.+?)）。", each.text, re.DOTALL):
+            assert any(quote[1] in place.quote and quote[2] == place.where for place in each.places)
+            assert reader.passages.is_verbatim(quote[1])
+        elif denied := re.fullmatch("(.+?)(，书中没有这个人。|书中没有，全书共一百二十回。)", each.text):
+            assert not each.places and reader.passages.is_missing(denied[1])
+        else:
+            assert each.text in (reader.passages.forms.beyond, *(place.answer for place in each.places))
+        kinds.add(each.text[:2])
+    assert len(kinds) > 3
+
+
+@pytest.mark.parametrize(
+    "question, subject",
+    [
+        ("曹操是谁", NAMED),
+        ("第五回", NAMED),
+        ("空城计", NAMED),
+        ("林冲是谁", MISSING),
+        ("你好", ""),
+        ("今天天气怎么样", ""),
+    ],
+)
+def test_what_a_question_names(reader, question, subject):
+    """Somebody of the book, somebody else, or nobody."""
+    assert reader.subject(question) == subject
+
+
+def test_an_answer_by_heart_is_borne_out_too(reader):
+    """The places that it rests on are found; of what the book does not say there are none."""
+    (first, *_) = sources(reader, "张飞字什么？", "张飞字翼德。", ())
+    assert first.where.startswith("第一回") and "翼德" in first.text
+    assert not sources(reader, "你好", "你好，我是读过《三国演义》的小模型。", ())
+    quoted = sources(reader, "貂蝉？", "貂蝉最早见于第八回：「乃府中歌伎貂蝉也」。", ())
+    assert quoted[0].quoted and str(quoted[0]).startswith("✓ 第八回")
