@@ -94,7 +94,7 @@ absence = Absence(text, sections, people, words)
 count = chinese_number(absence.chapters) + words.unit
 whole = words.answer("absent chapter", x="", n=count) if absence.chapters else ""
 talk = SmallTalk(words, list(people), re.findall(r"\w{3,5}", text)[::20])
-forms = Forms(words.answer("absent", x=""), whole, talk.beyond)
+forms = Forms(words.answer("absent", x=""), whole, talk.beyond, list(talk.answers.values()))
 reader = BookReader(passages_of(sections, known, forms, absence.full_names))
 book = Book(sections, facts, people, absence, words, reader, talk)
 if not people:

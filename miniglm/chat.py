@@ -118,8 +118,8 @@ class Tool(Protocol):
 
     beyond: str  # what is said where the question is too long to read; "" tells the user
 
-    def look(self, call: str) -> tuple[str, list]:
-        """(what a call found, as the model reads it, the Places in a book)."""
+    def look(self, call: str, messages: Messages) -> tuple[str, list]:
+        """(what a call in a conversation found, as the model reads it, the Places in a book)."""
 
     def call_grammar(self, messages: Messages) -> Grammar | None:
         """What may be said to a conversation: an answer or a call. None: anything."""
@@ -146,9 +146,8 @@ def answer_with(
     Raises UserError where a conversation and what was found leave no room.
     """
     open_talks = dict(enumerate(talks))
-    grammars = {
-        number: tool.call_grammar(normalised(messages, loaded.normalisation)) for number, messages in open_talks.items()
-    }
+    read = {number: normalised(messages, loaded.normalisation) for number, messages in open_talks.items()}
+    grammars = {number: tool.call_grammar(messages) for number, messages in read.items()}
     for calls in range(MOST_CALLS + 1):
         choosing = calls < MOST_CALLS  # after so many searches it must answer
         prompts = {}
@@ -182,7 +181,7 @@ def answer_with(
             if roles[number] is None and said[number]:  # shorter than a marker
                 step.append(Said(number, "assistant", said[number], 0))
             elif roles[number] == "search":
-                found, places = tool.look(said[number])
+                found, places = tool.look(said[number], read[number])
                 step.append(Said(number, "return", found, 0, places))
                 asked = {"role": "search", "content": said[number]}
                 called[number] = [*open_talks[number], asked, {"role": "return", "content": found}]

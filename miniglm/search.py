@@ -25,7 +25,7 @@ class Table:
     def __init__(self, records: list[dict]):
         self.records = records
 
-    def look(self, call: str) -> tuple[str, list]:
+    def look(self, call: str, messages: Messages) -> tuple[str, list]:
         """(the records found, as JSON, no places in a book)."""
         return json.dumps(search(self.records, call), ensure_ascii=False), []
 

@@ -1,4 +1,4 @@
-"""The book as a tool in a talk: whatever a model prefers, its calls and what it says to them keep to what is allowed."""
+"""The book as a tool in a talk: whatever a model prefers, what it calls for and what it answers is allowed."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from miniglm.book.passages import MOST, Passages
-from miniglm.book.reader import MISSING, NAMED, BookReader
+from miniglm.book.reader import NAMED, TO_ASK, BookReader
 from miniglm.chat import complete_with, sources
 from miniglm.decoding import Sampling
 from miniglm.origin import Loaded
@@ -58,7 +58,7 @@ def test_whatever_is_preferred_nothing_is_made_up(untrained, reader):
         question = untrained.normalisation(question)
         words = json.loads(each.call)
         assert words and all(word in question for word in words)
-        assert len(each.places) <= MOST and each.places == reader.passages.search(words)
+        assert len(each.places) <= MOST
         if not each.ended:
             continue
         if quote := re.fullmatch("「(.+)」（(.+?)）。", each.text, re.DOTALL):
@@ -76,15 +76,17 @@ def test_whatever_is_preferred_nothing_is_made_up(untrained, reader):
     "question, subject",
     [
         ("曹操是谁", NAMED),
-        ("第五回", NAMED),
+        ("曹操字什么", NAMED),
         ("空城计", NAMED),
-        ("林冲是谁", MISSING),
+        ("曹操怎么死的", TO_ASK),
+        ("最后一回", TO_ASK),
+        ("林冲是谁", TO_ASK),
         ("你好", ""),
         ("今天天气怎么样", ""),
     ],
 )
 def test_what_a_question_names(reader, question, subject):
-    """Somebody of the book, somebody else, or nobody."""
+    """Somebody of the book, what is not learnt by heart, or nobody."""
     assert reader.subject(question) == subject
 
 

@@ -17,7 +17,7 @@ from miniglm.errors import refuse
 from miniglm.files import read_json
 
 TOWARDS = "到于往至回离在取入出奔屯守望犯攻"  # stand before a place
-COMMON_FAMILY, OFTEN_NAMED = 3, 5  # people of a surname, and mentions, from which a name is believed that does nothing
+COMMON_FAMILY, OFTEN_NAMED = 2, 5  # people of a surname, and mentions, from which a name is believed that does nothing
 FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
 # What stands before a name where a person is meant: 千万 and 浮云 are on the list of people too.
@@ -247,7 +247,7 @@ def person_facts(sections, people, courtesy, others, places, words):
             yield about_person("sentence", name, answer, quoted) | at(place, sentence, quoted)
             if zi:
                 answer, key = words.answer("introduced", x=name, zi=zi, place=place, quote=quoted), [zi, *key]
-            looked = {"look_key": zi or quoted}
+            looked = {"look_key": zi or quoted, "by_heart": bool(zi)}  # without a name of honour the book tells more
             yield about_person("who", name, answer, key) | at(place, sentence, quoted) | looked
 
 

@@ -70,6 +70,7 @@ class Place:
     quote: str  # the clauses of it that fit the question
     who: dict[str, str]  # {as written: person} of those in the quote who are not called by their first name
     counted: bool = False  # it is a sentence of ours about what was counted, and no quotation
+    told: bool = False  # it is known to tell what was asked for by a word for that: 死, 兵器
 
     @property
     def where(self) -> str:
@@ -97,6 +98,7 @@ class Forms:
     absent: str = "，书中没有这个人。"  # behind a name
     absent_chapter: str = ""  # behind a chapter's label; "" where chapters cannot be counted
     beyond: str = "这个我答不了。"  # what was not taught, or is beyond the book, and what can be asked
+    courtesies: list[str] = field(default_factory=list)  # what is said to greetings and thanks
 
 
 class Passages:
@@ -328,7 +330,8 @@ class Passages:
         wanted |= people | {written for written, person in sentence.who.items() if person in people}
         quote = quoted(sentence.text, wanted, told)
         who = {written: person for written, person in sentence.who.items() if written in quote}
-        return Place(number, sentence.chapter, self.shown(number), quote, who)
+        asked = bool(told) and any(kind in kinds_of(words) for kind, _, clauses in sentence.tells if clauses == told)
+        return Place(number, sentence.chapter, self.shown(number), quote, who, told=asked)
 
     def shown(self, number: int) -> str:
         """A sentence, with those behind it and before it in its section where it is short."""

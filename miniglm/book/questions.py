@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
+from pypinyin import lazy_pinyin
+
 from miniglm.book.absence import Absence
 from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
+from miniglm.book.passages import sound
 from miniglm.book.reader import BookReader
 from miniglm.book.sections import Section
 from miniglm.book.smalltalk import SmallTalk
@@ -22,7 +25,7 @@ HEART = "who courtesy whose alias called first chief most episode author length"
 TALKS = {"title": 4}  # talks for each fact of a kind that is looked up; of others one
 LOOKED_UP_MOST = 180  # talks trained for each kind of fact that is looked up
 TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
-UNTOLD = 0.3  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
+UNTOLD = 0.2  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
 OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
 
 
@@ -48,8 +51,14 @@ class Book:
 
     def is_by_heart(self, fact) -> bool:
         """Whether a fact is learnt by heart."""
-        about_person = fact["about"] in self.people
-        return fact["kind"] in HEART.split() and (not about_person or fact["fame"] < BY_HEART)
+        known = fact["about"] not in self.people or fact["fame"] < BY_HEART
+        return known and fact["kind"] in HEART.split() and fact.get("by_heart", True)
+
+    def told(self, fact, question: str) -> dict | None:
+        """The record that answers a question about a fact: by heart, or by looking it up; None where that fails."""
+        if self.is_by_heart(fact):
+            return record(question, fact["Answer"], fact["kind"])
+        return self.look_up(question, fact)
 
     def look_up(self, question: str, fact) -> dict | None:
         """The talk in which a question about a fact is looked up, with the Key of its answer.
@@ -89,6 +98,7 @@ class Shares:
     unseen: float = 0.03  # of the people, pairs and chapters, of which nothing is trained
     small_talk: int = 1500  # about what is beyond the book, and half as many courtesies
     lookups: int = 1500  # about sentences of the book
+    slips: int = 250  # about well-known people whose names are mistyped
     follow_ups: int = 800  # talks of several turns
     evaluated: int = 400  # of each group in eval.jsonl
 
@@ -105,7 +115,12 @@ def book_records(
     """
     subjects = list(dict.fromkeys(fact["about"] for fact in book.facts if fact["about"] and fact["kind"] != "episode"))
     held_out = set(rng.sample(subjects, round(shares.unseen * len(subjects))))
-    training, reworded, evaluation = fact_records(book, held_out, shares.wordings, rng)
+    training, reworded, groups = fact_records(book, held_out, shares.wordings, rng)
+    evaluation = {
+        group: [asked_about(book, *asked, group) for asked in at_most(shares.evaluated, groups[group], rng)]
+        for group in ("seen", "reworded", "new_wording", "typed", "unseen")
+    }
+    reworded = [each for asked in at_most(shares.evaluated, reworded, rng) if (each := book.told(*asked))]
     absent = book.absence.facts(rng)
     wanted = round(shares.absent * len(training))
     training += absent_records(book, islice(absent, wanted), rng)
@@ -126,11 +141,11 @@ def book_records(
         inventor = Inventor(list(book.people), book.absence, book.reader.passages)
         training += list(islice(open_lookups(book.reader, inventor, rng), shares.lookups))
         training += told_lookups(book, held_out, inventor, rng)
+        training += list(islice(slips(book, held_out, rng), shares.slips))
     if shares.follow_ups and book.people:
         training += list(islice(follow_ups(book, held_out, rng), shares.follow_ups))
     if validation == "unseen":
-        unseen = evaluation.get("unseen", [])
-        refuse(not unseen, "nothing is left unseen", "give --unseen_share more, or --validation=reworded")
+        refuse(not evaluation["unseen"], "nothing is left unseen", "give --unseen_share more, or --validation=reworded")
     asked = {bare(each["Question"]) for each in natural}
     training = [each for each in training if bare(question_in(each)) not in asked]
     table = people_table(book.facts)
@@ -169,44 +184,75 @@ def answer_of(record: dict) -> str:
 
 
 def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
-    """(records to be trained, the same facts in other words, {group: records to evaluate}), of all facts of a book.
+    """(records to be trained, the same facts in other words, {group: what is asked in it}), of all facts of a book.
 
     No record of the first two is about one of `held_out`. Each fact that is learnt by heart has `wordings` questions,
-    or more; the others have one talk, in which the book is looked into.
+    or more; of the others LOOKED_UP_MOST of a kind have one talk or some, in which the book is looked into. What is
+    asked is (fact, question).
     """
-    training, reworded, evaluation, looked_up = [], [], defaultdict(list), Counter()
+    training, reworded, groups, looked_up = [], [], defaultdict(list), Counter()
     for fact in rng.sample(book.facts, len(book.facts)):
         usual, new = book.ask(fact, rng), book.ask_anew(fact, rng)
-        answer, kind, by_heart = fact["Answer"], fact["kind"], book.is_by_heart(fact)
+        kind, by_heart = fact["kind"], book.is_by_heart(fact)
         if not usual or not new:
             continue
-        most = LOOKED_UP_MOST
-        if fact["about"] in held_out or not by_heart and fact["kind"] not in TOLD.split() and looked_up[kind] >= most:
-            by_group = {"unseen": usual[0]}
+        enough = not by_heart and kind not in TOLD.split() and looked_up[kind] >= LOOKED_UP_MOST
+        if fact["about"] in held_out or enough:
+            groups["unseen"].append((fact, usual[0]))
+            continue
+        often = next((times for rank, times in OFTEN if fact.get("fame", BY_HEART) < rank), 0)
+        count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else TALKS.get(kind, 1)
+        trained = [book.told(fact, book.words.as_typed(question, rng)) for question in usual[:count]]
+        trained = {question_in(each): each for each in trained if each}
+        if not trained:
+            continue  # the search does not find it
+        looked_up[kind] += not by_heart
+        training += trained.values()
+        groups["seen"].append((fact, next(iter(trained))))
+        groups["new_wording"].append((fact, new[0]))
+        groups["typed"].append((fact, book.words.typed_anew(usual[0], rng)))
+        if untrained := usual[count:]:
+            groups["reworded"].append((fact, untrained[0]))
+            reworded += [(fact, question) for question in untrained[1:2]]
+    return training, reworded, groups
+
+
+def asked_about(book: Book, fact: dict, question: str, group: str) -> dict:
+    """A record to evaluate: a question about a fact. Its Key is what the place says that the book is asked for."""
+    looked_up = None if book.is_by_heart(fact) and group != "unseen" else book.look_up(question, fact)
+    answer, key = (answer_of(looked_up), looked_up["Key"]) if looked_up else (fact["Answer"], fact["Key"])
+    return record(question, answer, fact["kind"], Key=key, Group=group)
+
+
+def slips(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
+    """Talks about well-known people whose name is mistyped as it sounds, or typed in Latin letters."""
+    alike = defaultdict(set)
+    for character in set(book.absence.characters):
+        alike[sound(character)].add(character)
+    facts = [
+        fact
+        for fact in book.facts
+        if fact["about"] in book.people and fact["about"] not in held_out and fact["fame"] < BY_HEART
+        if fact["kind"] in ("who", "courtesy", "first", "arms", "sons", "father", "death", "slain", "look", "native")
+    ]
+    for _ in range(1000 if facts else 0):
+        fact = rng.choice(facts)
+        name = fact["about"]
+        if rng.random() < 0.3:
+            slip = sound(name)
         else:
-            looked_up[kind] += not by_heart
-            often = next((times for rank, times in OFTEN if fact.get("fame", BY_HEART) < rank), 0)
-            count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else TALKS.get(kind, 1)
-            trained = list(dict.fromkeys(book.words.as_typed(question, rng) for question in usual[:count]))
-            for question in trained:
-                told = record(question, answer, kind) if by_heart else book.look_up(question, fact)
-                training += [told] if told else []
-            if not trained or not by_heart and not book.look_up(usual[0], fact):
-                continue  # the search does not find it
-            by_group = {"seen": trained[0], "new_wording": new[0], "typed": book.words.typed_anew(usual[0], rng)}
-            if untrained := usual[count:]:
-                by_group["reworded"] = untrained[0]
-                told = (
-                    record(untrained[1 % len(untrained)], answer, kind)
-                    if by_heart
-                    else book.look_up(untrained[1 % len(untrained)], fact)
-                )
-                reworded += [told] if told else []
-        for group, question in by_group.items():
-            told = None if by_heart and group != "unseen" else book.look_up(question, fact)
-            right, key = (answer_of(told), told["Key"]) if told else (answer, fact["Key"])
-            evaluation[group].append(record(question, right, kind, Key=key, Group=group))
-    return training, reworded, evaluation
+            place = rng.randrange(len(name))
+            slip = name[:place] + rng.choice(sorted(alike[sound(name[place])])) + name[place + 1 :]
+        if slip == name or book.reader.passages.person(slip) != name:
+            continue
+        question = book.words.as_typed(rng.choice(book.ask({**fact, "x": [slip]}, rng)), rng)
+        if slip.isascii() and rng.random() < 0.5:
+            question = " ".join(lazy_pinyin(question))
+            if slip not in question.replace(" ", ""):
+                continue
+            question = question.replace(" ".join(lazy_pinyin(name)), slip)
+        if told := book.look_up(question, {**fact, "x": [slip]}):
+            yield told
 
 
 def looked_into(book: Book, each: dict) -> dict:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from miniglm.book.asking import CHAPTER, QUESTION_WORDS, in_both, known_words
+from miniglm.book.asking import CHAPTER, LAST_CHAPTER, QUESTION_WORDS, in_both, kinds_of, known_words
 from miniglm.book.mentions import any_of
 from miniglm.book.passages import Passages, Place
 from miniglm.book.quoting import clause_edges
@@ -20,8 +20,8 @@ from miniglm.grammar import Grammar
 
 MOST_WORDS = 5  # in a call
 MOST_READ = 2  # places that the model is shown; a reader is shown all
-NAMED, MISSING = "named", "missing"
-UNSAID = 1  # characters of 这个我答不了 by which it is told from other answers
+NAMED, TO_ASK = "named", "to ask"
+OPENING = 2  # characters by which what is said beside the book is told from other answers
 
 
 class BookReader:
@@ -31,23 +31,28 @@ class BookReader:
         self.passages = passages
         self.beyond = passages.forms.beyond
 
-    def look(self, call: str) -> tuple[str, list[Place]]:
-        """(what a call found, as the model reads it, the Places). The call is a JSON list of words."""
-        places = self.passages.search(words_of(call))
+    def look(self, call: str, messages: Messages) -> tuple[str, list[Place]]:
+        """(what a call found, as the model reads it, the Places). The call is a JSON list of words.
+
+        Words of the last question that say what is asked for are looked for, too.
+        """
+        asking = [word for word in self.words_in(messages[-1]["content"]) if kinds_of([word])]
+        places = self.passages.search([*words_of(call), *asking])
         return shown(places), places
 
     def call_grammar(self, messages: Messages) -> Grammar:
         """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
 
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
-        Where somebody of the book is named, the first word names them, and 这个我答不了 is no answer before the book
-        was asked; where somebody is named whom the book does not have, nothing is.
+        Where somebody of the book is named, the first word names them, and neither a courtesy nor 这个我答不了 is an
+        answer before the book was asked. Where somebody is named whom the book does not have, or what is asked for is
+        not learnt by heart, nothing is.
         """
         grammar, subject = Grammar(), self.subject(messages[-1]["content"])
-        if subject != MISSING:
+        if subject != TO_ASK:
             begin = grammar.literal(grammar.start, MARKERS["assistant"])
-            if subject:
-                grammar.anything_but(begin, self.passages.forms.beyond[:UNSAID])
+            if subject == NAMED:
+                grammar.anything_but(begin, self.openings)
             else:
                 grammar.free.add(begin)
         said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
@@ -72,11 +77,15 @@ class BookReader:
         return grammar
 
     def answer_grammar(self, call: str, places: Sequence[Place]) -> Grammar:
-        """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither."""
+        """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither.
+
+        Where a place is known to tell what is asked for, that cannot be denied.
+        """
         grammar, forms = Grammar(), self.passages.forms
         begin, end = grammar.literal(grammar.start, MARKERS["assistant"]), grammar.state()
         grammar.ends.add(end)
-        grammar.join(grammar.literal(begin, forms.beyond), end)
+        if not any(place.told for place in places[:MOST_READ]):
+            grammar.join(grammar.literal(begin, forms.beyond), end)
         for place in places[:MOST_READ]:
             if place.counted:
                 grammar.join(grammar.literal(begin, place.answer), end)
@@ -90,14 +99,26 @@ class BookReader:
         return grammar
 
     def subject(self, question: str) -> str:
-        """NAMED where a question names somebody or something of the book, MISSING where it names nobody else; or ""."""
-        starts, stops = self.edges(question)
-        words = [question[start:stop] for start, stop in zip(starts, stops)]
-        known = [word for word in words if len(word) > 1 and word in self.passages.person_of]
-        if known or any(word in self.passages.episodes or self.passages.chapter_of(word) for word in words):
-            return NAMED
-        strange = (self.passages.is_like_name(word) and self.passages.is_missing(word) for word in words)
-        return MISSING if any(strange) else ""
+        """What a question names: NAMED, somebody or something of the book; TO_ASK, what must be looked up; or "".
+
+        That is a chapter, somebody whom the book does not have, and what it tells of somebody in passing.
+        """
+        book, words = self.passages, self.words_in(question)
+        known = [word for word in words if len(word) > 1 and book.person(word)]
+        chapters = [word for word in words if CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word)]
+        strange = [word for word in words if book.is_like_name(word) and book.is_missing(word)]
+        if strange or chapters and not known or known and set(kinds_of(words)) - {"courtesy"}:
+            return TO_ASK
+        return NAMED if known or any(word in book.episodes for word in words) else ""
+
+    def words_in(self, question: str) -> list[str]:
+        """The words of a question that may be called for."""
+        return [question[start:stop] for start, stop in zip(*self.edges(question))]
+
+    @functools.cached_property
+    def openings(self) -> list[str]:
+        """How begins what is said beside the book: 这个我答不了, and courtesies."""
+        return sorted({said[:OPENING] for said in (self.passages.forms.beyond, *self.passages.forms.courtesies)})
 
     @functools.cached_property
     def vocabulary(self) -> re.Pattern:
