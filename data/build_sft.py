@@ -30,7 +30,7 @@ from miniglm.book.facts import book_facts, read_list
 from miniglm.book.indexing import passages_of
 from miniglm.book.known import KNOWN, read_about
 from miniglm.book.passages import Forms
-from miniglm.book.questions import Book, Shares, book_records, without_denials
+from miniglm.book.questions import BY_HEART, Book, Shares, book_records, without_denials
 from miniglm.book.reader import BookReader
 from miniglm.book.sections import chinese_number, describe, read_book, unit_of
 from miniglm.book.smalltalk import SmallTalk
@@ -53,7 +53,7 @@ wordings: Annotated[int, Bounds(1, 6)] = 2  # questions trained for each fact; m
 absent_share: Annotated[float, Bounds(0, 0.5)] = 0.3  # so many more, about people and chapters the book does not have
 unseen_share: Annotated[float, Bounds(0, 0.5)] = 0.03  # people, pairs and chapters that no trained question is about
 validation: Literal["reworded", "unseen"] = "reworded"  # val.jsonl: trained facts in other words, or untrained facts
-small_talk: Natural = 1500  # questions about what is beyond the book, and half as many courtesies
+small_talk: Natural = 1500  # questions about what is beyond the book, and two thirds as many courtesies
 lookups: Natural = 1500  # talks in which a sentence of the book is looked for
 follow_ups: Natural = 800  # talks of several turns
 natural: FilePath = ""  # FILE.jsonl of questions that readers ask: in eval.jsonl, as the group natural, and not trained
@@ -94,7 +94,7 @@ absence = Absence(text, sections, people, words)
 count = chinese_number(absence.chapters) + words.unit
 whole = words.answer("absent chapter", x="", n=count) if absence.chapters else ""
 talk = SmallTalk(words, list(people), re.findall(r"\w{3,5}", text)[::20])
-forms = Forms(words.answer("absent", x=""), whole, talk.beyond, list(talk.answers.values()))
+forms = Forms(words.answer("absent", x=""), whole, talk.beyond, BY_HEART)
 reader = BookReader(passages_of(sections, known, forms, absence.full_names))
 book = Book(sections, facts, people, absence, words, reader, talk)
 if not people:

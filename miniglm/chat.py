@@ -124,8 +124,8 @@ class Tool(Protocol):
     def call_grammar(self, messages: Messages) -> Grammar | None:
         """What may be said to a conversation: an answer or a call. None: anything."""
 
-    def answer_grammar(self, call: str, places: Sequence) -> Grammar | None:
-        """What may be answered to what a call found. None: anything."""
+    def answer_grammar(self, call: str, places: Sequence, messages: Messages) -> Grammar | None:
+        """What may be answered to what a call in a conversation found. None: anything."""
 
 
 class Said(NamedTuple):
@@ -185,7 +185,7 @@ def answer_with(
                 step.append(Said(number, "return", found, 0, places))
                 asked = {"role": "search", "content": said[number]}
                 called[number] = [*open_talks[number], asked, {"role": "return", "content": found}]
-                grammars[number] = tool.answer_grammar(said[number], places)
+                grammars[number] = tool.answer_grammar(said[number], places, read[number])
         yield step
         open_talks = called
         if not open_talks:

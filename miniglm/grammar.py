@@ -59,27 +59,6 @@ class Grammar:
                 self.also[behind].append(end)
         return end
 
-    def anything_but(self, state: int, texts: Iterable[str]):
-        """Let anything follow a state but what begins with one of some texts, none of which begins another."""
-        free = self.state()
-        self.free.add(free)
-        by_byte = defaultdict(list)
-        for text in texts:
-            by_byte[text.encode("utf-8")[0]].append(text.encode("utf-8")[1:])
-        self._but(state, by_byte, free)
-
-    def _but(self, state: int, by_byte: dict[int, list[bytes]], free: int):
-        """The same with the texts by their first byte."""
-        self.steps[state].update({byte: [free] for byte in range(256) if byte not in by_byte})
-        for byte, rests in by_byte.items():
-            if all(rests):
-                behind = self.state()
-                self.steps[state][byte] = [behind]
-                following = defaultdict(list)
-                for rest in rests:
-                    following[rest[0]].append(rest[1:])
-                self._but(behind, following, free)
-
     def join(self, state: int, other: int):
         """Let a state be another at once."""
         self.also[state].append(other)

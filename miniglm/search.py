@@ -32,7 +32,7 @@ class Table:
     def call_grammar(self, messages: Messages) -> None:
         """Anything may be asked."""
 
-    def answer_grammar(self, call: str, places: Sequence) -> None:
+    def answer_grammar(self, call: str, places: Sequence, messages: Messages) -> None:
         """Anything may be answered."""
 
 

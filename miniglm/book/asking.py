@@ -24,7 +24,7 @@ MEANINGS = """
 爱人 娘子 配偶 妻室 成亲 结婚 夫妻 夫婿 | 妻 夫人 娶 嫁 主妇 | wife husband
 兄弟 弟弟 哥哥 弟 兄 弟兄 手足 大哥 二哥 | 弟 兄 | brothers
 结拜 结义 拜把子 义兄 义弟 | 结义 结为兄弟 | brothers
-关系 什么人 啥人 亲戚 什么亲 一家人 | 子 弟 兄 妻 父 侄 | kin sons father brothers wife
+关系 亲戚 什么亲 一家人 | 子 弟 兄 妻 父 侄 | kin sons father brothers wife
 哪里人 哪儿人 什么地方人 何处人 何地人 家乡 老家 籍贯 故乡 | 人也 人氏 | native
 祖籍 原籍 出生地 人氏 出身 来自 生长 生在 家住 从哪里来 | 人也 人氏 | native
 官 官职 职位 职务 做官 封 拜 当官 官衔 头衔 官位 什么侯 何职 | 封 拜 为 将军 太守 | office
@@ -48,9 +48,11 @@ QUESTION_WORDS = (
     "这个人 那个人 这人 那人 此人 他 她 那他 那她 哪些人 怎么回事 出自 为什么 为何 后来 最后 曾 都 也 还 又 到底 "
     "究竟 知道 认识 听说过 想 请 你好 您好 谢谢 第几回 哪一回 哪回 哪一章 第几章 哪一句 哪句 哪句话 哪一句话 原文 "
     "原句 原话 句子 引用 引出 写出 说出 列出 提到 写到 写 提 讲了 讲什么 写了 用什么 使什么 用 使 拿 算什么 算 "
-    "是什么人 什么人物 何许人 名叫 叫的 所有 主要 从 起 才有 来着 什么样的 怎么样 是不是 有没有 是哪 我 你"
+    "是什么人 什么人物 何许人 名叫 叫的 所有 主要 从 起 才有 来着 什么样的 怎么样 是不是 有没有 我 你 喜欢 应该 可以 概括 什么人 啥人"
 )
 ASIDE = "回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事"  # of a chapter, its heading tells them
+# Words of questions that ask for somebody.
+WHO = "谁 什么人 何人 人物 何许人 哪位 此人 这个人 字 表字 出场 登场 出现 提到 写到 介绍 认识 听说过 别名 又叫 还叫"
 MARKS = "，。？！：；、“”‘’「」《》…～,.?!:;\"' \u3000"
 EARLIEST = "最早 首次 第一次 最先 初次 出场 登场 露面 头一次 第1次 首先 出现"
 CHAPTER = re.compile(f"第({NUMERAL}|[0-9]+)[回章节節]")
@@ -85,6 +87,11 @@ def told_by(word: str) -> list[str]:
     return [meaning for meaning in meanings().get(word, ()) if not meaning.startswith("#")]
 
 
+def asks_who(question: str) -> bool:
+    """Whether a question asks for somebody."""
+    return any(word in question for word in in_both(f"{WHO} {EARLIEST}"))
+
+
 def asks_first(word: str) -> bool:
     """Whether a word asks where something stands first."""
     return word in in_both(EARLIEST)
@@ -99,4 +106,5 @@ def chapter_number(word: str) -> int | None:
 
 def known_words() -> set[str]:
     """All words of questions that are known, in both scripts, and marks."""
-    return {*meanings(), *in_both(EARLIEST), *in_both(ASIDE), *in_both(QUESTION_WORDS), *MARKS}
+    last = (f"{last}{link}{unit}" for last in ("最后", "末") for link in ("一", "那一", "") for unit in "回章")
+    return {*meanings(), *in_both(f"{EARLIEST} {ASIDE} {QUESTION_WORDS} {' '.join(last)}"), *MARKS}

@@ -97,7 +97,7 @@ def courtesy_names(people, text):
         for alias in aliases:
             bearers[alias].append(name)
     found = defaultdict(Counter)
-    for match in re.finditer(f"字({HANZI}{{2}})(?:，{RENAMED}({HANZI}{{2}}))?(?=[，。；：、”])", text):
+    for match in re.finditer(f"字({HANZI}{{2}})(?:，{RENAMED}({HANZI}{{2}}))?(?=[，。；：、”也者])", text):
         zi = match[2] or match[1]  # 关羽，字长生，后改云长
         before = text[max(0, match.start() - 14) : match.start()].removesuffix("，")
         introduced = re.search(rf"姓({HANZI}{{1,2}})，?名({HANZI}{{1,2}})$", before)
@@ -405,6 +405,6 @@ def book_facts(
     ranks = {person: rank for rank, person in enumerate(people)}
     for fact in facts:
         fact["fame"] = ranks.get(fact["about"], len(ranks))
-        if fact["fame"] < FAMOUS and fact["x"] == [fact["about"]]:
+        if fact["about"] in ranks and fact["fame"] < FAMOUS and fact["x"] == [fact["about"]]:
             fact["x"] = names_of[fact["about"]]
     return Facts(facts, people, spellings, texts)

@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 from pypinyin import lazy_pinyin
 
-from miniglm.book.absence import compact
+from miniglm.book.absence import FAMILIES, compact
 from miniglm.book.asking import (
     ASIDE,
     CHAPTER,
@@ -98,7 +98,7 @@ class Forms:
     absent: str = "，书中没有这个人。"  # behind a name
     absent_chapter: str = ""  # behind a chapter's label; "" where chapters cannot be counted
     beyond: str = "这个我答不了。"  # what was not taught, or is beyond the book, and what can be asked
-    courtesies: list[str] = field(default_factory=list)  # what is said to greetings and thanks
+    by_heart: int = 0  # people, the best known, of whom the model has learnt something by heart
 
 
 class Passages:
@@ -217,8 +217,8 @@ class Passages:
 
     @functools.cached_property
     def families(self) -> set[str]:
-        """The surnames of the people."""
-        return {name[: 2 if len(name) > 3 else 1] for name in self.people}
+        """The surnames of the people, and those of our time."""
+        return {name[: 2 if len(name) > 3 else 1] for name in self.people} | set(FAMILIES)
 
     def is_like_name(self, word: str) -> bool:
         """Whether a word looks like somebody's name."""
@@ -243,7 +243,7 @@ class Passages:
         if any(CHAPTER.fullmatch(word) and not self.chapter_of(word) for word in words):
             return []
         rest = [word for word in words if not self.person(word) and not self.chapter_of(word)]
-        if chapters and not people and all(word in in_both(ASIDE) for word in rest):
+        if chapters and not people and all(word in in_both(ASIDE) or asks_first(word) for word in rest):
             return [place for chapter in chapters for place in self.of_chapter(chapter, words)][:MOST]
         if any(map(asks_first, rest)) and (people or len(rest) > 1):
             found = self.earliest(people, [word for word in rest if not asks_first(word)])
@@ -269,7 +269,7 @@ class Passages:
             return (["pair"] if len(people) > 1 else ["sentence", "first"]), subjects
         kinds = kinds_of(rest)
         if people and not kinds and all(word in in_both(f"{ASIDE} {QUESTION_WORDS}") for word in rest):
-            kinds = ["pair", "kin"] if len(people) > 1 else ["courtesy", "who", "sentence"]
+            kinds = ["kin", "pair"] if len(people) > 1 else ["courtesy", "who", "sentence"]
         return [*kinds, "episode"], [*subjects, *rest]
 
     def telling(self, words: Sequence[str]) -> list[int]:

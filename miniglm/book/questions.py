@@ -26,7 +26,10 @@ TALKS = {"title": 4}  # talks for each fact of a kind that is looked up; of othe
 LOOKED_UP_MOST = 180  # talks trained for each kind of fact that is looked up
 TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
 UNTOLD = 0.2  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
-OFTEN = ((30, 8), (BY_HEART, 4))  # questions trained for each fact about a person of such a rank; more for better known
+OFTEN = (
+    (30, 12),
+    (BY_HEART, 4),
+)  # questions trained for each fact about a person of such a rank; more for better known
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Shares:
     wordings: int = 2  # questions for each fact that is learnt by heart; more for some, see OFTEN and MORE_WORDINGS
     absent: float = 0.4  # about what the book does not have, as a share of the questions about facts
     unseen: float = 0.03  # of the people, pairs and chapters, of which nothing is trained
-    small_talk: int = 1500  # about what is beyond the book, and half as many courtesies
+    small_talk: int = 1500  # about what is beyond the book, and two thirds as many courtesies
     lookups: int = 1500  # about sentences of the book
     slips: int = 250  # about well-known people whose names are mistyped
     follow_ups: int = 800  # talks of several turns
@@ -132,7 +135,7 @@ def book_records(
         for kind, drawn in (("greeting", book.talk.courtesies(rng)), ("beyond", book.talk.beyonds(rng))):
             said = {typed: (answer, held) for typed, answer, held in islice(drawn, 4 * shares.small_talk)}
             trained = [record(typed, answer, kind) for typed, (answer, held) in said.items() if not held]
-            count = shares.small_talk if kind == "beyond" else shares.small_talk // 2
+            count = shares.small_talk if kind == "beyond" else 2 * shares.small_talk // 3
             training += [looked_into(book, each) for each in at_most(count, trained, rng)]
             evaluation[kind] = [
                 record(typed, answer, kind, Key="", Group=kind) for typed, (answer, held) in said.items() if held
@@ -148,6 +151,10 @@ def book_records(
         refuse(not evaluation["unseen"], "nothing is left unseen", "give --unseen_share more, or --validation=reworded")
     asked = {bare(each["Question"]) for each in natural}
     training = [each for each in training if bare(question_in(each)) not in asked]
+    trained = {question_in(each) for each in training}
+    reworded = [each for each in reworded if question_in(each) not in trained]
+    for group in evaluation.keys() - {"seen"}:
+        evaluation[group] = [each for each in evaluation[group] if each["Question"] not in trained]
     table = people_table(book.facts)
     known = [row for row in table if row["姓名"] not in held_out]
     strangers = (fact for fact in absent if fact["kind"] in ("who", "courtesy", "first"))
@@ -252,7 +259,7 @@ def slips(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
                 continue
             question = question.replace(" ".join(lazy_pinyin(name)), slip)
         if told := book.look_up(question, {**fact, "x": [slip]}):
-            yield told
+            yield told | {"Kind": "slip"}
 
 
 def looked_into(book: Book, each: dict) -> dict:

@@ -11,7 +11,16 @@ import json
 import re
 from collections.abc import Sequence
 
-from miniglm.book.asking import CHAPTER, LAST_CHAPTER, QUESTION_WORDS, in_both, kinds_of, known_words
+from miniglm.book.asking import (
+    CHAPTER,
+    LAST_CHAPTER,
+    QUESTION_WORDS,
+    asks_who,
+    in_both,
+    kinds_of,
+    known_words,
+    meanings,
+)
 from miniglm.book.mentions import any_of
 from miniglm.book.passages import Passages, Place
 from miniglm.book.quoting import clause_edges
@@ -20,8 +29,6 @@ from miniglm.grammar import Grammar
 
 MOST_WORDS = 5  # in a call
 MOST_READ = 2  # places that the model is shown; a reader is shown all
-NAMED, TO_ASK = "named", "to ask"
-OPENING = 2  # characters by which what is said beside the book is told from other answers
 
 
 class BookReader:
@@ -36,7 +43,7 @@ class BookReader:
 
         Words of the last question that say what is asked for are looked for, too.
         """
-        asking = [word for word in self.words_in(messages[-1]["content"]) if kinds_of([word])]
+        asking = [word for word in self.words_in(messages[-1]["content"]) if word in meanings()]
         places = self.passages.search([*words_of(call), *asking])
         return shown(places), places
 
@@ -44,17 +51,12 @@ class BookReader:
         """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
 
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
-        Where somebody of the book is named, the first word names them, and neither a courtesy nor 这个我答不了 is an
-        answer before the book was asked. Where somebody is named whom the book does not have, or what is asked for is
-        not learnt by heart, nothing is.
+        Where somebody of the book is named, the first word names them. Where something is asked for that is not learnt
+        by heart, or somebody whom the book does not have, there is no answer before the book was asked.
         """
-        grammar, subject = Grammar(), self.subject(messages[-1]["content"])
-        if subject != TO_ASK:
-            begin = grammar.literal(grammar.start, MARKERS["assistant"])
-            if subject == NAMED:
-                grammar.anything_but(begin, self.openings)
-            else:
-                grammar.free.add(begin)
+        grammar = Grammar()
+        if not self.must_look(messages[-1]["content"]):
+            grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
         said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
         pieces = [(piece, *self.edges(piece)) for text in said for piece in re.split(r'["\\\s]+', text) if piece]
         pieces = [(piece, starts, stops) for piece, starts, stops in pieces if starts]
@@ -76,7 +78,7 @@ class BookReader:
                 state = grammar.literal(closed, ', "')
         return grammar
 
-    def answer_grammar(self, call: str, places: Sequence[Place]) -> Grammar:
+    def answer_grammar(self, call: str, places: Sequence[Place], messages: Messages) -> Grammar:
         """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither.
 
         Where a place is known to tell what is asked for, that cannot be denied.
@@ -92,33 +94,37 @@ class BookReader:
                 continue
             piece = grammar.span(grammar.literal(begin, "「"), place.quote, *clause_edges(place.quote))
             grammar.join(grammar.literal(piece, f"」（{place.where}）。" if place.where else "」。"), end)
+        nobody = not places and asks_who(messages[-1]["content"])
         for word in words_of(call) if not places else ():
+            if not nobody and not self.passages.is_like_name(word) and not CHAPTER.fullmatch(word):
+                continue  # 微信 is nobody
             form = forms.absent_chapter if CHAPTER.fullmatch(word) else forms.absent
             if form and self.passages.is_missing(word):
                 grammar.join(grammar.literal(begin, word + form), end)
         return grammar
 
-    def subject(self, question: str) -> str:
-        """What a question names: NAMED, somebody or something of the book; TO_ASK, what must be looked up; or "".
+    def must_look(self, question: str) -> bool:
+        """Whether what a question asks for is not learnt by heart.
 
-        That is a chapter, somebody whom the book does not have, and what it tells of somebody in passing.
+        That is a chapter, what the book tells of somebody in passing, and who is not well known, or not there.
         """
         book, words = self.passages, self.words_in(question)
-        known = [word for word in words if len(word) > 1 and book.person(word)]
-        chapters = [word for word in words if CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word)]
-        strange = [word for word in words if book.is_like_name(word) and book.is_missing(word)]
-        if strange or chapters and not known or known and set(kinds_of(words)) - {"courtesy"}:
-            return TO_ASK
-        return NAMED if known or any(word in book.episodes for word in words) else ""
+        people = {book.person(word) for word in words if len(word) > 1} - {""}
+        if people:
+            told = any(word in meanings() and kinds_of([word]) != ["courtesy"] for word in words)
+            return told or not people & self.by_heart
+        chapter = any(CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word) for word in words)
+        strange = any(book.is_like_name(word) and book.is_missing(word) for word in words)
+        return chapter or strange and asks_who(question)
 
     def words_in(self, question: str) -> list[str]:
         """The words of a question that may be called for."""
         return [question[start:stop] for start, stop in zip(*self.edges(question))]
 
     @functools.cached_property
-    def openings(self) -> list[str]:
-        """How begins what is said beside the book: 这个我答不了, and courtesies."""
-        return sorted({said[:OPENING] for said in (self.passages.forms.beyond, *self.passages.forms.courtesies)})
+    def by_heart(self) -> set[str]:
+        """The people of whom the model has learnt something by heart."""
+        return set(list(self.passages.people)[: self.passages.forms.by_heart])
 
     @functools.cached_property
     def vocabulary(self) -> re.Pattern:
