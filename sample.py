@@ -69,12 +69,12 @@ refuse(table and not chat, "--table is searched in a talk", "add --chat")
 refuse(table and num_beams > 1, "beams cannot search a table", "leave --num_beams away")
 refuse(chat and (start or save_path), "--chat asks for its questions itself", "leave --start and --save_path away")
 loaded = origin.load(out_dir, device, dtype, lora, lookup == "auto")
+records = read_table(table) if table else []
 refuse(
     table and not loaded.searches,
     f"{out_dir} has not learnt to search",
     "leave --table away, or train it on talks with searches",
 )
-records = read_table(table) if table else []
 tool = Table(records) if table else loaded.book if num_beams == 1 else None
 sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size, seed)
 

@@ -43,8 +43,8 @@ def test_what_is_asked_for_is_found(book, words, told, chapter):
 def test_a_name_that_is_not_the_usual_one_is_explained(book):
     """操 is 曹操 in that sentence; 飞马 is nobody."""
     assert book.search(["宁教我负天下人"])[0].where == "第四回，操：曹操"
-    flying = [each for each in book.sentences if "飞马" in each.text and "飞" in each.who]
-    assert not any(each.text.count("飞") == each.text.count("飞马") for each in flying)
+    (flying,) = (each for each in book.sentences if "抵敌吕布不住，飞马回阵" in each.text)
+    assert "飞" not in flying.who and {"夏侯惇", "吕布"} <= set(flying.people)
 
 
 def test_at_most_three_places_are_given(book):
@@ -80,7 +80,6 @@ def test_a_call_holds_whole_words(book):
     reader = BookReader(book)
     for question, words in (
         ("请问孙悟空是谁？", {"孙悟空"}),
-        ("关于是谁", {"关于"}),
         ("告诉我，司马懿的儿子叫什么？", {"司马懿", "儿子"}),
         ("？", set()),
     ):

@@ -18,6 +18,7 @@ from miniglm.book.absence import FAMILIES, GIVEN, Absence
 from miniglm.book.asking import EARLIEST, in_both, meanings
 from miniglm.book.passages import Passages, Place
 from miniglm.book.reader import MOST_READ, BookReader, shown
+from miniglm.book.wordings import Words
 
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
     "书里怎么写{x}{c}？ {x}{c}是怎么回事？ {x}{c}是什么时候的事？ {x}{c}在哪一回？ {x}{c}的事？ 说说{x}{c}。 "
@@ -99,9 +100,9 @@ class Inventor:
         return {**talk, "messages": messages, "Invented": name}
 
 
-def open_lookups(reader: BookReader, inventor: Inventor, rng: Random) -> Iterator[dict]:
+def open_lookups(reader: BookReader, inventor: Inventor, words: Words, rng: Random) -> Iterator[dict]:
     """Talks about sentences of the book, in random order without an end."""
-    passages, templates = reader.passages, OPEN_QUESTIONS.split()
+    passages, templates = reader.passages, words.fitting(OPEN_QUESTIONS.split(), True)
     numbers = [
         number
         for number, sentence in enumerate(passages.sentences)
@@ -122,7 +123,7 @@ def open_lookups(reader: BookReader, inventor: Inventor, rng: Random) -> Iterato
         x = rng.choice(named) if named else ""
         if "{x}" in template and (x in piece or piece in x):
             continue
-        question = template.format(x=x, c=piece)
+        question = words.own(template).format(x=x, c=piece)
         call = [x, piece] if "{x}" in template else [piece]
         found = passages.search(call)
         place = next((each for each in found[:MOST_READ] if each.number == number), None)

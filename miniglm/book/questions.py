@@ -142,7 +142,7 @@ def book_records(
             ]
     if shares.lookups:
         inventor = Inventor(list(book.people), book.absence, book.reader.passages)
-        training += list(islice(open_lookups(book.reader, inventor, rng), shares.lookups))
+        training += list(islice(open_lookups(book.reader, inventor, book.words, rng), shares.lookups))
         training += told_lookups(book, held_out, inventor, rng)
         training += list(islice(slips(book, held_out, rng), shares.slips))
     if shares.follow_ups and book.people:

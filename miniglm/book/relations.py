@@ -139,7 +139,8 @@ def children(texts: Sequence[Marked]) -> Iterator[Tie]:
 def sentence_at(text: str, position: int) -> str:
     """The sentence of a text in which a position is."""
     begin = max(text.rfind(stop, 0, position) for stop in "。！？\n") + 1
-    return re.compile(SENTENCE).match(text, begin)[0]
+    found = re.compile(SENTENCE).match(text, begin)
+    return found[0] if found else ""
 
 
 def last_acts(texts: Sequence[Marked]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 from random import Random
 
 from miniglm.typed import SIMPLIFIED, TRADITIONAL, in_script
@@ -318,16 +319,24 @@ class Words:
             return self.own(rng.choice(NEW_GREETINGS.split())) + rng.choice("，！") + question
         return question + self.own(rng.choice(NEW_THANKS.split())) + rng.choice("。！")
 
+    def fitting(self, templates: Sequence[str], placed: bool) -> list[str]:
+        """Templates with the book's word for a chapter; without those that ask for one, where there is none.
+
+        placed: whether what is asked about stands in a chapter.
+        """
+        if not self.unit or not placed:
+            return [template for template in templates if "回" not in template]
+        if self.unit == "回":
+            return list(templates)
+        return [template.replace("回目", "标题").replace("回", self.unit) for template in templates]
+
     def questions(self, fact: dict, wordings: dict[str, str], leads: list[str], rng: Random) -> list[str]:
         """All questions about a fact that its kind's templates in `wordings` give, the forms of its x in turn.
 
         They are in random order. leads: what may stand before one.
         """
         templates = [each for template in wordings[fact["kind"]].split() for each in alternatives(template)]
-        if not self.unit or not fact.get("place", True):
-            templates = [template for template in templates if "回" not in template]
-        elif self.unit != "回":
-            templates = [template.replace("回目", "标题").replace("回", self.unit) for template in templates]
+        templates = self.fitting(templates, bool(fact.get("place", True)))
         by_form = []
         for x in fact["x"]:
             asked = {}
