@@ -41,7 +41,7 @@ lora: FilePath = ""  # the directory of an adapter to fold in
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line, or records with questions
 chat = False  # talk: ask one question after the other
 table: FilePath = ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in a talk
-turns: Natural = 2  # in a talk, how many earlier exchanges the model sees too
+turns: Natural = 0  # in a talk, how many earlier exchanges the model sees too; 0: two where it has a book, else none
 lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
 save_path: FilePath = ""  # write to this file, .jsonl or plain text, instead of the terminal
 num_samples: Positive = 1  # how many for each prompt; with beams the so many best
@@ -122,7 +122,7 @@ def talk():
     messages = []
     while question := input(MARKERS["user"]).strip():
         asked = [*messages, {"role": "user", "content": question}]
-        shown = recent_turns(loaded, asked, turns)
+        shown = recent_turns(loaded, asked, turns or (2 if loaded.book else 0))
         try:
             if tool:
                 messages = asked + say_with(tool, shown)

@@ -93,11 +93,11 @@ TEXTS = {  # what the page says, by the browser's language
     "kept_p_info": ("标出这个 p 会留下的", "marks what this p would keep"),
 }  # fmt: skip
 CHAT_EXAMPLES = [
-    "张飞字什么？",
-    "谁字孔明？",
-    "赵云最早在第几回出现？",
-    "第一百零六回的回目是什么？",
-    "哪一句最先写到貂蝉？",
+    "你好！",
+    "赵云是谁？",
+    "夏侯渊死在谁手里？",
+    "草船借箭是哪一回？",
+    "第一百零六回讲什么？",
 ]
 NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：“"]
 UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
@@ -350,15 +350,17 @@ def as_jsonl(history):
 
 
 def example_questions():
-    """Questions from the data set that the model was trained on where it is at hand, else well-known ones."""
-    path = Path("data", str(first.settings.get("dataset")), "questions.jsonl")
+    """Well-known questions; about another book those that its model was trained on, where they are at hand."""
+    dataset = str(first.settings.get("dataset"))
     if not first.chat:
         return NOVEL_EXAMPLES
     try:
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(next(file))["Question"] for _ in range(5)]
-    except (OSError, StopIteration, ValueError, KeyError, TypeError, RecursionError):
+        with open(Path("data", dataset, "questions.jsonl"), encoding="utf-8") as file:
+            records = [json.loads(next(file)) for _ in range(5)]
+            asked = [each["messages"][0]["content"] if "messages" in each else each["Question"] for each in records]
+    except (OSError, StopIteration, ValueError, LookupError, TypeError, RecursionError):
         return CHAT_EXAMPLES
+    return CHAT_EXAMPLES if dataset == "sanguo_sft" else asked
 
 
 def as_html(turn):

@@ -70,7 +70,7 @@ def question_in(record, changes: Counter) -> dict:
             texts = [str(text) if type(text) in (int, float) else text for text in texts]
         if not all(isinstance(text, str) for text in texts):
             raise BadRecord(f"has {kind(value)} for {quoted(field)} where a text was to be")
-        if any(texts) or name == "Key" and field in record:
+        if any(texts) or name == "Key" and "key" in found:
             rest[name] = texts if isinstance(value, list) else texts[0]
     talk = question_of(record)
     turns, answer = talk.turns, ""

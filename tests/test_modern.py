@@ -178,11 +178,11 @@ def test_what_no_architecture_computes_is_told(project, modern, tmp_path):
 
 def test_knobs_that_do_not_fit_are_told_before_anything_is_written(project):
     """One line, nothing written."""
-    line = project.fails("train.py", *SMALL, "--dataset=talk", "--n_head=4", "--n_kv_head=3", "--out_dir=out/never")
+    line = project.fails("train.py", *SMALL, "--dataset=talk", "--n_head=4", "--n_kv_head=3", "--out_dir=out/unfit")
     assert "4 heads cannot share 3" in line and "--n_kv_head" in line
-    line = project.fails("train.py", *SMALL, "--dataset=talk", "--positions=rotary", "--out_dir=out/never")
+    line = project.fails("train.py", *SMALL, "--dataset=talk", "--positions=rotary", "--out_dir=out/unfit")
     assert "learned, rope, alibi" in line
-    assert not (project.folder / "out/never").exists()
+    assert not (project.folder / "out/unfit").exists()
 
 
 HOSTILE = [

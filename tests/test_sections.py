@@ -313,8 +313,8 @@ def test_nothing_false_is_taught_about_a_book_of_any_make(seed):
     chapters = [in_digits(section.label) for section in sections if section.number is not None]
     assert chapters == [label for _, label in headings if label.startswith("第")]
     words = Words(unit=unit_of(sections))
-    facts, people = book_facts(sections, PEOPLE, 1, 20, words)
-    told = {fact["about"]: in_digits(fact["Key"]) for fact in facts if fact["kind"] == "first"}
+    known = book_facts(sections, PEOPLE, 1, 20, words)
+    told = {fact["about"]: in_digits(fact["Key"]) for fact in known.facts if fact["kind"] == "first"}
     assert told == {name: first[name] for name in told} and len(told) >= len(first) - 1
-    for fact in islice(Absence(text, sections, people, words).facts(rng), 40):
+    for fact in islice(Absence(text, sections, known.people, words).facts(rng), 40):
         assert not (found := re.match(r"第(.+?)[章回节话]书中没有", fact["Answer"])) or number_of(found[1]) > number

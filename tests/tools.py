@@ -219,6 +219,8 @@ class Project:
         if self.folder.exists():
             return
         shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(".*", "out*", "__pycache__", "tests"))
+        (self.folder / "tests").mkdir()  # what the demo reads there
+        shutil.copyfile(ROOT / "tests/natural.jsonl", self.folder / "tests/natural.jsonl")
         for data_set in [path for path in (self.folder / "data").iterdir() if path.is_dir()]:
             shutil.rmtree(data_set)
 

@@ -18,6 +18,7 @@ from miniglm.files import read_json
 
 TOWARDS = "到于往至回离在取入出奔屯守望犯攻"  # stand before a place
 COMMON_FAMILY, OFTEN_NAMED = 2, 5  # people of a surname, and mentions, from which a name is believed that does nothing
+NOTHING: About = {}
 FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
 # What stands before a name where a person is meant: 千万 and 浮云 are on the list of people too.
@@ -361,7 +362,13 @@ class Facts(NamedTuple):
 
 
 def book_facts(
-    sections: Sequence[Section], listed, min_mentions, max_pairs, words: Words, about: About, episodes: str = ""
+    sections: Sequence[Section],
+    listed,
+    min_mentions: int,
+    max_pairs: int,
+    words: Words,
+    about: About = NOTHING,
+    episodes: str = "",
 ) -> Facts:
     """All facts that a book bears out, and who is in it.
 

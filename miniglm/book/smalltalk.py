@@ -147,13 +147,18 @@ class SmallTalk:
             if draw < 0.2:
                 typed = self.noise(rng)
             elif draw < 0.4:
-                typed = rng.choice(alternatives(templates[-1]))
+                typed = self.words.own(rng.choice(alternatives(templates[-1])))
             elif draw < 0.46:
                 typed = rng.choice(english).replace("{p}", "Zhao Yun").replace("\\", "")
             else:
                 template = rng.choice(alternatives(rng.choice(templates))).replace("\\", "")
                 x, y = rng.sample(self.people[:60], 2) if len(self.people) > 1 else ("你", "他")
-                about = {"x": x, "y": y, "t": rng.choice(self.words.places[1:]), "a": rng.randrange(1, 1000)}
+                about = {
+                    "x": x,
+                    "y": y,
+                    "t": self.words.own(rng.choice(self.words.places[1:])),
+                    "a": rng.randrange(1, 1000),
+                }
                 about |= {
                     "b": rng.randrange(1, 100),
                     "c": rng.choice(self.phrases or ["死"]),

@@ -1,5 +1,6 @@
 """The words in which a fact about a book is asked for, by kind of fact."""
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -250,6 +251,7 @@ LOOKED_UP = {"courtesy": "姓名", "whose": "字", "first": "姓名"}
 ANSWERED = {"courtesy": "字", "whose": "字", "first": "首见"}
 
 
+@functools.cache
 def alternatives(template: str) -> list[str]:
     """All that a template with choices says: 谁(杀|斩)了{x}(的|)？ is four questions."""
     parts = re.split(r"\(([^)]*)\)", template)
