@@ -37,7 +37,10 @@ def small_project(folder, *configs):
     for config in configs:
         with open(project.folder / f"config/{config}.py", "a", encoding="utf-8") as file:
             file.write(TINY)
-    change(project.folder / "data/build_sft.py", r"^(eval_questions\b.*?= )\d+", r"\g<1>5")
+    for setting in ("eval_questions", "small_talk", "lookups", "follow_ups"):
+        change(project.folder / "data/build_sft.py", rf"^({setting}\b.*?= )\d+", r"\g<1>5")
+    natural = project.folder / "tests/natural.jsonl"
+    natural.write_text("".join(natural.read_text(encoding="utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
     return project
 
 

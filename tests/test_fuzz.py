@@ -269,6 +269,7 @@ SMALL_FILES = {
 }
 FUZZED = "data/fuzzed"
 FETCH = ("data/fetch_data.py", "made", f"--from={FUZZED}/book.txt")
+FEW_QUESTIONS = ["data/build_sft.py", "fuzzed", "--small_talk=0", "--lookups=0", "--follow_ups=0"]
 PREPARE = ("data/prepare.py", "fuzzed", "--tokenizer=bpe", "--vocab_size=300")
 SFT = ("data/prepare_sft.py", "--dataset=made", f"--tokenizer_from={FUZZED}", "--block_size=64")
 LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, what reads it)
@@ -296,8 +297,8 @@ LOADERS = {  # name: (folder whose files lie around, file that is damaged, how, 
     "a BERT vocabulary": ("", "vocab.txt", damaged_bytes, load_vocabulary),
     "a book to fetch": ("", "book.txt", damaged_bytes, script(*FETCH)),
     "a book to prepare": ("", "input.txt", damaged_bytes, script(*PREPARE)),
-    "a book to ask about": ("", "input.txt", damaged_bytes, script("data/build_sft.py", "fuzzed", "--small_talk=0", "--lookups=0", "--follow_ups=0")),
-    "people": ("", "entities.json", damaged_json, script("data/build_sft.py", "fuzzed", "--small_talk=0", "--lookups=0", "--follow_ups=0")),
+    "a book to ask about": ("", "input.txt", damaged_bytes, script(*FEW_QUESTIONS)),
+    "people": ("", "entities.json", damaged_json, script(*FEW_QUESTIONS)),
     "records, one a line": ("data/sanguo_bpe", "records.jsonl", damaged_json, script(*SFT, f"{FUZZED}/records.jsonl")),
     "a list of records": ("data/sanguo_bpe", "records.json", damaged_json, script(*SFT, f"{FUZZED}/records.json")),
 }  # fmt: skip
