@@ -27,7 +27,7 @@ from miniglm.records import (
     turns_of,
 )
 
-LARGEST_TEXT = 2_000_000  # characters of training text within which copied pieces are looked for
+LARGEST_TEXT = 1_000_000  # characters of training text within which copied pieces are looked for
 
 
 NOBODY: Mapping[str, Sequence[str]] = {}
