@@ -208,6 +208,8 @@ def test_groups_are_what_they_say(project, questions, evaluation):
         assert e["Question"] not in validation, e
         if e["Group"] == "seen":
             assert (e["Kind"], e["Answer"]) in facts, e
+        if e["Group"] == "unseen":
+            assert (e["Kind"], e["Answer"]) not in facts, e
         assert bool(e["Key"]) == (e["Group"] not in ("greeting", "beyond")), e
     told = [e for e in evaluation if e["Key"]]
     assert sum(is_right(e["Answer"], e) for e in told) > 0.99 * len(told)  # in some wordings nothing is found

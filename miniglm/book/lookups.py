@@ -92,8 +92,8 @@ class Inventor:
             if name not in self.passages.text:
                 return name
 
-    def renamed(self, talk: dict, person: str, names: Sequence[str], rng: Random) -> dict:
-        """A talk in which a person has an invented name, wherever one of their `names` stands."""
+    def renamed(self, talk: dict, names: Sequence[str], rng: Random) -> dict:
+        """A talk in which somebody has an invented name, wherever one of their `names` stands."""
         name = self.name(rng)
         known = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
         messages = [{**message, "content": known.sub(name, message["content"])} for message in talk["messages"]]
@@ -134,5 +134,5 @@ def open_lookups(reader: BookReader, inventor: Inventor, words: Words, rng: Rand
         talk = lookup(question, call, found, place.answer)
         person = passages.person(x)
         if person and "{x}" in template and rng.random() < 0.5:
-            talk = inventor.renamed(talk, person, [name for name in passages.people[person] if len(name) > 1], rng)
+            talk = inventor.renamed(talk, [name for name in passages.people[person] if len(name) > 1], rng)
         yield talk

@@ -155,6 +155,8 @@ def book_records(
     reworded = [each for each in reworded if question_in(each) not in trained]
     for group in evaluation.keys() - {"seen"}:
         evaluation[group] = [each for each in evaluation[group] if each["Question"] not in trained]
+    told = {(each["Kind"], answer_of(each)) for each in training}  # of two in one sentence the other may be trained
+    evaluation["unseen"] = [each for each in evaluation["unseen"] if (each["Kind"], each["Answer"]) not in told]
     table = people_table(book.facts)
     known = [row for row in table if row["姓名"] not in held_out]
     strangers = (fact for fact in absent if fact["kind"] in ("who", "courtesy", "first"))
@@ -292,7 +294,7 @@ def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> 
             told = book.look_up(book.words.as_typed(rng.choice(book.ask(fact, rng)), rng), fact)
             names = [name for name in book.people.get(fact["about"], ()) if len(name) > 1]
             if told and names and rng.random() < 0.5:
-                told = inventor.renamed(told, fact["about"], names, rng)
+                told = inventor.renamed(told, names, rng)
             talks += [told] if told else []
             if others and kind != "bearer" and rng.random() < UNTOLD:
                 about = {**fact, "about": "", "x": [rng.choice(others)]}

@@ -182,7 +182,7 @@ def deaths(texts: Sequence[Marked]) -> Iterator[Tie]:
                 break
 
 
-def agreed(found: Iterable[Tie], least: int = 1) -> dict[tuple[str, str], list[Tie]]:
+def agreed(found: Iterable[Tie]) -> dict[tuple[str, str], list[Tie]]:
     """{(kind, x): its ties}, one for each y, the oftenest told first; where many slay one man, nobody is taken."""
     by_subject = defaultdict(list)
     for tie in found:
@@ -191,7 +191,7 @@ def agreed(found: Iterable[Tie], least: int = 1) -> dict[tuple[str, str], list[T
     for subject, told in by_subject.items():
         counts = Counter(tie.y for tie in told)
         first = {tie.y: tie for tie in reversed(told)}
-        order = [first[y] for y, count in counts.most_common() if count >= least]
+        order = [first[y] for y, _ in counts.most_common()]
         if subject[0] == "slain" and len(order) > 1 and counts[order[0].y] == counts[order[1].y]:
             continue
         kept[subject] = order
