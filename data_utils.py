@@ -76,6 +76,10 @@ class Books(DataSet):
             "choose a smaller --block_size or prepare a longer book",
         )
 
+    def rows_of_epoch(self, block_size: int, split: str = "train") -> int:
+        """How many rows of block_size a pass over a split has."""
+        return max(1, (len(self.ids[split]) - 1) // block_size - 1)
+
     def batch(self, split: str, batch_size: int, block_size: int, index: int | None = None, seed: int = 0) -> Batch:
         """A batch on the CPU, at random places of the split; every position counts.
 
@@ -86,7 +90,7 @@ class Books(DataSet):
         if index is None:
             starts = torch.randint(len(ids) - block_size, (batch_size,)).tolist()
         else:
-            of_an_epoch = max(1, (len(ids) - 1) // block_size - 1)
+            of_an_epoch = self.rows_of_epoch(block_size, split)
             spare = len(ids) - 1 - of_an_epoch * block_size  # where an epoch's first row begins at the latest
             starts = [
                 number * block_size + int(torch.randint(spare + 1, (1,), generator=_rng(seed, -1 - epoch)))
@@ -122,6 +126,10 @@ class Talks(DataSet):
             f"the rows hold {self.row_length} tokens, the block {block_size}",
             f"prepare the data with --block_size={block_size}",
         )
+
+    def rows_of_epoch(self, block_size: int, split: str = "train") -> int:
+        """How many rows a pass over a split has."""
+        return len(self.rows[split])
 
     def batch(self, split: str, batch_size: int, block_size: int, index: int | None = None, seed: int = 0) -> Batch:
         """A batch on the CPU, of whole rows: none begins in the middle of a sample.

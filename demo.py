@@ -3,6 +3,7 @@
     make demo          # or, in an environment that has requirements.txt: python demo.py
     make report        # python demo.py report: the report's experiment, 1,000 against 4,500 steps of fine-tuning
     make reviews       # python demo.py reviews: classification as generation, good or bad reviews
+    make hotel         # python demo.py hotel: an assistant that searches a table of hotels
     make lora          # python demo.py lora: the demo's questions with LoRA and QLoRA beside full fine-tuning
 
 A stage that is finished leaves done.json in its directory and is not run again; one that was interrupted is resumed.
@@ -22,7 +23,7 @@ from miniglm.files import claim, read_json, write_json, write_whole
 from miniglm.machine import peak_memory
 
 # -----------------------------------------------------------------------------
-what = ["chat"]  # which experiment, given without --: chat, report, reviews or lora
+what = ["chat"]  # which experiment, given without --: chat, report, reviews, hotel or lora
 out_dir: FilePath = "out"  # the trained models are written below it
 # -----------------------------------------------------------------------------
 
@@ -105,6 +106,20 @@ REVIEWS = {
         f"visualize.py --out_dir={out}/reviews",
     ],
 }
+HOTEL = {
+    "data/hotel": ["data/build_hotel.py"],
+    "data/hotel_bpe": ["data/prepare.py hotel --tokenizer=bpe --vocab_size=2048"],
+    "data/hotel_sft": [
+        "data/prepare_sft.py data/hotel/questions.jsonl --val_file=data/hotel/val.jsonl --dataset=hotel_sft"
+        " --tokenizer_from=data/hotel_bpe --block_size=512"
+    ],
+    f"{out}/hotel": [
+        f"train.py config/hotel.py --out_dir={out}/hotel",
+        f"evaluations.py --out_dir={out}/hotel --eval_file=data/hotel/eval.jsonl --table=data/hotel/hotels.jsonl"
+        f" --save_path={out}/hotel/metrics.json --answers_path={out}/hotel/answers.jsonl",
+        f"visualize.py --out_dir={out}/hotel",
+    ],
+}
 ADAPTERS = {"lora-4": "", "lora-8": "", "lora-32": "", "qlora-8": " --quantize=nf4 --gradient_checkpointing=True"}
 LORA = {
     **{
@@ -121,7 +136,13 @@ LORA = {
         f" --report={out}/lora-report/report.html"
     ],
 }
-EXPERIMENTS = {"chat": NOVEL | CHAT, "report": NOVEL | REPORT, "reviews": REVIEWS, "lora": NOVEL | CHAT | LORA}
+EXPERIMENTS = {
+    "chat": NOVEL | CHAT,
+    "report": NOVEL | REPORT,
+    "reviews": REVIEWS,
+    "hotel": HOTEL,
+    "lora": NOVEL | CHAT | LORA,
+}
 
 
 def recipe(commands):
@@ -197,6 +218,7 @@ LAST_WORDS = {
     "chat": f"pictures: {pretrained}/loss.png {chat}/loss.png {chat}/metrics.png\n"
     f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
     "report": f"open {out}/report/report.html in a browser",
+    "hotel": f"now talk to it: python sample_gradio.py --out_dir={out}/hotel --table=data/hotel/hotels.jsonl",
     "lora": f"the table is above; open {out}/lora-report/report.html in a browser",
     "reviews": f"pictures: {out}/reviews/loss.png; try it: python sample.py --out_dir={out}/reviews --start=REVIEW",
 }

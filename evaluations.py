@@ -33,19 +33,24 @@ from miniglm.metrics import (
     mean,
     ppmd,
     read_questions,
+    read_talks,
     summary,
     text_scores,
     witten_bell_trigram,
 )
 from miniglm.objectives import likelihood
+from miniglm.records import conditions
 from miniglm.report import Measured, cost, cost_rows, logs_of, write_report
+from miniglm.search import Table, read_table
 from miniglm.vocabulary import fingerprint
 
 # -----------------------------------------------------------------------------
 out_dir: list[FilePath] = ["out/demo-chat"]  # the trained model (or a Hugging Face folder), or several to compare
 lora: FilePath = ""  # the directory of an adapter to fold in first
 dataset = ""  # the data set whose held-out split is measured; the default is the one the model was trained on
-eval_file: FilePath = ""  # FILE.jsonl of questions with "Answer" or "Key"[, "Group"]: measure answers instead
+eval_file: FilePath = ""  # FILE.jsonl of questions[, with "Answer" or "Key" and "Group"]: measure answers instead
+where = ""  # FIELD=VALUE[,FIELD=VALUE ...]: only records of eval_file whose fields have these values
+table: FilePath = ""  # FILE.jsonl of records: all questions in the talks of --eval_file, with searches in this table
 book: FilePath = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
 yardstick: FilePath = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it and is measured beside
 too_long: Literal["stop", "wrong"] = "stop"  # a question that the model cannot read whole: stop, or count it as wrong
@@ -53,6 +58,7 @@ save_path: FilePath = ""  # write the metrics to this file as JSON; those of sev
 answers_path: FilePath = ""  # write question, right answer and the model's own to this .jsonl
 report: FilePath = ""  # write a page that compares the models to this FILE.html
 lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
+grammar = True  # calls and quotations keep to the words that they may have; False shows what the model does alone
 batch_size: Positive = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
 dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
@@ -146,8 +152,8 @@ def text_of(ids, tokenizer):
     return text if 0 < len(text) <= LARGEST_TEXT else None
 
 
-def answer_all(loaded, records, eval_file, too_long):
-    """The model's greedy answer to each record's question, a list of Completions; it may look into its book.
+def answer_all(loaded, records, tool):
+    """The model's greedy answer to each record's question, a list of Completions; with a tool it may look things up.
 
     A question too long to read counts as wrong, or, where too_long is stop, is a UserError that names eval_file.
     """
@@ -155,15 +161,15 @@ def answer_all(loaded, records, eval_file, too_long):
     for number, record in enumerate(records):
         try:
             turns = record.get("Turns") or [{"role": "user", "content": record["Question"]}]
-            inputs[number] = turns if loaded.book else prompt_ids(loaded, prompt_of(loaded, turns))
+            inputs[number] = turns if tool else prompt_ids(loaded, prompt_of(loaded, turns))
         except UserError as error:
             refuse(too_long != "wrong", f"{eval_file}, question {number + 1}: {error.what}", error.todo)
     if len(inputs) < len(records):
         print(f"{len(records) - len(inputs):,} questions are too long for the model and count as wrong")
     order = sorted(inputs, key=lambda number: len(records[number]["Answer"]))  # so that a batch ends together
     asked = [inputs[number] for number in order]
-    if loaded.book:
-        completions = complete_with(loaded.book, loaded, asked, CHAT_TOKENS, Sampling(temperature=0))
+    if tool:
+        completions = complete_with(tool, loaded, asked, CHAT_TOKENS, Sampling(temperature=0), grammar)
     else:
         completions = complete(loaded, asked, CHAT_TOKENS, Sampling(temperature=0))
     answers = dict(zip(order, completions))
@@ -199,7 +205,7 @@ def measure_bag_of_words(yardstick, records):
     return {"n": len(right), "accuracy": mean(right), "intervals": {"accuracy": interval(right)}}
 
 
-def table(columns):
+def in_columns(columns):
     """Metrics of several groups, {group: metrics}, as an aligned text table with a line a metric."""
     names = list(dict.fromkeys(name for values in columns.values() for name in values if name != "intervals"))
     lines = [f"{'':22}" + "".join(f"{column:>16}" for column in columns)]
@@ -229,7 +235,9 @@ configure(globals())
 if book:
     refuse(not Path(book).is_file(), f"no book in UTF-8 at {book}", "check --book; data/fetch_data.py writes one")
 book_text = read_text(book, "check --book; data/fetch_data.py writes one") if book else ""
-records = read_questions(eval_file) if eval_file else []
+refuse(table and not eval_file, "--table is searched in talks", "give them as --eval_file=FILE.jsonl")
+searched = Table(read_table(table)) if table else None
+records = (read_talks if table else read_questions)(eval_file, conditions(where)) if eval_file else []
 refuse(len(set(out_dir)) != len(out_dir), "the same --out_dir twice", "name each model once")
 refuse(yardstick and not records, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
 refuse(answers_path and not records, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
@@ -240,10 +248,11 @@ bag_metrics = {"bag_of_words": measure_bag_of_words(yardstick, records)} if yard
 runs = {}  # {out_dir: Measured}
 for directory in out_dir:
     loaded = origin.load(directory, device, dtype, lora, lookup == "auto")
+    refuse(table and not loaded.searches, f"{directory} has not learnt to search", "leave --table away")
     trained_on = str(loaded.settings.get("dataset"))
     run = runs[directory] = Measured(loaded.settings)
     if records:
-        run.answers = answer_all(loaded, records, eval_file, too_long)
+        run.answers = answer_all(loaded, records, searched or loaded.book)
         train_text = training_text(loaded.tokenizer, trained_on)
         people = loaded.book.passages.people if loaded.book else NOBODY
         run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text, people)
@@ -265,7 +274,7 @@ for directory in out_dir:
     run.training = cost(locate(lora or directory)[0], loaded.settings, loaded.model.num_parameters())
     if len(out_dir) > 1:
         print(directory)
-    print(table(shown))
+    print(in_columns(shown))
 if len(runs) > 1:
     print("\n" + comparison(runs))
 if save_path:

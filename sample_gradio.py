@@ -142,7 +142,8 @@ for name in given:  # what is wrong with a model is told before the page opens
 first = worker.submit(opened, given[0]).result()  # the model that the page opens with
 folder, _ = locate(out_dir)
 beside = sorted(str(path.parent) for path in folder.parent.glob(f"*/{CHECKPOINT}"))
-beside.sort(key=lambda name: name != first.settings.get("ckpt_dir"))  # what it was fine-tuned from comes first
+origin_of_first = locate(str(first.settings.get("ckpt_dir")))[0]
+beside.sort(key=lambda name: Path(name) != origin_of_first)  # what it was fine-tuned from comes first
 named = set(map(Path, given))
 models = [*given, *(name for name in beside if Path(name) not in named and is_chat(name) is not None)]
 novel_model = next((name for name in models if not is_chat(name)), out_dir)

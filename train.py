@@ -82,7 +82,8 @@ optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices,
 ns_steps: Positive = 5  # Newton-Schulz steps of Muon; 3 are enough for pretraining, learning by heart wants 5
 learning_rate: NotNegative = 1e-3  # the highest
 max_iters: Positive = 6000  # steps in all
-fit_minutes: NotNegative = 0.0  # as many of max_iters as fit, which the first steps tell; 0 for all
+epochs: NotNegative = 0.0  # passes over the training data, in place of max_iters; 0 for max_iters
+fit_minutes: NotNegative = 0.0  # as many of these steps as fit, which the first ones tell; 0 for all
 weight_decay: NotNegative = 0.1  # on matrices only
 beta1: Share = 0.9  # AdamW's memory of gradients
 beta2: Share = 0.95  # and of their squares
@@ -144,10 +145,12 @@ scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16
 
 # the optimizers, and how their rate changes
 optimizers = Optimizers(model, optimizer, weight_decay, (beta1, beta2), ns_steps)
-schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or max_iters, decay_lr)
+rows_a_step = batch_size * gradient_accumulation_steps
+steps = math.ceil(epochs * data.rows_of_epoch(start.block_size) / rows_a_step) if epochs else max_iters
+schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or steps, decay_lr)
 
 # the run: its folder, its log, and where it stands; the place in the data follows from the step
-run = Run(settings, start, data, optimizers, schedule, scaler, group)
+run = Run(settings | {"max_iters": steps}, start, data, optimizers, schedule, scaler, group)
 network = group.wrap(machine.compile_if_possible(model) if compile else model)
 
 

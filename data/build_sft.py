@@ -1,7 +1,5 @@
 """Ask about a book what can be checked: writes questions.jsonl, val.jsonl and eval.jsonl to data/NAME_sft.
 
-And of the people in it people.jsonl, a table, and talks.jsonl, in which the assistant looks them up there.
-
     python data/build_sft.py sanguo                             # people from data/sanguo/entities.json
     python data/build_sft.py mybook --entities=mypeople.json    # {"name": ["name", "other name", …], …}
     python data/build_sft.py sanguo --backend=llm --base_url=http://localhost:8080/v1 --model=MODEL    # OPENAI_API_KEY
@@ -26,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configurator import Bounds, FilePath, Natural, Positive, configure
 from miniglm.book.absence import Absence
 from miniglm.book.episodes import EPISODES
-from miniglm.book.facts import book_facts, read_list
+from miniglm.book.facts import book_facts
 from miniglm.book.indexing import passages_of
 from miniglm.book.known import KNOWN, read_about
 from miniglm.book.passages import Forms
+from miniglm.book.people import find_people, left_out, read_list
 from miniglm.book.questions import BY_HEART, Book, Shares, book_records, without_denials
 from miniglm.book.reader import BookReader
 from miniglm.book.sections import chinese_number, describe, read_book, unit_of
@@ -87,9 +86,17 @@ own_about = Path("data", name, "about.json")
 about = read_about(own_about) if own_about.exists() else KNOWN.get(name, {})
 words = Words(title or about.get("title", ""), unit_of(sections), script_of(Counter(text)))
 list_of_people = entities or f"data/{name}/entities.json"
-listed = read_list(list_of_people) if entities or Path(list_of_people).exists() else {}
-known = book_facts(sections, listed, min_mentions, max_pairs, words, about, EPISODES.get(name, ""))
+given = entities or Path(list_of_people).exists()
+listed = read_list(list_of_people) if given else find_people(text)
+believed = bool(entities) or name not in KNOWN  # a list that came with a book is held against it
+known = book_facts(sections, listed, min_mentions, max_pairs, words, about, EPISODES.get(name, ""), believed)
 facts, people = known.facts, known.people
+if given and believed:
+    for reason, names_left in left_out(listed, people, text, min_mentions).items():
+        print(f"left out of the list: {'、'.join(names_left[:20])}{'…' * (len(names_left) > 20)}: {reason}")
+elif people and not given:
+    shown = "、".join(list(people)[:20])
+    print(f"{len(people)} people, by how the book speaks of them: {shown}; --entities=FILE names others")
 absence = Absence(text, sections, people, words)
 count = chinese_number(absence.chapters) + words.unit
 whole = words.answer("absent chapter", x="", n=count) if absence.chapters else ""

@@ -28,7 +28,7 @@ from miniglm.book.passages import copy_book
 from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
-from miniglm.records import BadRecord, Turn, as_text, fields_of, plain, quoted, read_records, turns_of
+from miniglm.records import BadRecord, Turn, conditions, read_records, turns_of, unlike
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer, read_config
 
@@ -67,27 +67,6 @@ class Tally(NamedTuple):
     left_out: Counter[str]  # by reason
     changed: Counter[str]  # by change
     not_chosen: Counter[str]  # by what they have other than --where asks for
-
-
-def conditions(where: str) -> dict[str, list[str]]:
-    """{field: the values it may have} of FIELD=VALUE[,FIELD=VALUE ...]. Raises UserError."""
-    wanted = {}
-    for condition in filter(None, where.split(",")):
-        field, equals, value = condition.partition("=")
-        refuse(not field or not equals, f"--where={where} is no choice", "give --where=FIELD=VALUE,FIELD=VALUE")
-        wanted.setdefault(field, []).append(value)
-    return wanted
-
-
-def unlike(record, wanted: dict[str, list[str]]) -> str:
-    """In which field a record has none of the wanted values, in words that follow it; "" where it has them all."""
-    found = fields_of(record) if isinstance(record, dict) else {}
-    for field, choices in wanted.items():
-        _, value = found.get(plain(field), ("", None))
-        values = value if isinstance(value, list) else [value]
-        if not any(as_text(each) in choices for each in values):
-            return f"has another {quoted(field)}" if plain(field) in found else f"has no {quoted(field)}"
-    return ""
 
 
 def normalisation_for(paths, tokenizer_from) -> Normalisation | None:

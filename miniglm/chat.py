@@ -139,15 +139,20 @@ class Said(NamedTuple):
 
 
 def answer_with(
-    tool: Tool, loaded: Loaded, talks: Sequence[Messages], max_new_tokens: int, sampling: Sampling
+    tool: Tool,
+    loaded: Loaded,
+    talks: Sequence[Messages],
+    max_new_tokens: int,
+    sampling: Sampling,
+    guided: bool = True,
 ) -> Iterator[list[Said]]:
     """Let the model answer some conversations at once, looking things up as it likes; yields what is said at each step.
 
-    Raises UserError where a conversation and what was found leave no room.
+    guided: it keeps to the tool's grammars. Raises UserError where a conversation and what was found leave no room.
     """
     open_talks = dict(enumerate(talks))
     read = {number: normalised(messages, loaded.normalisation) for number, messages in open_talks.items()}
-    grammars = {number: tool.call_grammar(messages) for number, messages in read.items()}
+    grammars = {number: tool.call_grammar(messages) for number, messages in read.items() if guided}
     for calls in range(MOST_CALLS + 1):
         choosing = calls < MOST_CALLS  # after so many searches it must answer
         prompts = {}
@@ -185,7 +190,8 @@ def answer_with(
                 step.append(Said(number, "return", found, 0, places))
                 asked = {"role": "search", "content": said[number]}
                 called[number] = [*open_talks[number], asked, {"role": "return", "content": found}]
-                grammars[number] = tool.answer_grammar(said[number], places, read[number])
+                if guided:
+                    grammars[number] = tool.answer_grammar(said[number], places, read[number])
         yield step
         open_talks = called
         if not open_talks:
@@ -305,15 +311,23 @@ def complete(
 
 
 def complete_with(
-    tool: Tool, loaded: Loaded, talks: Sequence[Messages], max_new_tokens: int, sampling: Sampling
+    tool: Tool,
+    loaded: Loaded,
+    talks: Sequence[Messages],
+    max_new_tokens: int,
+    sampling: Sampling,
+    guided: bool = True,
 ) -> list[Completion]:
-    """A Completion of each conversation, BATCH at a time, in which the model looks things up as it likes."""
+    """A Completion of each conversation, BATCH at a time, in which the model looks things up as it likes.
+
+    guided: see answer_with.
+    """
     completions = []
     for start in range(0, len(talks), BATCH):
         batch, started = talks[start : start + BATCH], time.perf_counter()
         texts, calls, tokens, spoken = [""] * len(batch), [""] * len(batch), [0] * len(batch), [0] * len(batch)
         places: list[Sequence] = [()] * len(batch)
-        for step in answer_with(tool, loaded, batch, max_new_tokens, sampling):
+        for step in answer_with(tool, loaded, batch, max_new_tokens, sampling, guided):
             for number, role, text, count, found in step:
                 tokens[number] += count
                 if role == "assistant":

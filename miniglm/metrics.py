@@ -3,6 +3,7 @@
 A generated text is a Completion, see chat.py; a question is {"Question", "Answer", "Key", "Group"}, see read_questions.
 """
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -15,20 +16,23 @@ from sacrebleu.metrics.bleu import BLEU
 
 from miniglm.errors import UserError, refuse
 from miniglm.records import (
+    ANY,
     MEANING,
     BadRecord,
+    Turn,
     fields_of,
     is_empty,
     kind,
     question_of,
     quoted,
+    read_prompts,
     read_records,
     tell_changes,
     turns_of,
+    unlike,
 )
 
 LARGEST_TEXT = 1_000_000  # characters of training text within which copied pieces are looked for
-
 
 NOBODY: Mapping[str, Sequence[str]] = {}
 GREETING = "greeting"  # the group of questions that a courtesy answers
@@ -37,25 +41,37 @@ COURTEOUS = re.compile("我|你好|再[见見]|[谢謝]|客[气氣]|[欢歡]迎"
 TELLS = re.compile("[「」]|[书書]中[没沒]有|最早[见見]|又[称稱]|所[杀殺]")  # the forms in which facts are told
 
 
-def read_questions(path) -> list[dict]:
+def read_questions(path, wanted: Mapping[str, list[str]] = ANY) -> list[dict]:
     """The questions of an evaluation file, whose records may have any form that records.py reads.
 
     Each is a dict of "Question" and "Answer", texts, with "Key" and "Group" and all else that its record has. An answer
     that is not given is "". "Turns" is the conversation up to where the answer is to come, where it is more than the
-    question. Raises UserError, with the line, for a record that is no question, or has neither an answer nor a field
-    Key, which may be empty.
+    question. wanted: see records.conditions. Raises UserError, with the line, for a record that is no question, and for
+    one that has neither an answer nor a field Key, which may be empty, where others have. A file in which none has is
+    a list of questions, which may stand a line each.
     """
-    questions, changes = [], Counter()
+    questions, changes, unanswered = [], Counter(), None
     for place, record in read_records(path):
+        if record is not None and unlike(record, wanted):
+            continue
         try:
             questions.append(question_in(record, changes))
         except BadRecord as reason:
-            raise UserError(
-                f"{path} {place} {reason}", 'write {"Question": "…", "Answer": "…", "Key": "…"}'
-            ) from reason
-    refuse(not questions, f"{path} is empty", 'write {"Question": "…", "Answer": "…"} a line')
+            unanswered = unanswered or f"{path} {place} {reason}"
+    todo = 'write {"Question": "…", "Answer": "…", "Key": "…"}'
+    refuse(unanswered and questions, unanswered, todo)
+    if not questions:
+        refuse(not unanswered, f"{path} has no such record" if wanted else f"{path} is empty", todo + " a line")
+        questions = [asked(turns) | {"Answer": ""} for turns in read_prompts(path, wanted)]
+        print(f"{path}: {len(questions):,} questions without answers: nothing is counted as right or wrong")
     tell_changes(path, changes)
     return questions
+
+
+def asked(turns: Sequence[Turn]) -> dict:
+    """{"Question": the last one of a conversation}, and its "Turns" where it is more than that."""
+    question = next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
+    return {"Question": question} | ({"Turns": turns} if len(turns) > 1 else {})
 
 
 def question_in(record, changes: Counter) -> dict:
@@ -83,9 +99,81 @@ def question_in(record, changes: Counter) -> dict:
         if not rest.get("Key") or len(answered.turns) > len(turns):  # else the Key is to a question that trails
             talk, turns, answer = answered, answered.turns[:-1], answered.turns[-1]["content"]
     changes.update(talk.changes)
-    earlier = {"Turns": turns} if len(turns) > 1 else {}
-    question = next(turn["content"] for turn in reversed(turns) if turn["role"] == "user")
-    return {"Question": question, "Answer": answer} | earlier | rest
+    return asked(turns) | {"Answer": answer} | rest
+
+
+def read_talks(path, wanted: Mapping[str, list[str]] = ANY) -> list[dict]:
+    """All questions in the talks of a file, each a dict of "Question", "Turns", the talk up to it, and "Answer".
+
+    "Call" is what is searched for before the answer, JSON, "" for nothing. "Values" are the texts and numbers, out of
+    what was found in the talk so far, that the answer holds. wanted: see records.conditions. Raises UserError where a
+    record is no talk.
+    """
+    questions = []
+    for place, record in read_records(path):
+        if unlike(record, wanted):
+            continue
+        try:
+            turns = turns_of(record).turns
+        except BadRecord as reason:
+            raise UserError(f"{path} {place} {reason}", "give talks of user, search, return and assistant") from reason
+        group = {"Group": record["Group"]} if isinstance(record, dict) and record.get("Group") else {}
+        starts = [number for number, turn in enumerate(turns) if turn["role"] == "user"]
+        for start, stop in zip(starts, [*starts[1:], len(turns)]):
+            answer = turns[stop - 1]["content"]
+            calls = [turn["content"] for turn in turns[start:stop] if turn["role"] == "search"]
+            found = [turn["content"] for turn in turns[:stop] if turn["role"] == "return"]
+            values = [value for text in found for value in values_in(text) if holds_value(answer, value)]
+            question = asked(turns[: start + 1]) | {"Answer": answer}
+            questions.append(question | {"Call": "".join(calls), "Values": list(dict.fromkeys(values))} | group)
+    refuse(not questions, f"{path} is empty", "give talks, one a line")
+    return questions
+
+
+def values_in(found: str) -> list[str]:
+    """The texts and numbers in what a search found, JSON; none where it is no JSON."""
+    todo, values = [parsed(found)], []
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict | list):
+            todo += value.values() if isinstance(value, dict) else value
+        elif value is not None and str(value):
+            values.append(str(value))
+    return values
+
+
+def holds_value(answer: str, value: str) -> bool:
+    """Whether a value stands in an answer, a number as a whole one."""
+    return bool(re.search(rf"(?<![\d.]){re.escape(value)}(?!\.?\d)", answer))
+
+
+def parsed(text: str):
+    """A JSON value; None where the text is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def slots_of(call: str) -> set[tuple[str, str]]:
+    """The (field, value) that a call asks for, JSON; of a list each item."""
+    fields = parsed(call)
+    fields = fields if isinstance(fields, dict) else {}
+    pairs = (
+        (field, each) for field, value in fields.items() for each in (value if isinstance(value, list) else [value])
+    )
+    return {(field, str(each)) for field, each in pairs}
+
+
+def slot_scores(calls: Sequence[tuple[str, str]]) -> dict:
+    """Precision, recall and F1 of the slots in calls, (right, called), over all together; {} where there are none."""
+    right = sum(len(slots_of(wanted) & slots_of(called)) for wanted, called in calls)
+    wanted = sum(len(slots_of(wanted)) for wanted, _ in calls)
+    called = sum(len(slots_of(called)) for _, called in calls)
+    if not wanted:
+        return {}
+    scores = {"slot_precision": right / max(1, called), "slot_recall": right / wanted}
+    return scores | {"slot_f1": 2 * right / (wanted + called)}
 
 
 def rouge_l(right: str, answer: str) -> float:
@@ -247,6 +335,11 @@ def answer_scores(completion, record: dict, train_text: str | None, book_text=""
         scores["accuracy_with_places"] = is_right(shown, record, people)
     else:
         scores["accuracy_with_places"] = scores["accuracy"]
+    if "Call" in record:
+        wanted, called = record["Call"], completion.call
+        scores["call_exact"] = parsed(wanted) == parsed(called) if wanted or called else None
+        held = [holds_value(answer, value) for value in record["Values"]]
+        scores["answer_values"] = all(held) if held else None
     if refusals:
         scores["refusal_share"] = any(refusal in answer for refusal in refusals)
     if book_text:
@@ -266,6 +359,8 @@ def summary(completions, scores: list[dict], records: list[dict] | None = None) 
     if records:
         pairs = [(record["Answer"], text) for record, text in zip(records, texts) if record["Answer"]]
         metrics["bleu_4"] = bleu_4(*map(list, zip(*pairs))) if pairs else None
+        calls = [(record.get("Call", ""), each.call) for record, each in zip(records, completions)]
+        metrics |= slot_scores(calls)
     seconds = sum(completion.seconds for completion in completions)
     return metrics | {
         "distinct_1": distinct(texts, 1),

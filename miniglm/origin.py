@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from miniglm.book.passages import Passages
 from miniglm.book.reader import BookReader
 from miniglm.checkpoint import (
+    BEST,
     CHECKPOINT,
     Checkpoint,
     adapter_of,
@@ -145,7 +146,7 @@ def begin(settings: dict, data, group: Group) -> Start:
         parameters, block_size, ckpt_dir, adapter = model.num_parameters(), s.block_size, s.ckpt_dir, None
     else:
         checkpoint = load_checkpoint(s.out_dir) if init_from == "resume" else None
-        ckpt_dir = s.ckpt_dir or (str(checkpoint.settings.get("ckpt_dir", "")) if checkpoint else "")
+        ckpt_dir = best_of(s.ckpt_dir or (str(checkpoint.settings.get("ckpt_dir", "")) if checkpoint else ""))
         base = starting_point(s, checkpoint, ckpt_dir, data)
         model = build_model(base, dropout=s.dropout)
         parameters, block_size = model.num_parameters(), row_length(s, checkpoint, base, data)
@@ -177,6 +178,18 @@ def decided_dtype(dtype, checkpoint, group):
     if dtype == "auto" and before.get("device") == group.device_type and before.get("dtype") in DTYPES:
         return before["dtype"]
     return DTYPES[round(group.first(DTYPES.index(pick_dtype(dtype, group.device))))]
+
+
+def best_of(place: str) -> str:
+    """The best checkpoint of a model that has read books, where it has overfitted since; else `place` itself.
+
+    A model that has learnt answers by heart overfits on purpose: its last checkpoint is what it is.
+    """
+    folder, path = locate(place) if place else (Path(), Path())
+    if path.name != CHECKPOINT or not path.exists() or not (folder / BEST).exists():
+        return place
+    last, best = load_checkpoint(path, mmap=True), load_checkpoint(folder / BEST, mmap=True)
+    return place if last.chat or best.state.step >= last.state.step else str(folder / BEST)
 
 
 def refuse_what_cannot_be(s, init_from, resumable, writes):

@@ -13,6 +13,7 @@ from matplotlib import font_manager
 
 from miniglm.errors import UserError, refuse
 from miniglm.files import read_json, write_whole
+from miniglm.objectives import is_overfitted
 
 CJK_FONTS = [
     "Noto Sans CJK SC",
@@ -91,7 +92,7 @@ def overfitting_point(log: dict) -> dict | None:
     """The event with a run's lowest validation loss where the loss is 1 % higher at the end, else None."""
     events = log.get("val", [])
     lowest = min(events, key=lambda event: event["loss"], default=None)
-    return lowest if lowest and events[-1]["loss"] > 1.01 * lowest["loss"] else None
+    return lowest if lowest and is_overfitted(events[-1]["loss"], lowest["loss"]) else None
 
 
 def column(events: list[dict], key: str) -> tuple[list, list]:

@@ -30,7 +30,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -128,6 +128,7 @@ BEGINS_OBJECT = re.compile(r"\s*\{\s*[\"']")
 PLACEHOLDERS = re.compile(r"<(?:image|video|audio)>\s*")  # where a picture stood in a text
 KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list"}
 LONGEST_HEAD = 1 << 18  # characters at a file's beginning that are looked at to recognise its shape
+ANY: Mapping[str, list[str]] = {}  # conditions that every record meets
 MOST_NAMES = 8  # fields that a reason lists
 
 
@@ -579,12 +580,33 @@ def read_records(path) -> Iterator[tuple[str, Any]]:
         ) from error
 
 
-def read_prompts(path) -> list[list[Turn]]:
+def conditions(where: str) -> dict[str, list[str]]:
+    """{field: the values it may have} of FIELD=VALUE[,FIELD=VALUE ...]. Raises UserError."""
+    wanted = {}
+    for condition in filter(None, where.split(",")):
+        field, equals, value = condition.partition("=")
+        refuse(not field or not equals, f"--where={where} is no choice", "give --where=FIELD=VALUE,FIELD=VALUE")
+        wanted.setdefault(field, []).append(value)
+    return wanted
+
+
+def unlike(record, wanted: Mapping[str, list[str]]) -> str:
+    """In which field a record has none of the wanted values, in words that follow it; "" where it has them all."""
+    found = fields_of(record) if isinstance(record, dict) else {}
+    for field, choices in wanted.items():
+        _, value = found.get(plain(field), ("", None))
+        values = value if isinstance(value, list) else [value]
+        if not any(as_text(each) in choices for each in values):
+            return f"has another {quoted(field)}" if plain(field) in found else f"has no {quoted(field)}"
+    return ""
+
+
+def read_prompts(path, wanted: Mapping[str, list[str]] = ANY) -> list[list[Turn]]:
     """The prompts in a file, each a conversation that ends with the question.
 
     They are those of its records, or its lines where most of them are no JSON objects or lists; of a JSON list of
-    texts, or of lines that are JSON texts, the texts. Raises UserError where there is none, for a record that asks
-    nothing, and where half of the lines begin as JSON objects do and are none.
+    texts, or of lines that are JSON texts, the texts. wanted: see conditions; of records alone. Raises UserError where
+    there is none, for a record that asks nothing, and where half of the lines begin as JSON objects do and are none.
     """
     records = list(read_records(path))
     refuse(not records, f"{path} is empty", "write one prompt a line")
@@ -599,6 +621,8 @@ def read_prompts(path) -> list[list[Turn]]:
         return [[{"role": "user", "content": prompt_in(line)}] for line in lines]
     prompts, changes = [], Counter()
     for place, record in records:
+        if unlike(record, wanted):
+            continue
         try:
             talk = question_of([record] if isinstance(record, str) else record)
         except BadRecord as reason:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from miniglm.book.passages import copy_book
 from miniglm.checkpoint import (
+    BEST,
     CHECKPOINT,
     Checkpoint,
     State,
@@ -31,6 +32,7 @@ from miniglm.families import lora_layers
 from miniglm.files import sha256, write_whole
 from miniglm.lora import merged_state
 from miniglm.machine import peak_memory
+from miniglm.objectives import is_overfitted
 from miniglm.optimizers import Optimizers, Schedule
 from miniglm.origin import Start, trains
 from miniglm.parallel import Group
@@ -68,6 +70,7 @@ class Run:
         self.writes = self.trains and group.main
         self.settings = settings | settings_found(start, data, group)
         self.state = State()
+        self.val_loss = math.nan  # the last estimate
         self.step_times = []  # of the steps that --fit_minutes goes by
         if start.checkpoint:
             self.restore(start.checkpoint)
@@ -185,6 +188,7 @@ class Run:
             return math.nan
         self.write_log("train_eval", train_loss)
         self.write_log("val", val_loss)
+        self.val_loss = val_loss
         return val_loss
 
     def tell_step(self, loss: float, norm: float) -> str:
@@ -288,6 +292,11 @@ class Run:
             taken = sum(self.seconds_saving)
             share = taken / (time.monotonic() - self.began)
             self.print(f"{len(self.seconds_saving)} checkpoints took {taken:.1f} s, {share:.1%} of the time")
+        if not self.data.chat and is_overfitted(self.val_loss, state.best_val_loss):
+            self.print(
+                f"overfitting: the validation loss was {state.best_val_loss:.4f} at its lowest and is"
+                f" {self.val_loss:.4f} now; fine-tuning will go on from {BEST}, fewer --epochs would have been enough"
+            )
         if stopping and self.trains and state.step < self.max_iters:
             why = stop.reason or "another process was asked to"
             self.print(

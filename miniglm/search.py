@@ -1,13 +1,18 @@
 """The tool that a model can call in a talk: a search over a small table, a JSON record a line."""
 
+import functools
 import json
+import re
 from collections.abc import Sequence
 
-from miniglm.conversation import Messages
+from miniglm.conversation import MARKERS, Messages
 from miniglm.errors import refuse
 from miniglm.files import read_json_lines
+from miniglm.grammar import Grammar
 
 MOST = 3  # records given back
+FEW = 100  # values that a column has at most, if it is said in the place of a word of the talk
+BOUNDS = ("lower", "upper")  # a call's "price_range_upper" bounds the column "price"
 
 
 def read_table(path) -> list[dict]:
@@ -18,7 +23,7 @@ def read_table(path) -> list[dict]:
 
 
 class Table:
-    """A table as a tool, see chat.py: any call is allowed, and any answer."""
+    """A table as a tool, see chat.py: a call asks for words of the talk or of the table; any answer is allowed."""
 
     beyond = ""
 
@@ -29,18 +34,71 @@ class Table:
         """(the records found, as JSON, no places in a book)."""
         return json.dumps(search(self.records, call), ensure_ascii=False), []
 
-    def call_grammar(self, messages: Messages) -> None:
-        """Anything may be asked."""
+    @functools.cached_property
+    def columns(self) -> dict[str, dict]:
+        """{column: {each of its values that is a text or a number: whether it stands in a list}}."""
+        columns: dict[str, dict] = {}
+        for record in self.records:
+            for field, value in record.items():
+                for each in value if isinstance(value, list) else [value]:
+                    if isinstance(each, str | int | float) and not isinstance(each, bool):
+                        columns.setdefault(field, {})[each] = isinstance(value, list)
+        return columns
+
+    def call_grammar(self, messages: Messages) -> Grammar:
+        """What may be said to the last question: an answer, or a call for columns that there are.
+
+        A text that is looked for was said in the talk, or is one of the FEW values of its column; a number is any.
+        """
+        grammar = Grammar()
+        grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
+        said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
+        pieces = [piece for text in said for piece in re.split(r'["\\\x00-\x1f]+', text) if piece]
+        opened, behind = grammar.literal(grammar.start, MARKERS["search"] + "{"), grammar.state()
+        for field, values in self.columns.items():
+            numbers = all(isinstance(value, int | float) for value in values)
+            for name in (field, *(f"{field}_range_{bound}" for bound in BOUNDS)) if numbers else (field,):
+                state = grammar.literal(opened, json.dumps(name, ensure_ascii=False) + ": ")
+                if numbers:
+                    grammar.join(number(grammar, state), behind)
+                    continue
+                listed = any(values.values())
+                state = grammar.literal(state, '["' if listed else '"')
+                end = grammar.state()
+                for piece in pieces:
+                    grammar.join(grammar.span(state, piece), end)
+                for value in values if len(values) <= FEW else ():
+                    grammar.join(grammar.literal(state, json.dumps(value, ensure_ascii=False)[1:-1]), end)
+                if listed:
+                    grammar.join(grammar.literal(end, '", "'), state)
+                grammar.join(grammar.literal(end, '"]' if listed else '"'), behind)
+        grammar.join(grammar.literal(behind, ", "), opened)
+        grammar.ends.add(grammar.literal(behind, "}"))
+        return grammar
 
     def answer_grammar(self, call: str, places: Sequence, messages: Messages) -> None:
         """Anything may be answered."""
 
 
+def number(grammar: Grammar, state: int) -> int:
+    """The state behind a number that follows a state: 328, 4.5."""
+    whole, part = grammar.state(), grammar.state()
+    for digit in "0123456789":
+        for before, behind in ((state, whole), (whole, whole), (part, part)):
+            grammar.join(grammar.literal(before, digit), behind)
+    point = grammar.literal(whole, ".")
+    for digit in "0123456789":
+        grammar.join(grammar.literal(point, digit), part)
+    grammar.join(whole, part)
+    return part
+
+
 def search(table: list[dict], call: str) -> list[dict]:
     """The first MOST records of a table that fit a call, the JSON text that the model wrote.
 
-    {"type": "舒适型", "facilities": ["暖气"]}: each field must hold what is asked for, of a list all items. None fits
-    where the call is no JSON object, or an empty one.
+    {"type": "舒适型", "facilities": ["暖气"], "price_range_upper": 400}: each field must hold what is asked for, of a
+    list all items; a number must keep to the bounds that _range_lower and _range_upper give. None fits where the call
+    is no JSON object, or an empty one.
     """
     try:
         wanted = json.loads(call)
@@ -49,10 +107,21 @@ def search(table: list[dict], call: str) -> list[dict]:
     if not isinstance(wanted, dict) or not wanted:
         return []
     try:
-        found = [record for record in table if all(holds(record.get(field), value) for field, value in wanted.items())]
+        found = [record for record in table if all(fits(record, field, value) for field, value in wanted.items())]
     except RecursionError:
         return []
     return found[:MOST]
+
+
+def fits(record: dict, field: str, wanted) -> bool:
+    """Whether a record's field is what is wanted of it."""
+    column, _, bound = field.rpartition("_range_")
+    if column not in record or bound not in BOUNDS:
+        return holds(record.get(field), wanted)
+    value = record[column]
+    if not all(isinstance(each, int | float) for each in (value, wanted)):
+        return False
+    return value <= wanted if bound == "upper" else value >= wanted
 
 
 def holds(value, wanted) -> bool:

@@ -9,129 +9,15 @@ from typing import NamedTuple
 
 from miniglm.book.episodes import Episode, episodes_in
 from miniglm.book.known import About
-from miniglm.book.mentions import ACTS, HANZI, SENTENCE, Marked, any_of, clauses_at, in_both_scripts, mark, quotation
+from miniglm.book.mentions import SENTENCE, Marked, any_of, clauses_at, mark, quotation
+from miniglm.book.people import beside_person, courtesy_names, is_unmistakable, other_names, read_people
 from miniglm.book.relations import agreed, children, deaths, ties, told_facts
 from miniglm.book.sections import Section, chinese_number, writings
 from miniglm.book.wordings import Words
-from miniglm.errors import refuse
-from miniglm.files import read_json
 
-TOWARDS = "到于往至回离在取入出奔屯守望犯攻"  # stand before a place
-COMMON_FAMILY, OFTEN_NAMED = 2, 5  # people of a surname, and mentions, from which a name is believed that does nothing
 NOTHING: About = {}
 FAMOUS = 30  # people of whom all is asked under each of their names
 CROWD = 50  # people in a sentence that is a list of names, which says little about who has to do with whom
-# What stands before a name where a person is meant: 千万 and 浮云 are on the list of people too.
-CALLED = in_both_scripts(
-    "将军|太守|刺史|校尉|都督|先锋|副将|大将|部将|谋士|长史|尚书|侍郎|中郎|司马|县令|其子|之子|其弟|兄弟|名|、"
-)
-RENAMED = in_both_scripts("后改")
-ALSO_CALLED = in_both_scripts("道号|小字|号|又名|人称")
-
-
-def read_list(path) -> dict[str, list[str]]:
-    """{name: its spellings}, the list of people in the JSON file `path`. Raises UserError where it is none."""
-    people = read_json(path, 'give a list of people, {"name": ["name", "other name"]}')
-    malformed = not all(are_texts(aliases) for aliases in people.values())
-    if not malformed:
-        spellings = (alias for name, aliases in people.items() for alias in (name, *aliases))
-        malformed = any(re.search("[。！？\n]", alias) for alias in spellings)
-    refuse(malformed, f"{path} is no list of people", 'write {"name": ["name", "other name"]}')
-    return people
-
-
-def are_texts(value) -> bool:
-    """Whether a value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def read_people(people, text, min_mentions, trusted=()):
-    """{name: [other names]} of those in `people`, a list as read_list gives it, whom the text names as persons.
-
-    They are named min_mentions times or more, and something beside the name shows at least once that it is a name;
-    those whose names are `trusted` need not be shown to be persons.
-    """
-    spellings = {alias for name, aliases in people.items() for alias in (name, *aliases) if len(alias) > 1}
-    followers, leaders, acting = defaultdict(Counter), defaultdict(Counter), Counter()
-    for match in any_of(spellings).finditer(text):  # the longest: 陈元 is not in 陈元龙
-        followers[match[0]][text[match.end() : match.end() + 1]] += 1
-        leaders[match[0]][text[match.start() - 1 : match.start()]] += 1
-        if beside_person(text, match):
-            acting[match[0]] += 1
-    families = Counter(name[0] for name in people if acting[name] and len(name) > 1)
-    kept = {}
-    for name, aliases in people.items():
-        after = followers[name]
-        if len(name) < 2 or after.total() < min_mentions or re.search("[氏后王]$|夫人$", name):
-            continue  # a surname alone, a title or 李氏 may be many persons
-        if name in trusted:
-            kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
-            continue
-        place = sum(leaders[name][before] for before in TOWARDS) > 0.3 * after.total()
-        surnamed = families[name[0]] >= COMMON_FAMILY and after.total() >= OFTEN_NAMED and not place  # 许昌 is a town
-        if not is_unmistakable(name) and not acting[name] and not surnamed:
-            continue  # 浮云 does nothing
-        character, often = after.most_common(1)[0]
-        in_phrase = often > after.total() / 2 and re.match(HANZI, character) and character not in "曰之为為也等"
-        if in_phrase and not is_unmistakable(name):
-            continue  # part of a phrase: 马相 stands mostly in 两马相交
-        character, often = leaders[name].most_common(1)[0]
-        in_word = often > 0.85 * after.total() and after.total() > 4 and re.match(HANZI, character)
-        if in_word and not is_unmistakable(name):
-            continue  # part of a longer word that the list does not have
-        kept[name] = [alias for alias in dict.fromkeys(aliases) if alias != name and len(alias) > 1]
-    return kept
-
-
-def is_unmistakable(name: str) -> bool:
-    """Whether a name is long enough to mean a person wherever it stands: 太史慈, while 马相 stands in 两马相交 too."""
-    return len(name) > 2
-
-
-def courtesy_names(people, text):
-    """{name: courtesy name} as the book gives it: 赵云，字子龙; 姓张，名飞，字翼德; 次子名权，字仲谋.
-
-    A courtesy name that is on the list of people alone does not count.
-    """
-    bearers = defaultdict(list)
-    for name, aliases in people.items():
-        for alias in aliases:
-            bearers[alias].append(name)
-    found = defaultdict(Counter)
-    for match in re.finditer(f"字({HANZI}{{2}})(?:，{RENAMED}({HANZI}{{2}}))?(?=[，。；：、”也者])", text):
-        zi = match[2] or match[1]  # 关羽，字长生，后改云长
-        before = text[max(0, match.start() - 14) : match.start()].removesuffix("，")
-        introduced = re.search(rf"姓({HANZI}{{1,2}})，?名({HANZI}{{1,2}})$", before)
-        if introduced:
-            found[introduced[1] + introduced[2]][zi] += 2
-        elif directly := next((before[-n:] for n in (4, 3, 2) if before[-n:] in people), None):
-            found[directly][zi] += 2
-        else:  # the given name alone, where the list says whose it is
-            for name in bearers[zi]:
-                if before.endswith((name[1:], name[2:]) if len(name) > 2 else name[1:]):
-                    found[name][zi] += 1
-    return {name: zi.most_common(1)[0][0] for name, zi in found.items() if name in people}
-
-
-def other_names(people, courtesy, text, called):
-    """{name: [names]} besides the courtesy name: 诸葛孔明, 关公. Each stands in the book and is nobody else's.
-
-    called: {name: [names]} of those that are known to be theirs.
-    """
-    owners = Counter(alias for aliases in people.values() for alias in set(aliases))
-    by_name = {}
-    for name, aliases in people.items():
-        surname = name[:2] if len(name) > 2 else name[:1]
-        others = [surname + courtesy[name]] if name in courtesy else []
-        for alias in aliases:
-            known = alias.startswith(surname) or alias in called.get(name, ())
-            if known or re.search(f"{ALSO_CALLED}[“「]?{re.escape(alias)}", text):
-                others.append(alias)
-        others = [each for each in dict.fromkeys(others) if owners[each] <= 1 and each not in people]
-        others = [each for each in others if each != courtesy.get(name) and text.count(each) >= 2]
-        if others:
-            by_name[name] = others
-    return by_name
 
 
 def count_mentions(text, spellings) -> Counter:
@@ -179,12 +65,12 @@ def name_places(sections, known):
     return places
 
 
-def first_mention(name, sections, nicknames, places):
+def first_mention(name, sections, nicknames, places, trusted):
     """(第N回, the sentence, the name as written there) that names a person first; None where that is in doubt.
 
     It is in doubt where an earlier section has a name of theirs alone (`nicknames`), or their name in its heading or
     across a line's end, and where nothing in the section shows that a person is meant: 二人许允 is no 许允.
-    places: see name_places.
+    places: see name_places. trusted: names that need not be shown to be somebody's.
     """
     for index, (label, _, _, text) in enumerate(sections):
         matches = places[name].get(index, [])
@@ -194,7 +80,8 @@ def first_mention(name, sections, nicknames, places):
             position, words = min(mentions)
             begin = max(text.rfind(stop, 0, position) for stop in "。！？\n") + 1
             sentence = sentences(text[begin:])[0]
-            is_person = words != name or is_unmistakable(name) or any(beside_person(text, match) for match in matches)
+            sure = words != name or name in trusted or is_unmistakable(name)
+            is_person = sure or any(beside_person(text, match) for match in matches)
             return (label, sentence, words) if is_person and words in sentence else None
         if any(nickname in text for nickname in nicknames):
             return None
@@ -209,16 +96,10 @@ def in_one_line(text: str) -> str:
     return "".join(text.split())
 
 
-def beside_person(text, match) -> bool:
-    """Whether the words before or behind a name, a match in `text`, show that a person is meant."""
-    before, behind = text[max(0, match.start() - 2) : match.start()], text[match.end() : match.end() + 2]
-    return bool(re.match(ACTS, behind) or re.search(CALLED + "$", before))
-
-
-def person_facts(sections, people, courtesy, others, places, words):
+def person_facts(sections, people, courtesy, others, places, words, trusted):
     """Facts about one person, see book_facts: names, first chapter, first sentence.
 
-    courtesy: {name: courtesy name}. others: {name: [other names]}. places: see name_places.
+    courtesy: {name: courtesy name}. others: {name: [other names]}. places, trusted: see first_mention.
     """
     bearers = defaultdict(list)
     for name, zi in courtesy.items():
@@ -234,7 +115,7 @@ def person_facts(sections, people, courtesy, others, places, words):
         zi, nicknames = courtesy.get(name), others.get(name, [])
         if zi and len(bearers[zi]) == 1:
             nicknames = [zi, *nicknames]
-        mention = first_mention(name, sections, nicknames, places)
+        mention = first_mention(name, sections, nicknames, places, trusted)
         if not mention:
             if zi:
                 yield about_person("who", name, words.answer("who", x=name, zi=zi), [name, zi])
@@ -369,6 +250,7 @@ def book_facts(
     words: Words,
     about: About = NOTHING,
     episodes: str = "",
+    believed: bool = False,
 ) -> Facts:
     """All facts that a book bears out, and who is in it.
 
@@ -378,12 +260,14 @@ def book_facts(
     "fame" is the place of the person it is about among all, by how often the book names them, from 0.
     listed: {name: [spellings]}, as read_list gives it. min_mentions: people named less often are left out.
     max_pairs: facts about two people, at most; they are 30 % of all at most, too. episodes: see episodes.py.
+    believed: all on the list are people; else the book must show it.
     """
     facts, text = list(chapter_facts(sections, words)), "\n".join(section.text for section in sections)
     facts += whole_facts(sections, about, words)
     called = about.get("called", {})
     listed = {name: [*names, *called.get(name, ())] for name, names in listed.items()}
-    people = read_people(listed, text, min_mentions, called) if listed else {}
+    trusted = listed if believed else called
+    people = read_people(listed, text, min_mentions, trusted) if listed else {}
     if not people:
         return Facts(facts, {}, {}, [])
     courtesy = courtesy_names(people, text)
@@ -397,7 +281,7 @@ def book_facts(
     mentions = count_mentions(text, spellings)
     people = dict(sorted(people.items(), key=lambda each: -mentions[each[0]]))
     texts = list(mark(sections, spellings, known))
-    facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words)
+    facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words, trusted)
     facts += called_facts(others, courtesy, words)
     facts += mention_facts(sections, spellings, words)
     facts += told_facts(agreed([*ties(texts), *children(texts), *deaths(texts)]), words)

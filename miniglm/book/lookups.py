@@ -66,6 +66,9 @@ def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: s
 def sayable(reader: BookReader, question: str, call: Sequence[str]) -> bool:
     """Whether the grammar of calls lets the words of a call be said to a question."""
     starts, stops = map(set, reader.edges(question))
+    firsts = reader.first_words(question)
+    if firsts and call and call[0] not in firsts:
+        return False
     return all(
         any(match.start() in starts and match.end() in stops for match in re.finditer(re.escape(word), question))
         for word in call
@@ -125,11 +128,11 @@ def open_lookups(reader: BookReader, inventor: Inventor, words: Words, rng: Rand
             continue
         question = words.own(template).format(x=x, c=piece)
         call = [x, piece] if "{x}" in template else [piece]
-        found = passages.search(call)
+        if not sayable(reader, question, call):
+            continue
+        found = reader.places(call, question)
         place = next((each for each in found[:MOST_READ] if each.number == number), None)
         if not place:
-            continue
-        if not sayable(reader, question, call):
             continue
         talk = lookup(question, call, found, place.answer)
         person = passages.person(x)

@@ -25,6 +25,7 @@ from pypinyin import lazy_pinyin
 from miniglm.book.absence import FAMILIES, compact
 from miniglm.book.asking import (
     ASIDE,
+    CAST_ASIDE,
     CHAPTER,
     LAST_CHAPTER,
     QUESTION_WORDS,
@@ -252,13 +253,13 @@ class Passages:
         return [self.place(number, words) for number in list(dict.fromkeys([*self.telling(words), *found]))[:MOST]]
 
     def of_chapter(self, chapter: str, words: Sequence[str]) -> list[Place]:
-        """A chapter's heading, or its beginning where it has none, and who is in it."""
+        """A chapter's heading, or its beginning where it has none, and who is in it; or that alone, if it is asked."""
         numbers = self.headings[chapter] or np.flatnonzero(self.chapters == chapter)[:1].tolist()
         places = [self.place(number, words) for number in numbers]
         for number in self.facts.get(("cast", chapter), ()):  # counted, not quoted
             (names,) = (told for kind, _, told in self.sentences[number].tells if kind == "cast")
             places.append(Place(number, chapter, names, names, {}, counted=True))
-        return places
+        return places[-1:] if CAST_ASIDE in words else places
 
     def asked(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
         """(kinds of facts, what they are about) that some words ask for."""

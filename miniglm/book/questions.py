@@ -1,6 +1,5 @@
-"""Records of questions and answers about a book, made of its facts, and talks in which its people are looked up."""
+"""Records of questions and answers about a book, made of its facts, and talks in which the book is looked into."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,12 +12,11 @@ from pypinyin import lazy_pinyin
 from miniglm.book.absence import Absence
 from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
 from miniglm.book.passages import sound
-from miniglm.book.reader import BookReader
+from miniglm.book.reader import MOST_READ, BookReader
 from miniglm.book.sections import Section
 from miniglm.book.smalltalk import SmallTalk
-from miniglm.book.wordings import ANSWERED, LEADS, LOOKED_UP, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
+from miniglm.book.wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
-from miniglm.search import search
 
 BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most episode author length"  # kinds that are
@@ -70,7 +68,7 @@ class Book:
         """
         subjects = [x for x in (*fact["x"], fact.get("y")) if x and x in question]
         call = asked_words(question, subjects)
-        found = self.reader.passages.search(call)
+        found = self.reader.places(call, question)
         if fact["kind"] == "absent" or self.words.absent in fact["Answer"]:
             sure = not found and sayable(self.reader, question, call)
             return lookup(question, call, [], fact["Answer"], "absent") if sure else None
@@ -79,6 +77,10 @@ class Book:
         for key in filter(None, (fact["Key"], fact.get("look_key"), fact.get("quote"))):
             if place := telling(found, key if isinstance(key, list) else [key]):
                 return lookup(question, call, found, place.answer, fact["kind"]) | {"Key": key}
+        for place in found[:MOST_READ]:  # another sentence that tells it
+            tells = self.reader.passages.sentences[place.number].tells
+            if any(kind == fact["kind"] and subject in (fact["about"], *fact["x"]) for kind, subject, _ in tells):
+                return lookup(question, call, found, place.answer, fact["kind"]) | {"Key": place.quote}
         return None
 
 
@@ -113,7 +115,7 @@ def book_records(
 
     "questions" are to be trained. "val" holds trained facts in other words, or, where `validation` is "unseen", facts
     that are not trained. "eval" has at most shares.evaluated of each group, and all of `natural`, questions of readers,
-    none of which is trained. "people" is a table of the people, "talks" are conversations in which it is searched.
+    none of which is trained.
     Raises UserError where `validation` is "unseen" and nothing is left unseen.
     """
     subjects = list(dict.fromkeys(fact["about"] for fact in book.facts if fact["about"] and fact["kind"] != "episode"))
@@ -157,17 +159,12 @@ def book_records(
         evaluation[group] = [each for each in evaluation[group] if each["Question"] not in trained]
     told = {(each["Kind"], answer_of(each)) for each in training}  # of two in one sentence the other may be trained
     evaluation["unseen"] = [each for each in evaluation["unseen"] if (each["Kind"], each["Answer"]) not in told]
-    table = people_table(book.facts)
-    known = [row for row in table if row["姓名"] not in held_out]
-    strangers = (fact for fact in absent if fact["kind"] in ("who", "courtesy", "first"))
     evaluated = [each for group in evaluation.values() for each in at_most(shares.evaluated, group, rng)]
     natural = [{**each, "Kind": each.get("Group", ""), "Group": "natural"} for each in natural]
     return {
         "questions": rng.sample(training, len(training)),
         "val": at_most(shares.evaluated, evaluation["unseen"] if validation == "unseen" else reworded, rng),
         "eval": evaluated + natural,
-        "people": table,
-        "talks": list(talks(book, table, known, islice(strangers, len(known) // 2), rng)) if book.people else [],
     }
 
 
@@ -273,7 +270,7 @@ def looked_into(book: Book, each: dict) -> dict:
     call = asked_words(question, named)
     if not sayable(book.reader, question, call):
         return each
-    return lookup(question, call, book.reader.passages.search(call), answer, "beyond")
+    return lookup(question, call, book.reader.places(call, question), answer, "beyond")
 
 
 def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> list[dict]:
@@ -301,7 +298,7 @@ def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> 
                 question = book.words.as_typed(rng.choice(book.ask(about, rng)), rng)
                 call = asked_words(question, [x for x in (*about["x"], fact.get("y")) if x and x in question])
                 if sayable(book.reader, question, call) and not book.reader.passages.telling(call):
-                    found = book.reader.passages.search(call)
+                    found = book.reader.places(call, question)
                     talks.append(lookup(question, call, found, book.talk.beyond, "untold"))
     return talks
 
@@ -343,43 +340,3 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
             question = book.words.as_typed(question, rng) if not number else book.words.own(question)
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": fact["Answer"]}]
         yield {"Kind": "follow-up", "messages": messages}
-
-
-def people_table(facts: list[dict]) -> list[dict]:
-    """[{"姓名", "字", "首见"}] of the people in the facts: name, courtesy name, first chapter, where they are known."""
-    table = {}
-    for fact in facts:
-        if fact["kind"] in ("courtesy", "first"):
-            row = table.setdefault(fact["about"], {"姓名": fact["about"]})
-            row[ANSWERED[fact["kind"]]] = fact["Key"]
-    return list(table.values())
-
-
-def talks(book: Book, table: list, known: list, absent: Iterable[dict], rng: Random) -> Iterator[dict]:
-    """Conversations in which the assistant searches a table of people, as people_table gives it, before it answers.
-
-    They are about the rows `known`, where a search finds only that row, and about the people of the facts `absent`, who
-    are not in the table.
-    """
-    for row in known:
-        filled = {"x": row["姓名"], "zi": row.get("字"), "names": row["姓名"], "place": row.get("首见")}
-        for kind, column in LOOKED_UP.items():
-            call = {column: row.get(column)}
-            if row.get(ANSWERED[kind]) and search(table, json.dumps(call)) == [row]:
-                question = book.ask({"kind": kind, "x": [row[column]]}, rng)[0]
-                answer = book.words.answer(kind, **filled | {"x": row[column]})
-                yield talk(question, call, [row], answer)
-    for fact in absent:
-        yield talk(book.ask(fact, rng)[0], {"姓名": fact["about"]}, [], fact["Answer"])
-
-
-def talk(question: str, call: dict, found: list, answer: str) -> dict:
-    """A conversation with one search: {"messages": [question, call, what it found, answer]}."""
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "search", "arguments": call},
-            {"role": "return", "records": found},
-            {"role": "assistant", "content": answer},
-        ]
-    }

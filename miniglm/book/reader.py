@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 
 from miniglm.book.asking import (
+    CAST,
+    CAST_ASIDE,
     CHAPTER,
     LAST_CHAPTER,
     QUESTION_WORDS,
@@ -39,20 +41,23 @@ class BookReader:
         self.beyond = passages.forms.beyond
 
     def look(self, call: str, messages: Messages) -> tuple[str, list[Place]]:
-        """(what a call found, as the model reads it, the Places). The call is a JSON list of words.
-
-        Words of the last question that say what is asked for are looked for, too.
-        """
-        asking = [word for word in self.words_in(messages[-1]["content"]) if word in meanings()]
-        places = self.passages.search([*words_of(call), *asking])
+        """(what a call found, as the model reads it, the Places). The call is a JSON list of words."""
+        places = self.places(words_of(call), messages[-1]["content"])
         return shown(places), places
+
+    def places(self, call: Sequence[str], question: str) -> list[Place]:
+        """What is found for the words of a call, and for the words of the question that say what is asked for."""
+        asking = [word for word in self.words_in(question) if word in meanings()]
+        if any(word in question for word in in_both(CAST)):
+            asking.append(CAST_ASIDE)
+        return self.passages.search([*call, *asking])
 
     def call_grammar(self, messages: Messages) -> Grammar:
         """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
 
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
-        Where somebody of the book is named, the first word names them. Where something is asked for that is not learnt
-        by heart, or somebody whom the book does not have, there is no answer before the book was asked.
+        Where somebody of the book is named, or an episode, that is the first word. Where something is asked for that is
+        not learnt by heart, or somebody whom the book does not have, there is no answer before the book was asked.
         """
         grammar = Grammar()
         if not self.must_look(messages[-1]["content"]):
@@ -67,11 +72,11 @@ class BookReader:
         for number in range(MOST_WORDS):
             behind = grammar.state()
             for piece, starts, stops in pieces:
-                names = [match.span() for match in self.passages.names.finditer(piece)] if number == 0 else []
-                if names:
-                    starts = [start for start in starts if any(start <= begin for begin, _ in names)]
-                    stops = [stop for stop in stops if any(stop >= last for _, last in names)]
-                grammar.join(grammar.span(state, piece, starts, stops), behind)
+                if number == 0 and (firsts := self.first_words(piece)):
+                    for word in firsts:
+                        grammar.join(grammar.literal(state, word), behind)
+                else:
+                    grammar.join(grammar.span(state, piece, starts, stops), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
             if number < MOST_WORDS - 1:
@@ -116,6 +121,20 @@ class BookReader:
         chapter = any(CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word) for word in words)
         strange = any(book.is_like_name(word) and book.is_missing(word) for word in words)
         return chapter or strange and asks_who(question)
+
+    def first_words(self, text: str) -> list[str]:
+        """The people of the book and the episodes that a text names, those with one character more who look like names.
+
+        张飞燕 may be somebody whom the book does not have.
+        """
+        book, found = self.passages, []
+        for match in self.vocabulary.finditer(text):
+            if match[0] in book.person_of or match[0] in book.episodes:
+                longer = re.match(r"\w", text[match.end() :])
+                found.append(match[0])
+                if longer and book.is_like_name(match[0] + longer[0]) and match.end() + 1 in self.edges(text)[1]:
+                    found.append(match[0] + longer[0])
+        return found
 
     def words_in(self, question: str) -> list[str]:
         """The words of a question that may be called for."""

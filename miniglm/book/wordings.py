@@ -245,10 +245,6 @@ ANSWERS = {  # by kind of fact; {place} is where it stands: 第一回, 楔子
     "absent chapter": "{x}书中没有，全书共{n}。",
 }
 ABSENT = "书中没有"  # what an answer says about what the book does not have
-# Of a talk in which the assistant looks a person up in a table, by kind of question: the column in which it searches,
-# and the one that answers.
-LOOKED_UP = {"courtesy": "姓名", "whose": "字", "first": "姓名"}
-ANSWERED = {"courtesy": "字", "whose": "字", "first": "首见"}
 
 
 @functools.cache

@@ -1,0 +1,23 @@
+# A desk that finds hotels: a model learns from nothing to search a table and to tell what it found.
+out_dir = "out/hotel"
+dataset = "hotel_sft"
+init_from = "auto"
+n_layer, n_head, n_embd = 4, 4, 256
+block_size = 512
+norm, norm_eps, norm_weight = "rms", 1e-6, False
+embedding_norm = True
+positions = "rope"
+qk_norm, attention_scale = True, 0.12
+activation, gated = "silu", True
+bias = False
+zero_init = True
+batch_size = 4
+optimizer = "muon"
+ns_steps = 3
+learning_rate = 4e-3
+min_lr = 4e-5
+warmup_iters = 30
+fit_minutes = 7.0
+eval_interval = 200
+eval_iters = 10
+log_interval = 5
