@@ -65,6 +65,7 @@ dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on la
 # -----------------------------------------------------------------------------
 
 SAMPLES = 16  # texts that a model writes for measure_split
+OF_TALKS = ("call_exact", "slot_f1", "answer_values", "bleu_4")  # metrics of all talks, also by themselves
 BEGINNING = 16  # tokens of the held-out split that each of them goes on from
 
 
@@ -257,6 +258,8 @@ for directory in out_dir:
         people = loaded.book.passages.people if loaded.book else NOBODY
         run.metrics, run.scores = measure_answers(records, run.answers, train_text, book_text, people)
         run.metrics |= bag_metrics
+        if table:
+            run.metrics |= {name: run.metrics["all"].get(name) for name in OF_TALKS}
         shown = {"all": run.metrics["all"], **run.metrics["groups"], **bag_metrics}
     else:
         untold = not dataset and "dataset" not in loaded.settings

@@ -52,6 +52,7 @@ class GLMConfig:
     norm_eps: float = 1e-5
     norm_weight: bool = True  # norms have weights
     embedding_norm: bool = False  # a norm on the tokens' embedding
+    previous_token: bool = False  # the embedding of the token before is added, at other places: copying comes early
     qk_norm: bool = False  # a norm on each head's queries and keys
     post_norms: bool = False  # norms on what attention and MLP add, too
     parallel: bool = False  # attention and MLP read the same norm, side by side
@@ -438,12 +439,15 @@ class KVCache:
         shape = (rows, config.kv_heads, length, config.head_size)
         self.layers = [LayerCache(shape, device, dtype) for _ in range(config.n_layer)]
         self.starts = starts
+        self.last: torch.Tensor | None = None  # (B, 1, C), the embedding of the last token
 
     def select(self, rows):
         """Let each row go on from row `rows` (B,) of before."""
         for layer in self.layers:
             for stored in (layer.keys, layer.values):
                 stored[:, :, : layer.length] = stored[rows, :, : layer.length]
+        if self.last is not None:
+            self.last = self.last[rows]
 
 
 class MiniGLM(nn.Module):
@@ -515,6 +519,8 @@ class MiniGLM(nn.Module):
         x = self.token_embedding(idx)  # (B, T) -> (B, T, C)
         if self.config.embedding_multiplier != 1:
             x = x * self.config.embedding_multiplier
+        if self.config.previous_token:
+            x = x + self._before(x, positions, cache)
         if self.config.embedding_norm:
             x = parts["ln_e"](x)
         if self.config.positions == "learned":
@@ -523,6 +529,18 @@ class MiniGLM(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, view, cache and cache.layers[layer])
         return parts["ln_f"](x)
+
+    def _before(self, x, positions, cache):
+        """The embedding of the token before each, (B, T, C) like x, rolled by a quarter of the width.
+
+        So a key tells at once which token stands before it, and what followed a token is found in one step instead of
+        two (after the smeared keys of Olsson et al. 2022, arXiv:2209.11895). Before a sample's first token is nothing.
+        """
+        first = torch.zeros_like(x[:, :1]) if cache is None or cache.last is None else cache.last
+        if cache is not None:
+            cache.last = x[:, -1:]
+        before = torch.cat([first, x[:, :-1]], 1) * (positions > 0).unsqueeze(-1)
+        return before.roll(self.config.n_embd // 4, -1)
 
     def _view(self, idx, sample, cache):
         """(positions (T,) or (B, T), View) of idx. sample, cache: see hidden."""

@@ -49,6 +49,7 @@ norm: Literal["layer", "rms"] = "layer"  # how the residual stream is normalised
 norm_eps: NotNegative = 1e-5  # added to the variance
 norm_weight = True  # norms have weights
 embedding_norm = False  # a norm on the tokens' embedding
+previous_token = False  # the embedding of the token before is added, at other places: copying comes early
 qk_norm = False  # a norm on each head's queries and keys
 post_norms = False  # norms on what attention and MLP add, too
 parallel = False  # attention and MLP side by side, behind one norm

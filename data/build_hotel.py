@@ -34,7 +34,7 @@ from miniglm.search import search
 dataset = "hotel"  # write to data/DATASET
 hotels: Annotated[int, Bounds(20, 2000)] = 400  # in the table; talks that are trained are about half of them
 talks: Positive = 12000  # to be trained
-eval_talks: Positive = 200  # of each group in eval.jsonl
+eval_talks: Positive = 60  # of each group in eval.jsonl
 seed: Natural = 1337  # which hotels there are, and which talks
 # -----------------------------------------------------------------------------
 
@@ -103,7 +103,6 @@ ASKED = {
     "subway": ("附近有地铁(站|)吗 (离|最近的)地铁站是哪个 坐地铁到哪一站", "地铁(方便吗|坐到哪里下)"),
     "rating": ("评分(是多少|怎么样|高吗) (大家|客人)评价(如何|怎么样) 多少分", "口碑(好不好|如何) 得了几分"),
     "has": ("有没有{facility}(呢|) (有|提供){facility}吗 {facility}有吗", "能用{facility}吗 {facility}这项有没有"),
-    "other": ("还有别的(吗|酒店吗) 换一家(看看|) 有没有其他的", "(再|另外)给我看一家 这家不满意"),
 }
 CLOSING = ("(好的|行|可以)，(就|那就)(预订|订){name}(吧|) (就|)(住|选){name}吧", "(定|拍板)了，{name}")
 THANKS = ("谢谢 (多|)谢了 麻烦你了 好的，谢谢", "(太感谢|辛苦)了 有劳")
@@ -117,8 +116,6 @@ ANSWERS = {
     "rating": "{name}的评分是{rating}分。",
     "has": "有的，{name}有{facility}。",
     "lacks": "没有，{name}没有{facility}。",
-    "other": "还有{name}，{type}，每晚{price}元，评分{rating}分。",
-    "no other": "没有别的了。",
     "booked": "好的，祝您在{name}入住愉快！",
     "thanks": "不客气，祝您旅途愉快！",
 }
@@ -171,7 +168,7 @@ def draw_call(rng, hotel: dict) -> dict:
     """What somebody asks for who would be content with a hotel."""
     if rng.random() < 0.2:
         return {"name": hotel["name"]}
-    facilities = rng.sample(hotel["facilities"], rng.choice([1, 1, 2]))
+    facilities = rng.sample(hotel["facilities"], min(len(hotel["facilities"]), rng.choice([1, 1, 2])))
     wishes = {
         "type": hotel["type"],
         "subway": hotel["subway"].partition("站")[0] + "站",
@@ -219,19 +216,15 @@ def draw_talk(rng, find, hotel: dict, lists: Lists, how: int = USUAL) -> list[di
     found = look(draw_call(rng, hotel))
     if not found:
         found = look(draw_call(rng, hotel))
-    shown = 0
     for kind in rng.sample(list(ASKED), rng.choice([1, 2, 3, 4, 5])) if found else ():
-        facility = rng.choice(found[shown]["facilities"] if rng.random() < 0.5 else lists.facilities)
+        facility = rng.choice(found[0]["facilities"] if rng.random() < 0.5 else lists.facilities)
         say("user", worded(rng, ASKED[kind], how, facility=facility) + rng.choice("？？。"))
-        if kind == "has" and facility not in found[shown]["facilities"]:
+        if kind == "has" and facility not in found[0]["facilities"]:
             kind = "lacks"
-        if kind == "other":
-            kind = "other" if shown + 1 < len(found) else "no other"
-            shown += kind == "other"
-        say("assistant", ANSWERS[kind].format(**found[shown], facility=facility))
+        say("assistant", ANSWERS[kind].format(**found[0], facility=facility))
     if found and rng.random() < 0.4:
-        say("user", worded(rng, CLOSING, how, **found[shown]) + "。")
-        say("assistant", ANSWERS["booked"].format(**found[shown]))
+        say("user", worded(rng, CLOSING, how, **found[0]) + "。")
+        say("assistant", ANSWERS["booked"].format(**found[0]))
     elif rng.random() < 0.3:
         say("user", worded(rng, THANKS, how) + rng.choice("。！"))
         say("assistant", ANSWERS["thanks"])
@@ -245,14 +238,9 @@ def trained_talks(rng, table: list[dict]) -> Iterator[list[dict]]:
             yield draw_talk(rng, lambda call: search(table, json.dumps(call)), rng.choice(table), KNOWN)
             continue
         strange = rng.choice([0, 0.3, 0.8])
-        invented_hotels = [draw_hotel(rng, KNOWN, strange) for _ in range(rng.choice([1, 1, 2, 3]))]
-        hotel = invented_hotels[0]
-        for other in invented_hotels[1:]:  # often enough it fits, too
-            if rng.random() < 0.7:
-                other |= {"type": hotel["type"], "subway": hotel["subway"], "facilities": hotel["facilities"]}
+        hotel = draw_hotel(rng, KNOWN, strange)
         asked = hotel if rng.random() < 0.9 else draw_hotel(rng, KNOWN, strange)
-        rng.shuffle(invented_hotels)
-        yield draw_talk(rng, lambda call, there=invented_hotels: search(there, json.dumps(call)), asked, KNOWN)
+        yield draw_talk(rng, lambda call, hotel=hotel: search([hotel], json.dumps(call)), asked, KNOWN)
 
 
 def words_of(turn: dict) -> str:
@@ -294,7 +282,7 @@ claim(target)
 rng, taken = random.Random(seed), set()
 known = draw_table(rng, hotels // 2, KNOWN, taken)
 unseen = draw_table(rng, hotels - len(known), ALL, taken)
-table = sorted(known + unseen, key=lambda hotel: (-hotel["rating"], hotel["price"]))  # the best are found first
+table = rng.sample(known + unseen, hotels)
 new = {word for words in (FACILITIES, NAMES, STATIONS) for word in new_words(words)}
 training = list(islice(trained_talks(rng, known), talks + eval_talks))
 usual = (talk for talk in evaluated_talks(rng, table, unseen, USUAL) if not stands_in(talk, new))

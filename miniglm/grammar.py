@@ -59,11 +59,16 @@ class Grammar:
                 self.also[behind].append(end)
         return end
 
+    def loop(self, state: int, behind: int, without: str):
+        """Let any bytes lead from a state to another, but those of some ASCII characters."""
+        for byte in set(range(256)) - set(without.encode("ascii")):
+            self.steps[state].setdefault(byte, []).append(behind)
+
     def join(self, state: int, other: int):
         """Let a state be another at once."""
         self.also[state].append(other)
 
-    def closure(self, states: set[int]) -> frozenset[int]:
+    def closure(self, states: Iterable[int]) -> frozenset[int]:
         """Some states with all that they are at once."""
         found, todo = set(states), list(states)
         while todo:
@@ -95,25 +100,26 @@ class Guide:
     def __init__(self, grammar: Grammar, trie: Trie):
         self.grammar, self.trie = grammar, trie
         self.states = grammar.closure({grammar.start})
+        self.known: dict[frozenset[int], np.ndarray] = {}  # what is allowed in some states
+        self.moved: dict[frozenset[int], dict] = {}  # where bytes lead from some states
 
     def allowed(self) -> np.ndarray | None:
         """The ids, int64, that may come next; None where any may."""
         grammar, found = self.grammar, []
         if self.states & grammar.free:
             return None
+        if self.states in self.known:
+            return self.known[self.states]
 
         def walk(node: dict, states: frozenset[int]):
-            here = defaultdict(set)
-            for state in states:
-                for byte, behind in grammar.steps[state].items():
-                    here[byte].update(behind)
-            for byte, behind in here.items():
-                if byte in node:
+            moves = self.moves(states)
+            for byte in moves if len(moves) < len(node) else node:
+                if byte in node and byte in moves:
                     id, further = node[byte]
-                    reached = grammar.closure(behind)
                     if id is not None:
                         found.append(id)
                     if further:
+                        reached = self.behind(states, byte)
                         if reached & grammar.free:
                             found.extend(below(further))
                         walk(further, reached)
@@ -121,7 +127,26 @@ class Guide:
         walk(self.trie.root, self.states)
         if self.states & grammar.ends:
             found.append(self.trie.end_id)
-        return np.array(sorted(set(found)), np.int64)
+        self.known[self.states] = np.array(sorted(set(found)), np.int64)
+        return self.known[self.states]
+
+    def moves(self, states: frozenset[int]) -> dict[int, set[int] | frozenset[int]]:
+        """{byte: the states behind it} of some states that stand together."""
+        if states not in self.moved:
+            here = self.moved[states] = defaultdict(set)
+            for state in states:
+                for byte, behind in self.grammar.steps[state].items():
+                    here[byte].update(behind)
+        return self.moved[states]
+
+    def behind(self, states: frozenset[int], byte: int) -> frozenset[int]:
+        """All states behind a byte."""
+        moves = self.moves(states)
+        if byte not in moves:
+            return frozenset()
+        if not isinstance(moves[byte], frozenset):
+            moves[byte] = self.grammar.closure(moves[byte])
+        return moves[byte]
 
     def push(self, token: int):
         """Go on with a token that was allowed."""
@@ -131,8 +156,7 @@ class Guide:
         for byte in self.trie.bytes[token]:
             if states & self.grammar.free:
                 break
-            behind = {other for state in states for other in self.grammar.steps[state].get(byte, ())}
-            states = self.grammar.closure(behind)
+            states = self.behind(states, byte)
         self.states = states
 
 

@@ -162,7 +162,7 @@ def slots_of(call: str) -> set[tuple[str, str]]:
     pairs = (
         (field, each) for field, value in fields.items() for each in (value if isinstance(value, list) else [value])
     )
-    return {(field, str(each)) for field, each in pairs}
+    return {(field, f"{each:g}" if isinstance(each, float) else str(each)) for field, each in pairs}
 
 
 def slot_scores(calls: Sequence[tuple[str, str]]) -> dict:
@@ -337,7 +337,8 @@ def answer_scores(completion, record: dict, train_text: str | None, book_text=""
         scores["accuracy_with_places"] = scores["accuracy"]
     if "Call" in record:
         wanted, called = record["Call"], completion.call
-        scores["call_exact"] = parsed(wanted) == parsed(called) if wanted or called else None
+        same = slots_of(wanted) == slots_of(called) and bool(slots_of(wanted))
+        scores["call_exact"] = same if wanted or called else None
         held = [holds_value(answer, value) for value in record["Values"]]
         scores["answer_values"] = all(held) if held else None
     if refusals:

@@ -27,7 +27,16 @@ from miniglm.plots import (
 )
 
 SHOWN = 20  # answers side by side
-PERCENT = ("accuracy", "exact_match", "loop_share", "copied_share", "refusal_share", "quotes_in_book")
+PERCENT = (
+    "accuracy",
+    "exact_match",
+    "loop_share",
+    "copied_share",
+    "refusal_share",
+    "quotes_in_book",
+    "call_exact",
+    "answer_values",
+)
 MEANING = {  # of the metrics, for the page
     "accuracy": "答对：回答里有 Key the answer holds the Key",
     "exact_match": "一字不差 exactly the right answer",
@@ -40,6 +49,12 @@ MEANING = {  # of the metrics, for the page
     "copied_share": "最长的一段照抄训练文本，占全文 longest piece copied from the training text, share of the whole",
     "refusal_share": "说书里没有的 answers that say the book has no such thing",
     "quotes_in_book": "引文在书里一字不差 quotations that stand in the book",
+    "accuracy_with_places": "答案或列出的出处里有 Key the answer or the places shown hold the Key",
+    "call_exact": "查的一字不差 the call asks for just what is due",
+    "answer_values": "答案里有该有的数和名 the answer holds the values of what was found",
+    "slot_precision": "查的每一项，对的 slots that were right",
+    "slot_recall": "该查的每一项，查了的 slots that were asked for",
+    "slot_f1": "两者的调和平均 F1 of both",
     "tokens_per_second": "每秒 token tokens a second",
     "loss": "损失（nat/token）loss",
     "perplexity": "困惑度 perplexity",

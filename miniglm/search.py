@@ -10,8 +10,9 @@ from miniglm.errors import refuse
 from miniglm.files import read_json_lines
 from miniglm.grammar import Grammar
 
-MOST = 3  # records given back
+MOST = 1  # records given back: who asks for less gets another
 FEW = 100  # values that a column has at most, if it is said in the place of a word of the talk
+DIGITS = "0123456789"
 BOUNDS = ("lower", "upper")  # a call's "price_range_upper" bounds the column "price"
 
 
@@ -23,7 +24,10 @@ def read_table(path) -> list[dict]:
 
 
 class Table:
-    """A table as a tool, see chat.py: a call asks for words of the talk or of the table; any answer is allowed."""
+    """A table as a tool, see chat.py: a call asks for words of the talk or of the table.
+
+    An answer is free but for its numbers, which are none that was neither found nor said.
+    """
 
     beyond = ""
 
@@ -51,8 +55,8 @@ class Table:
         A text that is looked for was said in the talk, or is one of the FEW values of its column; a number is any.
         """
         grammar = Grammar()
-        grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
-        said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
+        answer(grammar, [message["content"] for message in messages])
+        said = [message["content"] for message in messages if message["role"] == "user"]
         pieces = [piece for text in said for piece in re.split(r'["\\\x00-\x1f]+', text) if piece]
         opened, behind = grammar.literal(grammar.start, MARKERS["search"] + "{"), grammar.state()
         for field, values in self.columns.items():
@@ -76,18 +80,34 @@ class Table:
         grammar.ends.add(grammar.literal(behind, "}"))
         return grammar
 
-    def answer_grammar(self, call: str, places: Sequence, messages: Messages) -> None:
-        """Anything may be answered."""
+    def answer_grammar(self, call: str, places: Sequence, messages: Messages) -> Grammar:
+        """What may be answered to what a call found: a text with no other numbers than those found or said."""
+        grammar = Grammar()
+        answer(grammar, [self.look(call, messages)[0], *(message["content"] for message in messages)])
+        return grammar
+
+
+def answer(grammar: Grammar, texts: Sequence[str]):
+    """Let a grammar begin with an answer that has no other numbers than some texts."""
+    begin = grammar.literal(grammar.start, MARKERS["assistant"])
+    grammar.ends.add(begin)
+    grammar.loop(begin, begin, DIGITS)
+    for found in {found for text in texts for found in re.findall(r"\d+(?:\.\d+)?", text)}:
+        behind = grammar.literal(begin, found)
+        grammar.ends.add(behind)
+        grammar.loop(behind, begin, DIGITS + "." * found.isdigit())
+        if found.isdigit():
+            grammar.loop(grammar.literal(behind, "."), begin, DIGITS)  # the end of a sentence
 
 
 def number(grammar: Grammar, state: int) -> int:
     """The state behind a number that follows a state: 328, 4.5."""
     whole, part = grammar.state(), grammar.state()
-    for digit in "0123456789":
+    for digit in DIGITS:
         for before, behind in ((state, whole), (whole, whole), (part, part)):
             grammar.join(grammar.literal(before, digit), behind)
     point = grammar.literal(whole, ".")
-    for digit in "0123456789":
+    for digit in DIGITS:
         grammar.join(grammar.literal(point, digit), part)
     grammar.join(whole, part)
     return part

@@ -27,6 +27,7 @@ KNOBS = {
     "rms": {"norm": "rms"},
     "norms without weights": {"norm_weight": False},
     "norm on the embedding": {"embedding_norm": True},
+    "the token before": {"previous_token": True},
     "norms on queries and keys": {"qk_norm": True},
     "norms behind": {"post_norms": True},
     "parallel": {"parallel": True},

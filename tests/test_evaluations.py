@@ -238,6 +238,29 @@ def test_pictures_are_drawn(project, chat):
     (chat / "log.jsonl").write_text(text[: text.rindex("\n") + 1], encoding="utf-8")
 
 
+def test_before_and_after_on_any_list_of_questions(project, chat):
+    """Base and fine-tuned model side by side, of some kinds alone, with or without answers; a line each will do."""
+    questions = [question for question, _ in TALK[:3]]
+    kinds = ["甲", "乙", "甲"]
+    rows = [json.dumps({"prompt": each, "type": kind}) for each, kind in zip(questions, kinds)]
+    project.write("asked.jsonl", "\n".join(rows))
+    project.write("asked.txt", "\n".join(questions))
+    words = ["--out_dir=out/small", "--out_dir=out/talk", "--save_path=both.json", "--report=both.html"]
+    done = project.run("evaluations.py", *words, "--eval_file=asked.jsonl", "--where=type=甲")
+    assert "2 questions without answers: nothing is counted as right or wrong" in done.stdout
+    metrics = json.loads((project.folder / "both.json").read_text(encoding="utf-8"))
+    assert [metrics[place]["all"]["n"] for place in ("out/small", "out/talk")] == [2, 2]
+    assert metrics["out/talk"]["all"]["accuracy"] is None and metrics["out/talk"]["all"]["loop_share"] == 0
+    page = (project.folder / "both.html").read_text(encoding="utf-8")
+    assert TALK[0][1] in page and TALK[2][1] in page and questions[1] not in page
+    done = project.run("evaluations.py", "--out_dir=out/talk", "--eval_file=asked.txt", "--answers_path=said.jsonl")
+    said = [json.loads(line) for line in (project.folder / "said.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(each["Question"], each["Model"]) for each in said] == TALK[:3]
+    words = ["--out_dir=out/talk", "--eval_file=asked.jsonl"]
+    assert "asked.jsonl has no such record" in project.fails("evaluations.py", *words, "--where=type=丙")
+    assert "is no choice" in project.fails("evaluations.py", *words, "--where=type")
+
+
 @pytest.mark.parametrize(
     "script, words, message",
     [

@@ -153,6 +153,44 @@ def test_the_reports_recipe_runs_and_says_what_suits_a_cpu(project):
     shutil.rmtree(project.folder / "out/report")
 
 
+def test_epochs_stand_in_place_of_steps(project, chat):
+    """So many passes over a book, and over the rows of conversations; --fit_minutes takes no more."""
+    tokens = len((project.folder / "data/sanguo_bpe/train.bin").read_bytes()) // 2
+    steps = math.ceil(0.01 * ((tokens - 1) // 128 - 1) / 8)
+    words = [*QUICK[:-5], "--epochs=0.01", "--eval_interval=1000", "--eval_iters=1", "--out_dir=out/epochs"]
+    for more in ([], ["--fit_minutes=5", "--overwrite=True"]):
+        project.run("train.py", *words, "--warmup_iters=2", *more)
+        config = json.loads((project.folder / "out/epochs/config.json").read_text(encoding="utf-8"))
+        assert config["iter_num"] == config["settings"]["max_iters"] == steps > 2
+    rows = json.loads((project.folder / "data/talk/meta.json").read_text(encoding="utf-8"))["splits"]["train"]["rows"]
+    words = ["--init_from=finetune", "--ckpt_dir=out/small", "--dataset=talk", "--out_dir=out/epochs", "--batch_size=2"]
+    project.run("train.py", *words, "--epochs=2", "--eval_iters=1", "--overwrite=True", "--warmup_iters=1")
+    config = json.loads((project.folder / "out/epochs/config.json").read_text(encoding="utf-8"))
+    assert config["iter_num"] == 2 * rows / 2
+
+
+def test_overfitting_is_told_and_fine_tuning_goes_on_from_the_best(project, chat):
+    """A book of a few lines is soon known by heart; an adapter on its best checkpoint finds it again."""
+    text = "\n".join((project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8").splitlines()[:40])
+    project.write("data/little/input.txt", text)
+    project.run("data/prepare.py", "little", "--tokenizer_from=data/sanguo_bpe", "--dataset=little")
+    words = [*SMALL, "--dataset=little", "--out_dir=out/little", "--max_iters=80", "--eval_interval=10"]
+    words += ["--eval_iters=2", "--optimizer=muon", "--learning_rate=1e-2", "--warmup_iters=2"]
+    said = project.run("train.py", *words).stdout
+    assert "overfitting: the validation loss was" in said and "fine-tuning will go on from best.pt" in said
+    best = torch.load(project.folder / "out/little/best.pt", weights_only=True)
+    assert 0 < best["iter_num"] < 80
+    words = ["--init_from=finetune", "--ckpt_dir=out/little", "--dataset=talk", "--out_dir=out/after", "--max_iters=2"]
+    words += ["--eval_iters=1", "--warmup_iters=1", "--batch_size=2"]
+    said = project.run("train.py", *words, "--learning_rate=0", "--min_lr=0", "--weight_decay=0").stdout
+    after = torch.load(project.folder / "out/after/ckpt.pt", weights_only=True)
+    assert all(torch.equal(after["model"][name], weight) for name, weight in best["model"].items())
+    assert "overfitting" not in said  # answers are learnt by heart on purpose
+    project.run("train.py", *words, "--lora_rank=2", "--overwrite=True")
+    project.run("train.py", *words, "--lora_rank=2", "--init_from=resume", "--max_iters=3")
+    project.run("sample.py", "--out_dir=out/after", "--start=张飞字什么？", "--max_new_tokens=2")
+
+
 def test_eval_only_tells_the_losses_and_changes_nothing(project, pretrained):
     """The checkpoint stays as it is."""
     before = (pretrained / "ckpt.pt").read_bytes()

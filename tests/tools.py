@@ -60,6 +60,16 @@ HOTELS = [
     {"名": "如家酒店", "型": "经济", "价": 150, "有": ["暖气"]},
     {"名": "万豪酒店", "型": "豪华", "价": 980, "有": ["泳池", "暖气"]},
 ]
+# A story of our time, in chapters: three people who speak and walk, an old tree, and words that begin as surnames do.
+TALK_OF_TODAY = "".join(
+    f"""第{number}章 第{number}天
+林小满走进教室，马上坐了下来。陈大川问：“今天考什么？”林小满说：“考历史。”
+苏晴笑着对林小满说：“你昨晚又没睡。”陈大川走到窗边，看着院子里的老槐。
+“老槐又开花了。”苏晴说。林小满点头，高兴地笑了。老师说，下课以后再去。
+陈大川想了想，没有说话。苏晴走了，林小满问陈大川：“她怎么了？”
+"""
+    for number in range(1, 9)
+)
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 

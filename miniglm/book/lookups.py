@@ -9,6 +9,7 @@ What a call is to hold follows from the question; what it finds, and what may be
 In many talks a person is replaced by one who was invented for that talk alone: what is left to learn is to read.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,7 @@ def asked_words(question: str, subjects: Sequence[str]) -> list[str]:
     """
     places = {question.find(subject): subject for subject in subjects if subject in question}
     covered = [(start, start + len(word)) for start, word in places.items()]
-    known = sorted({*meanings(), *in_both(EARLIEST)}, key=lambda word: (-len(word), word))
-    for word in known:
+    for word in (word for word in known_longest_first() if word in question):
         for match in re.finditer(re.escape(word), question):
             inside = any(match.start() < stop and start < match.end() for start, stop in covered)
             if not inside and word != "谁":
@@ -48,6 +48,12 @@ def asked_words(question: str, subjects: Sequence[str]) -> list[str]:
     words = [places[start] for start in sorted(places)]
     first = [word for word in words if word in subjects]
     return [*first, *(word for word in words if word not in first)][:4]
+
+
+@functools.cache
+def known_longest_first() -> list[str]:
+    """The words that say what is asked."""
+    return sorted({*meanings(), *in_both(EARLIEST)}, key=lambda word: (-len(word), word))
 
 
 def lookup(question: str, call: Sequence[str], found: Sequence[Place], answer: str, kind: str = "lookup") -> dict:

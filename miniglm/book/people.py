@@ -10,6 +10,7 @@ from miniglm.book.absence import FAMILIES
 from miniglm.book.mentions import ACTS, HANZI, any_of, in_both_scripts
 from miniglm.errors import refuse
 from miniglm.files import read_json
+from miniglm.typed import TRADITIONAL, in_script
 
 TOWARDS = "到于往至回离在取入出奔屯守望犯攻"  # stand before a place
 COMMON_FAMILY, OFTEN_NAMED = 2, 5  # people of a surname, and mentions, from which a name is believed that does nothing
@@ -171,7 +172,7 @@ def find_people(text: str) -> dict[str, list[str]]:
     They say or do something at the beginning of a clause LEAST_SAID times, in more than one word, and are spoken of so
     in a good part of the places in which their name stands.
     """
-    family = f"(?:{COMPOUND}|[{FAMILIES}{in_both_scripts(FAMILIES)[3:-1].partition('|')[2]}])"
+    family = f"(?:{COMPOUND}|[{FAMILIES}{in_script(FAMILIES, TRADITIONAL)}])"
     acting = re.compile(rf"(?<![\u4e00-\u9fff])({family}{HANZI}{{1,2}}?)({SAID})")
     said = defaultdict(Counter)
     for match in acting.finditer(text):
