@@ -14,7 +14,7 @@ from tools import Project
 
 TINY = """
 n_layer, n_head, n_embd, batch_size, max_iters, eval_interval, eval_iters = 1, 1, 32, 2, 40, 10, 1
-fit_minutes = 0.0
+epochs, fit_minutes = 0.0, 0.0
 """
 FEWER_CHAPTERS = """
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Looking into the book: what is found of the real one, and what is said of what it does not have."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -85,3 +86,42 @@ def test_a_call_holds_whole_words(book):
     ):
         starts, stops = reader.edges(question)
         assert {question[a:b] for a, b in zip(starts, stops)} == words
+
+
+ASKED = {  # kinds of facts, and words that ask for each
+    "death": "怎么死的",
+    "slain": "被谁杀了",
+    "slew": "杀了谁",
+    "sons": "儿子是谁",
+    "father": "父亲是谁",
+    "brothers": "兄弟是谁",
+    "wife": "妻子是谁",
+    "husband": "丈夫是谁",
+    "native": "哪里人",
+    "office": "官职是什么",
+    "arms": "兵器是什么",
+    "look": "相貌如何",
+}
+
+
+def test_the_best_known_are_known_best(book, project):
+    """Of the thirty most named, what the book tells is found under each of their names, and who they are is trained."""
+    reader, famous = BookReader(book), list(book.people)[:30]
+    trained = [
+        record["Question"]
+        for line in (project.folder / "data/sanguo_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
+        if "Question" in (record := json.loads(line)) and record["Kind"] in ("who", "whose", "called", "courtesy")
+    ]
+    assert {"刘备", "关羽", "张飞", "诸葛亮", "曹操", "孙权", "赵云", "吕布", "周瑜", "司马懿"} <= set(famous)
+    facts = Counter()
+    for person in famous:
+        names = [name for name in book.people[person] if len(name) > 1]
+        assert names and all(any(name in question for question in trained) for name in names)
+        for kind, words in ASKED.items():
+            for name in names if (kind, person) in book.facts else ():
+                question = f"{name}{words}？"
+                found = reader.places([name], question)
+                tells = [tell[:2] for place in found for tell in book.sentences[place.number].tells]
+                assert [kind, person] in tells, (question, [place.record for place in found])
+                facts[kind] += 1
+    assert sum(facts.values()) > 150 and set(facts) >= {"death", "sons", "father", "native", "office", "arms"}
