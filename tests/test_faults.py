@@ -14,7 +14,19 @@ import pytest
 import torch
 
 from miniglm.origin import open_model
-from tools import SMALL, TORCHRUN, assert_same_run, events, kill, said, start, state, wait_for, wait_until
+from tools import (
+    SMALL,
+    TALK_OF_TODAY,
+    TORCHRUN,
+    assert_same_run,
+    events,
+    kill,
+    said,
+    start,
+    state,
+    wait_for,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and mounts that Windows does not have")
 
@@ -65,7 +77,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(project, chat, small_disk)
         (["data/fetch_data.py", "full", "--from=data/sanguo/input.txt"], "data/full/input.txt"),
         (["data/prepare.py", "sanguo", "--dataset=full"], "data/full/train.bin"),
         (["data/prepare_sft.py", "data/sanguo_sft/questions.jsonl", "--dataset=full"], "data/full/train.bin"),
-        (["data/build_sft.py", "sanguo", "--dataset=full"], "data/full/questions.jsonl"),
+        (["data/build_sft.py", "today", "--dataset=full"], "data/full/questions.jsonl"),
         (["export.py", "--out_dir=out/talk", "--save_path=data/full/model.gguf"], "data/full/model.gguf"),
         (["visualize.py", "--out_dir=data/full"], "data/full/loss.png"),
     ],
@@ -73,6 +85,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(project, chat, small_disk)
 def test_a_full_disk_never_costs_what_was_there(project, chat, small_disk, words, written):
     """Whatever is written, it takes the old one's place whole or not at all."""
     full = small_disk("data/full", 200_000)
+    project.write("data/today/input.txt", TALK_OF_TODAY)
     shutil.copy(project.folder / "out/talk/log.jsonl", full)
     (project.folder / written).write_text("旧的", encoding="utf-8")
     (full / "other").write_bytes(bytes(os.statvfs(full).f_bavail * os.statvfs(full).f_bsize - 12_000))
