@@ -18,7 +18,7 @@ from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
 
-BY_HEART = 150  # people, the best known, whose facts are learnt by heart; of the others the book is asked
+BY_HEART = 100  # people, the best known, whose facts are learnt by heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most episode author length"  # kinds that are
 TALKS = {"title": 4}  # talks for each fact of a kind that is looked up; of others one
 LOOKED_UP_MOST = 180  # talks trained for each kind of fact that is looked up
