@@ -63,7 +63,7 @@ PATTERNS = {
     ],
     "look": [
         f"(?P<x>P)(?:，?字(?:P|..))?，?(?P<w>(?:生得|身长){OTHER}。；]{{6,40}})",
-        f"(?P<w>(?:生得)?身长{OTHER}。；]{{6,44}})(?:；[^。]{{0,60}})?(?:。[^。]{{0,40}})?(?:。[^。]{{0,10}})?姓{HANZI}{{1,2}}，?名(?P<x>P)",
+        f"(?<!P，)(?P<w>(?:生得)?身长{OTHER}。；]{{6,44}})(?:；[^。]{{0,60}})?(?:。[^。]{{0,40}})?(?:。[^。]{{0,10}})?姓{HANZI}{{1,2}}，?名(?P<x>P)",
     ],
 }
 
@@ -123,6 +123,8 @@ def children(texts: Sequence[Marked]) -> Iterator[Tie]:
         for match in listed.finditer(marked.text):
             begin = max(0, match.start() - NEARBY)
             for found in reversed(list(re.finditer(PERSON, marked.text[begin : match.start()]))):
+                if re.search("子(?:名|曰)?$", marked.text[max(0, begin + found.start() - 3) : begin + found.start()]):
+                    continue  # a child themselves: 长子曹昂
                 parent = marked.who(found[0])
                 family = parent[: len(parent) - len(given_name(parent))]
                 child = family + match["given"] if match["given"] else marked.who(match["y"])
