@@ -26,6 +26,7 @@ from miniglm.chat import (
     recent_turns,
     sources,
     stream,
+    unborne,
 )
 from miniglm.conversation import MARKERS
 from miniglm.decoding import Sampling
@@ -111,7 +112,9 @@ def say_with(tool, messages):
     print()
     if records:
         return added
-    for each in sources(tool, messages[-1]["content"], added[-1]["content"], places):
+    question, answer = messages[-1]["content"], added[-1]["content"]
+    rests_on = sources(tool, question, answer, places)
+    for each in [*rests_on, *(f"⚠ {word}" for word in unborne(tool, question, answer, rests_on))]:
         print(f"  {each}")
     return added[-1:]  # what was looked up is not shown to the model again
 

@@ -25,7 +25,18 @@ import gradio as gr
 
 from configurator import Bounds, FilePath, configure
 from miniglm import origin
-from miniglm.chat import answer_with, answered, beams, grow, look_inside, prompt_ids, recent_turns, sources, stream
+from miniglm.chat import (
+    answer_with,
+    answered,
+    beams,
+    grow,
+    look_inside,
+    prompt_ids,
+    recent_turns,
+    sources,
+    stream,
+    unborne,
+)
 from miniglm.checkpoint import CHECKPOINT, locate
 from miniglm.conversation import MARKERS
 from miniglm.decoding import Sampling
@@ -220,7 +231,7 @@ async def reply(text, history, name, *settings):
     async for added, speed, places in searched(loaded, tool, messages, *settings):
         if tool is loaded.book:
             said = added[-1]["content"] if added[-1]["role"] == "assistant" else "…"
-            rests_on = "" if said == "…" else sources_html(tool.passages, sources(tool, text, said, places), said)
+            rests_on = "" if said == "…" else sources_html(tool, text, said, places)
             yield said, speed, rests_on
         else:
             yield turns_of(added), speed, ""
@@ -238,15 +249,15 @@ async def searched(loaded, tool, messages, turns, num_beams, length_penalty, max
             yield added, speed_of(tokens, started), places
 
 
-def sources_html(book, found, answer):
+def sources_html(book, question, answer, places):
     """What an answer rests on, as HTML: each place with its chapter, which a click opens there; what is quoted marked.
 
-    A quotation that the book does not have word for word is told.
+    What the book does not bear out is told. places: that were looked up.
     """
-    quotes = re.findall("「(.+?)」", answer)
-    rows = [f"<p>⚠ {html.escape(quote)}</p>" for quote in quotes if not book.is_verbatim(quote)]
+    quotes, found = re.findall("「(.+?)」", answer), sources(book, question, answer, places)
+    rows = [f"<p>⚠ {html.escape(word)}</p>" for word in unborne(book, question, answer, found)]
     for source in found:
-        begin, chapter, end = book.around(source.number)
+        begin, chapter, end = book.passages.around(source.number)
         quoted = re.escape(next((quote for quote in quotes if quote in source.text), ""))
         text = marked(source.text, quoted)
         place = f"{html.escape(begin)}<mark>{html.escape(chapter)}</mark>{html.escape(end)}"

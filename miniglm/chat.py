@@ -241,6 +241,16 @@ def sources(book: BookReader, question: str, answer: str, places: Sequence[Place
     ]
 
 
+def unborne(book: BookReader, question: str, answer: str, found: Sequence[Source]) -> list[str]:
+    """What an answer adds to its question and the book does not bear out: it is in none of the places found.
+
+    A quotation must stand in the book word for word.
+    """
+    shown = "".join(f"{source.text}{source.where}" for source in found)
+    added = book.passages.added(question, answer)
+    return [word for word in added if word not in shown and (len(word) < 5 or not book.passages.is_verbatim(word))]
+
+
 def grow(messages: Messages, role: str, piece: str) -> bool:
     """Add a piece of what answer_with yields to a list of messages, in place; whether it begins a new one."""
     begins = not messages or messages[-1]["role"] != role

@@ -8,7 +8,7 @@ import torch
 
 from miniglm.book.passages import MOST, Passages
 from miniglm.book.reader import BookReader
-from miniglm.chat import complete_with, sources
+from miniglm.chat import complete_with, sources, unborne
 from miniglm.decoding import Sampling
 from miniglm.origin import Loaded
 from miniglm.typed import Normalisation
@@ -100,3 +100,18 @@ def test_an_answer_by_heart_is_borne_out_too(reader):
     assert not sources(reader, "你好", "你好，我是读过《三国演义》的小模型。", ())
     quoted = sources(reader, "貂蝉？", "貂蝉最早见于第八回：「乃府中歌伎貂蝉也」。", ())
     assert quoted[0].quoted and str(quoted[0]).startswith("✓ 第八回")
+
+
+@pytest.mark.parametrize(
+    "question, answer, told",
+    [
+        ("张飞字什么？", "张飞字翼德。", []),
+        ("张飞字什么？", "张飞字子龙。", ["子龙"]),
+        ("貂蝉？", "貂蝉最早见于第八回：「乃府中歌伎貂蝉也」。", []),
+        ("貂蝉？", "貂蝉最早见于第八回：「乃府中歌伎小乔也」。", ["乃府中歌伎小乔也"]),
+        ("你好", "你好，我是读过《三国演义》的小模型。", []),
+    ],
+)
+def test_what_the_book_does_not_bear_out_is_told(reader, question, answer, told):
+    """Where memory and book disagree: a name that no place has beside the one asked about, a quotation that is none."""
+    assert unborne(reader, question, answer, sources(reader, question, answer, ())) == told

@@ -356,14 +356,21 @@ class Passages:
 
     def bearing(self, question: str, answer: str) -> list[Place]:
         """The places that bear out an answer given without looking: they hold what it adds to the question."""
-        named = self.names.findall(f"{question} {answer}")
-        quotes, labels = re.findall("「(.+?)」", answer), [match[0] for match in CHAPTER.finditer(answer)]
-        added = [word for word in dict.fromkeys([*quotes, *labels, *named]) if word not in question]
-        if not added or self.forms.beyond in answer:
+        added = self.added(question, answer)
+        if not added:
             return []
-        words = list(dict.fromkeys([*(name for name in named if name in question), *added]))
+        labels = [word for word in added if CHAPTER.fullmatch(word)]
+        words = list(dict.fromkeys([*self.names.findall(question), *added]))
         found = self.search([word for word in words if word not in labels] or labels)
         return [place for place in found if any(word in place.text + place.where for word in added)]
+
+    def added(self, question: str, answer: str) -> list[str]:
+        """The quotations, chapters and names that an answer adds to its question."""
+        if self.forms.beyond in answer:
+            return []
+        quotes, labels = re.findall("「(.+?)」", answer), [match[0] for match in CHAPTER.finditer(answer)]
+        named = [*quotes, *labels, *self.names.findall(answer)]
+        return [word for word in dict.fromkeys(named) if word not in question]
 
     def around(self, number: int) -> tuple[str, str, str]:
         """(what stands before a sentence in its section, the sentence, what stands behind it)."""
