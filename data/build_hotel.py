@@ -231,15 +231,22 @@ def draw_talk(rng, find, hotel: dict, lists: Lists, how: int = USUAL) -> list[di
     return messages
 
 
-def trained_talks(rng, table: list[dict]) -> Iterator[list[dict]]:
-    """Talks to be trained: one of four about the table, the others about hotels that are invented for each."""
+def trained_talks(rng, table: list[dict], kept_out: set[str]) -> Iterator[list[dict]]:
+    """Talks to be trained: one of four about the table, the others about hotels that are invented for each.
+
+    kept_out: names that none of those has.
+    """
     while True:
         if rng.random() < 0.25:
             yield draw_talk(rng, lambda call: search(table, json.dumps(call)), rng.choice(table), KNOWN)
             continue
         strange = rng.choice([0, 0.3, 0.8])
         hotel = draw_hotel(rng, KNOWN, strange)
+        if hotel["name"] in kept_out:
+            continue
         asked = hotel if rng.random() < 0.9 else draw_hotel(rng, KNOWN, strange)
+        if asked["name"] in kept_out:
+            continue
         yield draw_talk(rng, lambda call, hotel=hotel: search([hotel], json.dumps(call)), asked, KNOWN)
 
 
@@ -284,7 +291,7 @@ known = draw_table(rng, hotels // 2, KNOWN, taken)
 unseen = draw_table(rng, hotels - len(known), ALL, taken)
 table = rng.sample(known + unseen, hotels)
 new = {word for words in (FACILITIES, NAMES, STATIONS) for word in new_words(words)}
-training = list(islice(trained_talks(rng, known), talks + eval_talks))
+training = list(islice(trained_talks(rng, known, {hotel["name"] for hotel in unseen}), talks + eval_talks))
 usual = (talk for talk in evaluated_talks(rng, table, unseen, USUAL) if not stands_in(talk, new))
 reworded = (talk for talk in evaluated_talks(rng, table, unseen, NEW) if not stands_in(talk, new))
 strange = (talk for talk in evaluated_talks(rng, table, unseen, USUAL) if stands_in(talk, new))

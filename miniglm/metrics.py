@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyppmd
@@ -51,21 +52,28 @@ def read_questions(path, wanted: Mapping[str, list[str]] = ANY) -> list[dict]:
     a list of questions, which may stand a line each.
     """
     questions, changes, unanswered = [], Counter(), None
-    for place, record in read_records(path):
+    todo, lines = 'write {"Question": "…", "Answer": "…", "Key": "…"}', Path(path).suffix == ".txt"
+    for place, record in () if lines else read_records(path):
         if record is not None and unlike(record, wanted):
             continue
         try:
             questions.append(question_in(record, changes))
-        except BadRecord as reason:
+        except Unanswered as reason:
             unanswered = unanswered or f"{path} {place} {reason}"
-    todo = 'write {"Question": "…", "Answer": "…", "Key": "…"}'
-    refuse(unanswered and questions, unanswered, todo)
+        except BadRecord as reason:
+            raise UserError(f"{path} {place} {reason}", todo) from reason
+    refuse(unanswered and questions, str(unanswered), todo)
     if not questions:
-        refuse(not unanswered, f"{path} has no such record" if wanted else f"{path} is empty", todo + " a line")
+        none = f"{path} has no such record" if wanted else f"{path} is empty"
+        refuse(not unanswered and not lines, none, todo + " a line")
         questions = [asked(turns) | {"Answer": ""} for turns in read_prompts(path, wanted)]
         print(f"{path}: {len(questions):,} questions without answers: nothing is counted as right or wrong")
     tell_changes(path, changes)
     return questions
+
+
+class Unanswered(BadRecord):
+    """Why a record tells no right answer, though it asks something."""
 
 
 def asked(turns: Sequence[Turn]) -> dict:
@@ -92,9 +100,9 @@ def question_in(record, changes: Counter) -> dict:
     turns, answer = talk.turns, ""
     try:
         answered = turns_of(record)
-    except BadRecord:
+    except BadRecord as reason:
         if "key" not in found:
-            raise
+            raise Unanswered(str(reason)) from reason
     else:
         if not rest.get("Key") or len(answered.turns) > len(turns):  # else the Key is to a question that trails
             talk, turns, answer = answered, answered.turns[:-1], answered.turns[-1]["content"]

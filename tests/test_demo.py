@@ -50,8 +50,6 @@ def test_the_demo_survives_being_killed(tmp_path):
     project = small_project(tmp_path / "clone", "demo_pretrain", "demo_chat")
     with open(project.folder / "data/fetch_data.py", "a", encoding="utf-8") as file:
         file.write(FEWER_CHAPTERS)
-    change(project.folder / "demo.py", "eval_questions=100", "eval_questions=10")
-    change(project.folder / "demo.py", r"--max_iters=\{steps\}", "--max_iters={steps // 100}")
     demo = subprocess.Popen(
         [sys.executable, "demo.py"],
         cwd=project.folder,
@@ -83,14 +81,34 @@ def test_the_demo_survives_being_killed(tmp_path):
     assert steps == sorted(steps)
 
     assert project.run("demo.py", process=True).stdout.count("finished before") == len(STAGES)
-    out = project.run("demo.py", "report", process=True).stdout
-    assert out.count("finished before") == 3 and "open out/report/report.html" in out
-    page = (project.folder / "out/report/report.html").read_text(encoding="utf-8")
-    assert "out/report-1000" in page and page.count('<tr class="answer">') == 20 and "<td>max_iters</td>" in page
     assert "choose one of chat, report, reviews" in project.fails("demo.py", "nothing")
     with open(project.folder / "config/demo_chat.py", "a", encoding="utf-8") as file:
         file.write("max_iters = 41\n")
     assert "delete out/demo-chat to make it anew" in project.fails("demo.py")
+
+
+@pytest.mark.long
+def test_the_reports_experiment_is_compared(tmp_path):
+    """All the way at a toy size: two lengths of fine-tuning, one page."""
+    project = small_project(tmp_path / "clone", "demo_pretrain")
+    with open(project.folder / "data/fetch_data.py", "a", encoding="utf-8") as file:
+        file.write(FEWER_CHAPTERS)
+    change(project.folder / "demo.py", "eval_questions=100", "eval_questions=10")
+    change(project.folder / "demo.py", r"--max_iters=\{steps\}", "--max_iters={steps // 100}")
+    assert "open out/report/report.html" in project.run("demo.py", "report", process=True).stdout
+    page = (project.folder / "out/report/report.html").read_text(encoding="utf-8")
+    assert "out/report-1000" in page and page.count('<tr class="answer">') == 20 and "<td>max_iters</td>" in page
+
+
+@pytest.mark.long
+def test_the_desk_is_built_and_played(tmp_path):
+    """All the way at a toy size: the table, the talks, the tokenizer, the model, its figures."""
+    project = small_project(tmp_path / "clone", "hotel")
+    change(project.folder / "data/build_hotel.py", r"^(talks\b.*?= )\d+", r"\g<1>300")
+    change(project.folder / "data/build_hotel.py", r"^(eval_talks\b.*?= )\d+", r"\g<1>3")
+    project.run("demo.py", "hotel", process=True)
+    metrics = json.loads((project.folder / "out/hotel/metrics.json").read_text(encoding="utf-8"))
+    assert metrics.keys() >= {"call_exact", "slot_f1", "answer_values", "bleu_4", "all", "groups"}
 
 
 @pytest.mark.long

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from miniglm.book.passages import copy_book
 from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
@@ -37,18 +36,6 @@ def hotel_page(hotel):
     """The address of the page, on the model that has learnt to search, with its table."""
     hotel.write("hotels.jsonl", "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in HOTELS))
     yield from (url for url, _ in serve_page(hotel, "out/hotel", "--table=hotels.jsonl"))
-
-
-@pytest.fixture
-def reading_page(hotel):
-    """The address of the page, on a model with the book.
-
-    It knows nothing of it: that it looks there, and what it may quote, follows from the grammar.
-    """
-    shutil.copytree(hotel.folder / "out/hotel", hotel.folder / "out/reader", dirs_exist_ok=True)
-    copy_book(hotel.folder / "data/sanguo_sft", hotel.folder / "out/reader")
-    yield from (url for url, _ in serve_page(hotel, "out/reader"))
-    shutil.rmtree(hotel.folder / "out/reader")
 
 
 @pytest.fixture(scope="module")
@@ -202,22 +189,6 @@ def test_the_model_searches_a_table_in_a_talk(browser, hotel_page, tmp_path):
     messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
     assert [turn["role"] for turn in messages] == ["user", "search", "return", "assistant", "user", "assistant"]
     assert json.loads(messages[2]["content"]) == [HOTELS[1]]
-
-
-def test_an_answer_shows_where_it_stands(browser, reading_page, hotel):
-    """The places with their chapters, the quotation marked, a tick; a click opens the chapter at the sentence."""
-    here = browser()
-    conversation = ask(here, reading_page, "貂蝉最早见于哪一回？")
-    wait_for(lambda: "」（第" in conversation())
-    summary = find(here, ".sources summary")
-    assert summary.text.startswith("✓") and "第" in summary.text
-    quoted = find(here, ".sources summary mark").text
-    assert f"「{quoted}" in conversation()
-    summary.click()
-    sentence = find(here, ".sources .chapter mark").text
-    chapter = text_of(here, ".sources details[open] .chapter")()
-    book = (hotel.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
-    assert quoted in sentence and sentence in chapter and len(chapter) > 2000 and sentence.strip() in book
 
 
 def test_what_is_typed_is_shown_as_text(browser, page):

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from miniglm.book.passages import Passages
+from miniglm.book.questions import question_in
 from miniglm.book.reader import BookReader
 
 
@@ -107,11 +108,8 @@ ASKED = {  # kinds of facts, and words that ask for each
 def test_the_best_known_are_known_best(book, project):
     """Of the thirty most named, what the book tells is found under each of their names, and who they are is trained."""
     reader, famous = BookReader(book), list(book.people)[:30]
-    trained = [
-        record["Question"]
-        for line in (project.folder / "data/sanguo_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
-        if "Question" in (record := json.loads(line)) and record["Kind"] in ("who", "whose", "called", "courtesy")
-    ]
+    lines = (project.folder / "data/sanguo_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
+    trained = [question_in(json.loads(line)) for line in lines]
     assert {"刘备", "关羽", "张飞", "诸葛亮", "曹操", "孙权", "赵云", "吕布", "周瑜", "司马懿"} <= set(famous)
     facts = Counter()
     for person in famous:

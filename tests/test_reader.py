@@ -51,7 +51,7 @@ def test_whatever_is_preferred_nothing_is_made_up(untrained, reader):
     """Words of a call are the question's own; a quotation is a piece of a place; who is denied is not there."""
     talks = [[{"role": "user", "content": question}] for question in ASKED * 4]
     said = complete_with(reader, untrained, talks, 120, Sampling(temperature=1.5, seed=5))
-    calls = [(turns[0]["content"], each) for turns, each in zip(talks, said) if each.call]
+    calls = [(turns[0]["content"], each) for turns, each in zip(talks, said) if each.call.endswith("]")]
     assert len(calls) > 10
     kinds = set()
     for question, each in calls:

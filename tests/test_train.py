@@ -171,15 +171,15 @@ def test_epochs_stand_in_place_of_steps(project, chat):
 
 def test_overfitting_is_told_and_fine_tuning_goes_on_from_the_best(project, chat):
     """A book of a few lines is soon known by heart; an adapter on its best checkpoint finds it again."""
-    text = "\n".join((project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8").splitlines()[:40])
+    text = "\n".join((project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8").splitlines()[:12])
     project.write("data/little/input.txt", text)
     project.run("data/prepare.py", "little", "--tokenizer_from=data/sanguo_bpe", "--dataset=little")
-    words = [*SMALL, "--dataset=little", "--out_dir=out/little", "--max_iters=80", "--eval_interval=10"]
+    words = [*SMALL, "--dataset=little", "--out_dir=out/little", "--max_iters=150", "--eval_interval=15"]
     words += ["--eval_iters=2", "--optimizer=muon", "--learning_rate=1e-2", "--warmup_iters=2"]
     said = project.run("train.py", *words).stdout
     assert "overfitting: the validation loss was" in said and "fine-tuning will go on from best.pt" in said
     best = torch.load(project.folder / "out/little/best.pt", weights_only=True)
-    assert 0 < best["iter_num"] < 80
+    assert 0 < best["iter_num"] < 150
     words = ["--init_from=finetune", "--ckpt_dir=out/little", "--dataset=talk", "--out_dir=out/after", "--max_iters=2"]
     words += ["--eval_iters=1", "--warmup_iters=1", "--batch_size=2"]
     said = project.run("train.py", *words, "--learning_rate=0", "--min_lr=0", "--weight_decay=0").stdout
