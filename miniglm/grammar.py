@@ -142,11 +142,10 @@ class Guide:
     def behind(self, states: frozenset[int], byte: int) -> frozenset[int]:
         """All states behind a byte."""
         moves = self.moves(states)
-        if byte not in moves:
-            return frozenset()
-        if not isinstance(moves[byte], frozenset):
-            moves[byte] = self.grammar.closure(moves[byte])
-        return moves[byte]
+        behind = moves.get(byte, frozenset())
+        if not isinstance(behind, frozenset):
+            behind = moves[byte] = self.grammar.closure(behind)
+        return behind
 
     def push(self, token: int):
         """Go on with a token that was allowed."""

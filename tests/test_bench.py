@@ -14,6 +14,7 @@ TINY = [
     "--turns=1",
     "--new_tokens=8",
 ]
+TINY_RECIPE = "n_layer, n_head, n_embd, batch_size, max_iters, fit_minutes, eval_iters = 1, 1, 32, 2, 30, 0.0, 1\n"
 PEERS = {
     "train": {"nanogpt", "transformers"},
     "generate": {"nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0"},
@@ -53,10 +54,9 @@ def test_an_unknown_benchmark_is_told(project):
 
 def test_the_speedrun_records_a_line(project):
     """Both tracks, tiny: a JSON line, null for what was not reached, the record and its logs; none for choices."""
-    tiny = "n_layer, n_head, n_embd, batch_size, max_iters, fit_minutes, eval_iters = 1, 1, 32, 2, 30, 0.0, 1\n"
     for track in ("sprint", "ten"):
         with open(project.folder / f"config/speedrun_{track}.py", "a", encoding="utf-8") as file:
-            file.write(tiny)
+            file.write(TINY_RECIPE)
     board = project.folder / "docs/leaderboard.md"
     before = board.read_text(encoding="utf-8")
     said = project.run("bench.py", "speedrun", "--changed=a tiny model").stdout
@@ -74,10 +74,9 @@ def test_the_speedrun_records_a_line(project):
 @pytest.mark.long
 def test_choices_are_made_on_the_second_tenth(project):
     """It is held out from both, and records nothing."""
-    tiny = "n_layer, n_head, n_embd, batch_size, max_iters, epochs, fit_minutes, eval_iters = 1, 1, 32, 2, 30, 0.0, 0.0, 1\n"
     for track in ("sprint", "ten"):
         with open(project.folder / f"config/speedrun_{track}.py", "a", encoding="utf-8") as file:
-            file.write(tiny)
+            file.write(TINY_RECIPE)
     board = project.folder / "docs/leaderboard.md"
     before = board.read_text(encoding="utf-8")
     said = project.run("bench.py", "speedrun", "--tenth=second").stdout
