@@ -10,7 +10,7 @@ from miniglm.errors import refuse
 from miniglm.files import read_json_lines
 from miniglm.grammar import Grammar
 
-MOST = 1  # records given back: who asks for less gets another
+MOST = 1  # records given back, the first that fit: a small model reads one, and mixes up several
 FEW = 100  # values that a column has at most, if it is said in the place of a word of the talk
 DIGITS = "0123456789"
 BOUNDS = ("lower", "upper")  # a call's "price_range_upper" bounds the column "price"

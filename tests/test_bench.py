@@ -52,11 +52,16 @@ def test_an_unknown_benchmark_is_told(project):
     assert "write one of train, finetune, generate, prepare, page, speedrun" in project.fails("bench.py", "cooking")
 
 
-def test_the_speedrun_records_a_line(project):
-    """Both tracks, tiny: a JSON line, null for what was not reached, the record and its logs; none for choices."""
+def make_recipes_tiny(project):
+    """Let both tracks of the speedrun train a tiny model."""
     for track in ("sprint", "ten"):
         with open(project.folder / f"config/speedrun_{track}.py", "a", encoding="utf-8") as file:
             file.write(TINY_RECIPE)
+
+
+def test_the_speedrun_records_a_line(project):
+    """Both tracks, tiny: a JSON line, null for what was not reached, the record and its logs."""
+    make_recipes_tiny(project)
     board = project.folder / "docs/leaderboard.md"
     before = board.read_text(encoding="utf-8")
     said = project.run("bench.py", "speedrun", "--changed=a tiny model").stdout
@@ -74,9 +79,7 @@ def test_the_speedrun_records_a_line(project):
 @pytest.mark.long
 def test_choices_are_made_on_the_second_tenth(project):
     """It is held out from both, and records nothing."""
-    for track in ("sprint", "ten"):
-        with open(project.folder / f"config/speedrun_{track}.py", "a", encoding="utf-8") as file:
-            file.write(TINY_RECIPE)
+    make_recipes_tiny(project)
     board = project.folder / "docs/leaderboard.md"
     before = board.read_text(encoding="utf-8")
     said = project.run("bench.py", "speedrun", "--tenth=second").stdout
