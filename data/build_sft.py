@@ -52,7 +52,7 @@ wordings: Annotated[int, Bounds(1, 6)] = 2  # questions trained for each fact; m
 absent_share: Annotated[float, Bounds(0, 0.5)] = 0.3  # so many more, about people and chapters the book does not have
 unseen_share: Annotated[float, Bounds(0, 0.5)] = 0.03  # people, pairs and chapters that no trained question is about
 validation: Literal["reworded", "unseen"] = "reworded"  # val.jsonl: trained facts in other words, or untrained facts
-small_talk: Natural = 1500  # questions about what is beyond the book, and two thirds as many courtesies
+small_talk: Natural = 2400  # questions about what is beyond the book, and two thirds as many courtesies
 lookups: Natural = 1500  # talks in which a sentence of the book is looked for
 follow_ups: Natural = 800  # talks of several turns
 natural: FilePath = ""  # FILE.jsonl of questions that readers ask: in eval.jsonl, as the group natural, and not trained
@@ -114,7 +114,9 @@ if backend == "book":
     refuse(not book.reader.passages.sentences, f"{name} gives nothing to ask about", todo)
     kinds = Counter(fact["kind"] for fact in facts)
     print(f"{len(facts):,} facts: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
-    shares = Shares(wordings, absent_share, unseen_share, small_talk, lookups, follow_ups, eval_questions)
+    shares = Shares(
+        wordings, absent_share, unseen_share, small_talk, lookups, follow_ups=follow_ups, evaluated=eval_questions
+    )
     files = book_records(book, shares, validation, read_questions(natural) if natural else [], rng)
 else:
     from miniglm.book.llm import Server, ask, quoted_records, seed_questions

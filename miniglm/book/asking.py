@@ -13,8 +13,8 @@ from miniglm.typed import TRADITIONAL, in_script
 
 # ASKED | TOLD | KINDS: what questions ask for, the words by which a book tells it, and the kinds of facts that do.
 MEANINGS = """
-死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 | death slain
-没了 死去 死法 牺牲 阵亡 病逝 亡故 离开人世 归宿 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 | death slain
+死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
+没了 死去 死法 牺牲 阵亡 病逝 亡故 离开人世 归宿 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
 杀 斩 打死 害死 所杀 杀害 被杀 杀死 斩杀 刺杀 干掉 刺 砍 | 斩 杀 刺 砍 害 戮 射死 | slain slew
 结果了 凶手 手里 手上 之手 死于 取过 刀下 枪下 打败 | 斩 杀 刺 砍 害 戮 射死 | slain slew
 儿子 孩子 公子 后代 子嗣 长子 大儿子 小儿子 次子 | 子 之子 长子 次子 | sons
@@ -24,7 +24,7 @@ MEANINGS = """
 爱人 娘子 配偶 妻室 成亲 结婚 夫妻 夫婿 | 妻 夫人 娶 嫁 主妇 | wife husband
 兄弟 弟弟 哥哥 弟 兄 弟兄 手足 一母所生 大哥 二哥 | 弟 兄 | brothers
 结拜 结义 拜把子 义兄 义弟 | 结义 结为兄弟 | brothers
-关系 亲戚 亲 什么亲 算什么亲 一家人 | 子 弟 兄 妻 父 侄 | kin sons father brothers wife
+关系 亲戚 什么亲 算什么亲 一家人 | 子 弟 兄 妻 父 侄 | kin sons father brothers wife
 哪里人 哪儿人 什么地方人 何处人 何地人 家乡 老家 籍贯 故乡 | 人也 人氏 | native
 祖籍 原籍 出生地 人氏 出身 来自 生长 生在 家住 从哪里来 | 人也 人氏 | native
 官 官职 职位 职务 做官 封 拜 当官 官衔 头衔 官位 什么侯 何职 | 封 拜 为 将军 太守 | office
@@ -36,7 +36,7 @@ MEANINGS = """
 字 表字 | 字 | courtesy
 手下 部下 主公 投靠 跟随 效力 | 归 降 投 主公 |
 小名 乳名 小字 外号 绰号 | 小字 乳名 号 |
-老师 师父 师傅 | 师 |
+师父 师傅 | 师 |
 皇帝 君主 国君 天子 | 帝 即皇帝位 天子 |
 东风 | 东南风 |
 """
@@ -56,7 +56,7 @@ CAST = "有谁 有哪些人 人物 写了谁 写到了哪些人 哪些人 什么
 CAST_ASIDE = "人物"  # stands for them in a search
 # Words of questions that ask for somebody.
 WHO = (
-    "谁 什么人 何人 人物 何许人 哪位 此人 这个人 字 表字 提到 写到 介绍 认识 听说过 别名 又叫 还叫 哪个人 写 提 啥人 "
+    "谁 什么人 何人 人物 何许人 哪位 此人 这个人 字 表字 提到 写到 介绍 认识 听说过 别名 又叫 还叫 称呼 哪个人 写 提 啥人 "
     "说说 讲讲"
 )
 MARKS = "，。？！：；、“”‘’「」《》…～,.?!:;\"' \u3000"

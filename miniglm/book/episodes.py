@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from miniglm.book.mentions import SENTENCE
 from miniglm.book.sections import Section
 
 EPISODES = {
@@ -100,6 +101,7 @@ class Episode(NamedTuple):
     names: list[str]
     place: str  # the label of its section
     words: str  # a piece of the heading or of the text, as the book has it
+    sentence: str  # in which that stands
     people: list[str]
 
 
@@ -114,8 +116,11 @@ def episodes_in(sections: Sequence[Section], lines: str, named_in: Callable[[str
         (section,) = found
         text = "".join(section.title) + section.text
         if all(named_in(person, text) for person in people.split()):
-            line = next((title for title in section.title if words in title), None)
-            yield Episode(names.split(), section.label, line or clause_of(section.text, words), people.split())
+            sentence = line = next((title for title in section.title if words in title), "")
+            if not line:
+                line = clause_of(section.text, words)
+                sentence = next(each for each in re.findall(SENTENCE, section.text) if words in each)
+            yield Episode(names.split(), section.label, line, sentence, people.split())
 
 
 def clause_of(text: str, words: str) -> str:

@@ -11,7 +11,8 @@ from miniglm.book.episodes import Episode, episodes_in
 from miniglm.book.known import About
 from miniglm.book.mentions import SENTENCE, Marked, any_of, clauses_at, mark, quotation
 from miniglm.book.people import beside_person, courtesy_names, is_unmistakable, other_names, read_people
-from miniglm.book.relations import agreed, children, deaths, ties, told_facts
+from miniglm.book.relations import agreed, children, sworn, ties, told_facts
+from miniglm.book.scenes import deaths, killings
 from miniglm.book.sections import Section, chinese_number, writings
 from miniglm.book.wordings import Words
 
@@ -214,10 +215,10 @@ def called_facts(others, courtesy, words):
 
 def episode_facts(episodes: Iterable[Episode], words: Words):
     """Facts, see book_facts: where an episode is and who is in it."""
-    for names, place, line, people in episodes:
+    for names, place, line, sentence, people in episodes:
         answer = words.answer("episode", x=names[0], place=place, names="、".join(people), quote=line)
         fact = {"kind": "episode", "about": names[0], "x": names, "Answer": answer, "Key": [place, *people]}
-        yield fact | at(place, line)
+        yield fact | at(place, sentence, line)
 
 
 def whole_facts(sections: Sequence[Section], about: About, words: Words):
@@ -284,7 +285,7 @@ def book_facts(
     facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words, trusted)
     facts += called_facts(others, courtesy, words)
     facts += mention_facts(sections, spellings, words)
-    facts += told_facts(agreed([*ties(texts), *children(texts), *deaths(texts)]), words)
+    facts += told_facts(agreed([*sworn(texts), *ties(texts), *killings(texts), *children(texts), *deaths(texts)]), words)
     names_of = {person: [each for each, owner in spellings.items() if owner == person] for person in people}
     episodes_found = episodes_in(
         sections, episodes, lambda person, where: any(name in where for name in names_of.get(person, ()))
@@ -296,6 +297,6 @@ def book_facts(
     ranks = {person: rank for rank, person in enumerate(people)}
     for fact in facts:
         fact["fame"] = ranks.get(fact["about"], len(ranks))
-        if fact["about"] in ranks and fact["fame"] < FAMOUS and fact["x"] == [fact["about"]]:
+        if fact["about"] in ranks and fact["fame"] < FAMOUS and fact["x"] == [fact["about"]] and fact["kind"] != "who":
             fact["x"] = names_of[fact["about"]]
     return Facts(facts, people, spellings, texts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from miniglm.book.facts import Facts
 from miniglm.book.mentions import PERSON, SENTENCE, Marked
 from miniglm.book.passages import Forms, Passages, Sentence
-from miniglm.book.relations import last_acts
+from miniglm.book.scenes import last_acts
 from miniglm.book.sections import Section
 
 
@@ -17,7 +17,8 @@ def passages_of(sections: Sequence[Section], known: Facts, forms: Forms, beside:
     for fact in known.facts:
         if sentence := fact.get("told"):
             for subject in fact["x"] if fact["kind"] in ("bearer", "episode") else [fact["about"]]:
-                told[fact["place"], sentence.strip()].append([fact["kind"], subject, fact.get("quote", "")])
+                said = fact["Answer"].strip("。") if fact["kind"] == "episode" else fact.get("quote", "")
+                told[fact["place"], sentence.strip()].append([fact["kind"], subject, said])
     casts = {fact["about"]: fact["Answer"].strip("。") for fact in known.facts if fact["kind"] == "cast"}
     sentences = []
     texts = known.texts or [Marked(section.label, section.text, {}) for section in sections]

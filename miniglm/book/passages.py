@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 from pypinyin import lazy_pinyin
 
-from miniglm.book.absence import FAMILIES, compact
+from miniglm.book.absence import COMPOUND, FAMILIES, compact
 from miniglm.book.asking import (
     ASIDE,
     CAST_ASIDE,
@@ -46,6 +46,7 @@ SENTENCES, ABOUT = "book.jsonl", "book.json"
 MOST = 3  # places given back
 SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown with those beside it
 PERSON, NEAR, TOLD, WORD = 6, 1, 8, 2  # how often a token counts: somebody, them nearby, a fact, what was asked
+WELL_KNOWN = 100  # people, whose names are known by their sound, too
 FATAL = 1.3  # times as much counts where somebody acts last, if their death is asked for
 
 
@@ -179,13 +180,19 @@ class Passages:
         """Whether a word stands anywhere in the book, in either script, across lines too."""
         if word not in self.seen:
             plain = compact(word)
-            self.seen[word] = bool(plain) and (plain in self.compacted or plain in self.beside)
+            text = self.clauses if len(plain) == len(word) else self.compacted
+            self.seen[word] = bool(plain) and (plain in text or plain in self.beside)
         return self.seen[word]
 
     @functools.cached_property
     def compacted(self) -> str:
         """The whole text without marks and lines, in simplified characters."""
         return compact(self.text)
+
+    @functools.cached_property
+    def clauses(self) -> str:
+        """The whole text in simplified characters, a clause a line: 下马，云长 has no 马云."""
+        return "\n".join(map(compact, re.split("[，。；：！？、“”‘’「」『』]+", self.text)))
 
     def person(self, word: str) -> str:
         """Whom a word names, by any of their names, or by what sounds like one; "" for nobody."""
@@ -197,8 +204,10 @@ class Passages:
 
     @functools.cached_property
     def sounding(self) -> dict[str, str]:
-        """{how a name sounds: the best known person of that name}."""
-        return {sound(name): person for name, person in reversed(self.person_of.items()) if len(name) > 1}
+        """{how a name sounds: the best known person of that name}, of the WELL_KNOWN, whom slips are about."""
+        known = set(list(self.people)[:WELL_KNOWN])
+        names = ((name, person) for name, person in reversed(self.person_of.items()) if len(name) > 1)
+        return {sound(name): person for name, person in names if person in known}
 
     def chapter_of(self, word: str) -> str:
         """The label of the section that a word names; "" where the book has none such."""
@@ -219,7 +228,7 @@ class Passages:
     @functools.cached_property
     def families(self) -> set[str]:
         """The surnames of the people, and those of our time."""
-        return {name[: 2 if len(name) > 3 else 1] for name in self.people} | set(FAMILIES)
+        return {name[: 2 if len(name) > 3 else 1] for name in self.people} | {*FAMILIES, *COMPOUND.split()}
 
     def is_like_name(self, word: str) -> bool:
         """Whether a word looks like somebody's name."""
@@ -250,7 +259,10 @@ class Passages:
             found = self.earliest(people, [word for word in rest if not asks_first(word)])
         else:
             found = self.best(people, rest, chapters)
-        return [self.place(number, words) for number in list(dict.fromkeys([*self.telling(words), *found]))[:MOST]]
+        telling = self.telling(words)
+        if telling and any(map(asks_first, rest)):
+            found = []  # nothing else is the first
+        return [self.place(number, words) for number in list(dict.fromkeys([*telling, *found]))[:MOST]]
 
     def of_chapter(self, chapter: str, words: Sequence[str]) -> list[Place]:
         """A chapter's heading, or its beginning where it has none, and who is in it; or that alone, if it is asked."""
@@ -269,6 +281,10 @@ class Passages:
         if any(map(asks_first, rest)):
             return (["pair"] if len(people) > 1 else ["sentence", "first"]), subjects
         kinds = kinds_of(rest)
+        if len(people) > 1 and "kin" in kinds:
+            kinds, subjects = ["kin", "pair"], subjects[:2]
+        if "death" in kinds:  # 死在谁手里 asks for no victims
+            kinds = [kind for kind in kinds if kind != "slew"]
         if people and not kinds and all(word in in_both(f"{ASIDE} {QUESTION_WORDS}") for word in rest):
             kinds = ["kin", "pair"] if len(people) > 1 else ["courtesy", "who", "sentence"]
         return [*kinds, "episode"], [*subjects, *rest]
@@ -320,24 +336,39 @@ class Passages:
 
     def place(self, number: int, words: Sequence[str]) -> Place:
         """A sentence with what is shown of it, and what may be quoted."""
-        sentence = self.sentences[number]
+        sentence, (kinds, subjects) = self.sentences[number], self.asked(words)
+        tells = {(kind, subject): clauses for kind, subject, clauses in sentence.tells}
+        told = next((each for kind in kinds for subject in subjects if (each := tells.get((kind, subject)))), "")
+        if told and any(told == tells.get(("episode", subject)) for subject in subjects):
+            return Place(number, sentence.chapter, sentence.text, told, {}, counted=True, told=True)
         if not sentence.place:
             return Place(number, sentence.chapter, sentence.text, sentence.text, {})
-        kinds, subjects = self.asked(words)
-        told = {(kind, subject): clauses for kind, subject, clauses in sentence.tells}
-        told = next((each for kind in kinds for subject in subjects if (each := told.get((kind, subject)))), "")
         people = {self.person(word) for word in words} - {""}
         wanted = {gram for word in words for gram in grams(word)} | {each for word in words for each in told_by(word)}
         wanted |= people | {written for written, person in sentence.who.items() if person in people}
         quote = quoted(sentence.text, wanted, told)
-        who = {written: person for written, person in sentence.who.items() if written in quote}
-        asked = bool(told) and any(kind in kinds_of(words) for kind, _, clauses in sentence.tells if clauses == told)
-        return Place(number, sentence.chapter, self.shown(number), quote, who, told=asked)
+        first = self.begins(number, quote)
+        meant = {written: person for each in self.sentences[first : number + 1] for written, person in each.who.items()}
+        who = {written: person for written, person in meant.items() if written in quote}
+        wanted = {*kinds_of(words), *(["kin"] if len(people) > 1 else [])}
+        asked = bool(told) and any(kind in wanted for kind, _, clauses in sentence.tells if clauses == told)
+        return Place(number, sentence.chapter, self.shown(number, first), quote, who, told=asked)
 
-    def shown(self, number: int) -> str:
-        """A sentence, with those behind it and before it in its section where it is short."""
+    def begins(self, number: int, quote: str) -> int:
+        """The sentence in which a quotation begins that ends in another one, of the same section."""
+        first, text = number, self.sentences[number].text
+        while quote not in text and first and self.chapters[first - 1] == self.chapters[number]:
+            first -= 1
+            text = self.sentences[first].text + text
+            if len(text) > len(quote) + SHOWN[1]:
+                return number  # it is not there
+        return first
+
+    def shown(self, number: int, first: int) -> str:
+        """The sentences from `first` to another one; where they are short, with those behind and before them."""
         sentence, (shortest, longest) = self.sentences[number], SHOWN
-        text, before, behind = sentence.text, number - 1, number + 1
+        text = "".join(each.text for each in self.sentences[first : number + 1])
+        before, behind = first - 1, number + 1
 
         def fits(other: int) -> bool:
             if not 0 <= other < len(self.sentences):

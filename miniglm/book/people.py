@@ -6,7 +6,7 @@ People are {name: [their other names]}.
 import re
 from collections import Counter, defaultdict
 
-from miniglm.book.absence import FAMILIES
+from miniglm.book.absence import COMPOUND, FAMILIES
 from miniglm.book.mentions import ACTS, HANZI, any_of, in_both_scripts
 from miniglm.errors import refuse
 from miniglm.files import read_json
@@ -27,7 +27,6 @@ SPEAKS = in_both_scripts(
 )
 SPOKEN_TO = in_both_scripts("对|向|跟|和|同|给|问|叫|看着|望着|拉着|告诉|遇见|听见|看见|、")
 SAID = in_both_scripts("说|问|道|曰|喊|叫|笑|哭|想|答|回答|走|跑|站|坐|点头|摇头|叹")  # more of them than of others
-COMPOUND = in_both_scripts("司马|诸葛|欧阳|上官|夏侯|皇甫|令狐|慕容|东方|南宫|独孤|公孙|尉迟|司徒|端木|西门")
 NO_NAME = in_both_scripts(  # characters that end a word of another kind, and words that begin as a surname does
     "[的了着地得又也就却便都才还不一在是有这那们他她我你它个么吗呢啊吧说问道笑想看走来去到过上下里后前中时么什怎]|"
     "^(?:高兴|方才|常常|何必|何况|安静|黄昏|万一|于是|钱财|万分|方向|白天|平时|金子|江湖|史书|龙王|石头)"
@@ -172,7 +171,7 @@ def find_people(text: str) -> dict[str, list[str]]:
     They say or do something at the beginning of a clause LEAST_SAID times, in more than one word, and are spoken of so
     in a good part of the places in which their name stands.
     """
-    family = f"(?:{COMPOUND}|[{FAMILIES}{in_script(FAMILIES, TRADITIONAL)}])"
+    family = f"(?:{in_both_scripts(COMPOUND.replace(' ', '|'))}|[{FAMILIES}{in_script(FAMILIES, TRADITIONAL)}])"
     acting = re.compile(rf"(?<![\u4e00-\u9fff])({family}{HANZI}{{1,2}}?)({SAID})")
     said = defaultdict(Counter)
     for match in acting.finditer(text):

@@ -11,23 +11,20 @@ from pypinyin import lazy_pinyin
 
 from miniglm.book.absence import Absence
 from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
-from miniglm.book.passages import sound
+from miniglm.book.passages import WELL_KNOWN, sound
 from miniglm.book.reader import MOST_READ, BookReader
 from miniglm.book.sections import Section
 from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
 
-BY_HEART = 100  # people, the best known, whose facts are learnt by heart; of the others the book is asked
-HEART = "who courtesy whose alias called first chief most episode author length"  # kinds that are
-TALKS = {"title": 4}  # talks for each fact of a kind that is looked up; of others one
+BY_HEART = 30  # people, the best known, whose facts are learnt by heart; of the others the book is asked
+HEART = "who courtesy whose alias called first chief most author length"  # kinds that are
+TALKS = {"title": 4, "episode": 6}  # talks for each fact of a kind that is looked up; of others one
 LOOKED_UP_MOST = 180  # talks trained for each kind of fact that is looked up
 TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
 UNTOLD = 0.2  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
-OFTEN = (
-    (30, 12),
-    (BY_HEART, 4),
-)  # questions trained for each fact about a person of such a rank; more for better known
+OFTEN = 12  # questions trained for each fact about somebody whose facts are learnt by heart
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def book_records(
     none of which is trained.
     Raises UserError where `validation` is "unseen" and nothing is left unseen.
     """
-    famous = set(list(book.people)[:BY_HEART])  # who is asked for most is not left out
+    famous = set(list(book.people)[:WELL_KNOWN])  # who is asked for most is not left out
     subjects = (fact["about"] for fact in book.facts if fact["about"] and fact["kind"] != "episode")
     subjects = [subject for subject in dict.fromkeys(subjects) if subject not in famous]
     held_out = set(rng.sample(subjects, round(shares.unseen * len(subjects))))
@@ -208,8 +205,8 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         if fact["about"] in held_out or enough:
             groups["unseen"].append((fact, usual[0]))
             continue
-        often = next((times for rank, times in OFTEN if fact.get("fame", BY_HEART) < rank), 0)
-        count = max(often, wordings * MORE_WORDINGS.get(kind, 1)) if by_heart else TALKS.get(kind, 1)
+        often = OFTEN if fact.get("fame", BY_HEART) < BY_HEART else wordings * MORE_WORDINGS.get(kind, 1)
+        count = often if by_heart else TALKS.get(kind, 1)
         trained = [book.told(fact, book.words.as_typed(question, rng)) for question in usual[:count]]
         trained = {question_in(each): each for each in trained if each}
         if not trained:
@@ -240,7 +237,7 @@ def slips(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
     facts = [
         fact
         for fact in book.facts
-        if fact["about"] in book.people and fact["about"] not in held_out and fact["fame"] < BY_HEART
+        if fact["about"] in book.people and fact["about"] not in held_out and fact["fame"] < WELL_KNOWN
         if fact["kind"] in ("who", "courtesy", "first", "arms", "sons", "father", "death", "slain", "look", "native")
     ]
     for _ in range(1000 if facts else 0):
@@ -287,7 +284,7 @@ def told_lookups(book: Book, held_out: set, inventor: Inventor, rng: Random) -> 
     talks = []
     for kind, facts in by_kind.items():
         known = {fact["about"] for fact in facts}
-        others = [person for person in list(book.people)[: 2 * BY_HEART] if person not in known]
+        others = [person for person in list(book.people)[: 2 * WELL_KNOWN] if person not in known]
         for _ in range(LOOKED_UP_MOST):
             fact = rng.choice(facts)
             told = book.look_up(book.words.as_typed(rng.choice(book.ask(fact, rng)), rng), fact)
@@ -330,7 +327,7 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
                 by_person[fact["about"]].append(fact)
     people = [person for person, facts in by_person.items() if len(facts) > 1]
     while people:
-        person = rng.choice(people[: rng.choice([30, len(people)])])
+        person = rng.choice(people)
         facts = rng.sample(by_person[person], min(len(by_person[person]), rng.choice([2, 2, 3])))
         messages = []
         for number, fact in enumerate(facts):

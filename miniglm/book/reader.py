@@ -17,6 +17,7 @@ from miniglm.book.asking import (
     CHAPTER,
     LAST_CHAPTER,
     QUESTION_WORDS,
+    asks_first,
     asks_who,
     in_both,
     kinds_of,
@@ -48,7 +49,7 @@ class BookReader:
 
     def places(self, call: Sequence[str], question: str) -> list[Place]:
         """What is found for the words of a call, and for the words of the question that say what is asked for."""
-        asking = [word for word in self.words_in(question) if word in meanings()]
+        asking = [word for word in self.words_in(question) if word in meanings() or asks_first(word)]
         if any(word in question for word in in_both(CAST)):
             asking.append(CAST_ASIDE)
         return self.passages.search([*call, *asking])
@@ -87,46 +88,64 @@ class BookReader:
     def answer_grammar(self, call: str, places: Sequence[Place], messages: Messages) -> Grammar:
         """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither.
 
-        Where a place is known to tell what is asked for, that cannot be denied.
+        Where a place is known to tell what is asked for, that cannot be denied; where none is, and a word of the call
+        stands nowhere in the book, nothing is quoted. Whom a question asks for by a name is there, or is not.
         """
-        grammar, forms = Grammar(), self.passages.forms
+        grammar, book, question = Grammar(), self.passages, messages[-1]["content"]
         begin, end = grammar.literal(grammar.start, MARKERS["assistant"]), grammar.state()
         grammar.ends.add(end)
-        if not any(place.told for place in places[:MOST_READ]):
-            grammar.join(grammar.literal(begin, forms.beyond), end)
-        for place in places[:MOST_READ]:
+        told, words = any(place.told for place in places[:MOST_READ]), words_of(call)
+        strange = any(not book.knows(word) and not book.in_part(word) for word in words)
+        nobody = [word for word in words if self.may_be_nobody(word, question)] if not places else []
+        sure = asks_who(question) and any(book.is_like_name(word) and word in self.words_in(question) for word in nobody)
+        if not told and not sure:
+            grammar.join(grammar.literal(begin, book.forms.beyond), end)
+        for place in places[:MOST_READ] if told or not strange else ():
             if place.counted:
                 grammar.join(grammar.literal(begin, place.answer), end)
                 continue
             piece = grammar.span(grammar.literal(begin, "「"), place.quote, *clause_edges(place.quote))
             grammar.join(grammar.literal(piece, f"」（{place.where}）。" if place.where else "」。"), end)
-        nobody = not places and asks_who(messages[-1]["content"])
-        for word in words_of(call) if not places else ():
-            if not nobody and not self.passages.is_like_name(word) and not CHAPTER.fullmatch(word):
-                continue  # 微信 is nobody
-            form = forms.absent_chapter if CHAPTER.fullmatch(word) else forms.absent
-            if form and self.passages.is_missing(word):
-                grammar.join(grammar.literal(begin, word + form), end)
+        for word in nobody:
+            form = book.forms.absent_chapter if CHAPTER.fullmatch(word) else book.forms.absent
+            grammar.join(grammar.literal(begin, word + form), end)
         return grammar
+
+    def may_be_nobody(self, word: str, question: str) -> bool:
+        """Whether a word of a question names somebody, or a chapter, that the book does not have.
+
+        That is what looks like a name, and what is asked for as somebody: 哪吒 in 哪吒是谁, but 蜀国 not in 蜀国的皇帝是谁.
+        """
+        book = self.passages
+        if not book.is_missing(word) or CHAPTER.fullmatch(word) and not book.forms.absent_chapter:
+            return False
+        if CHAPTER.fullmatch(word) or book.is_like_name(word):
+            return True
+        of = f"的{word}" in question or f"{word}的" in question
+        return asks_who(question) and word in self.words_in(question) and not of
 
     def must_look(self, question: str) -> bool:
         """Whether what a question asks for is not learnt by heart.
 
-        That is a chapter, what the book tells of somebody in passing, and who is not well known, or not there.
+        That is a chapter, an episode, what the book tells of somebody in passing, and who is not well known, or not
+        there.
         """
         book, words = self.passages, self.words_in(question)
+        slip = any(word not in book.person_of and book.person(word) for word in words)
+        if slip or any(word in book.episodes for word in words):
+            return True
         people = {book.person(word) for word in words if len(word) > 1} - {""}
         if people:
             told = any(word in meanings() and kinds_of([word]) != ["courtesy"] for word in words)
-            return told or not people & self.by_heart
+            return told or len(people) > 1 or not people & self.by_heart
         chapter = any(CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word) for word in words)
         strange = any(book.is_like_name(word) and book.is_missing(word) for word in words)
         return chapter or strange and asks_who(question)
 
     def first_words(self, text: str) -> list[str]:
-        """The people of the book and the episodes that a text names, and who is named with them and is not in the book.
+        """The people, episodes and chapters that a text names, and who is named with them and is not in the book.
 
-        张飞燕 may be such a one, as 晏来三 is in 晏来三和严纲. Empty where a text names nobody of the book.
+        张飞燕 may be such a one, as 晏来三 is in 晏来三和严纲; 张非 sounds like 张飞. Empty where a text names none of them.
         """
         book, found, missing, end = self.passages, [], [], 0
         ends = set(self.edges(text)[1])
@@ -136,8 +155,11 @@ class BookReader:
             if match[0] in book.person_of or match[0] in book.episodes:
                 longer = re.match(r"\w", text[end:])
                 found.append(match[0])
-                if longer and book.is_like_name(match[0] + longer[0]) and end + 1 in ends:
+                if longer and longer[0] not in meanings() and book.is_like_name(match[0] + longer[0]) and end + 1 in ends:
                     found.append(match[0] + longer[0])
+            elif CHAPTER.fullmatch(match[0]):
+                found.append(match[0])
+        found += [word for word in self.words_in(text) if word not in found and book.person(word)]
         for word, around in missing if found else ():
             if 1 < len(word) < 5 and set(around) & set(BESIDE) and book.is_missing(word):
                 found.append(word)
@@ -156,21 +178,35 @@ class BookReader:
     def vocabulary(self) -> re.Pattern:
         """A pattern that finds the longest known word: names, what questions are asked with, episodes."""
         names = {name for name in self.passages.person_of if len(name) > 1}
-        return any_of({*names, *self.passages.labels_written, *self.passages.episodes, *known_words()})
+        known = any_of({*names, *self.passages.labels_written, *self.passages.episodes, *known_words()})
+        return re.compile(f"{CHAPTER.pattern}|{known.pattern}")
 
     def edges(self, text: str) -> tuple[list[int], list[int]]:
         """Where words that may be called for begin in a text, and where they end.
 
-        Words that are known are held to be whole; marks and what only makes a question of a text are left out.
+        Words that are known are held to be whole; marks and what only makes a question of a text are left out. 的 does
+        not begin a text: 的卢 is a word. 关于 is one, for 关羽, where there is no other.
         """
         asking, starts, stops, end = in_both(QUESTION_WORDS), [], [], 0
-        for match in self.vocabulary.finditer(text):
+        found = [match for match in self.vocabulary.finditer(text) if match.span() != (0, 1) or match[0] != "的"]
+        for match in found:
             if match.start() > end:  # what is not known
                 starts, stops = [*starts, end], [*stops, match.start()]
             if match[0] not in asking and re.search(r"\w", match[0]):
                 starts, stops = [*starts, match.start()], [*stops, match.end()]
             end = match.end()
-        return ([*starts, end], [*stops, len(text)]) if end < len(text) else (starts, stops)
+        if end < len(text):
+            starts, stops = [*starts, end], [*stops, len(text)]
+        for left, start in enumerate(starts[1:]):  # 马云 is no horse
+            word = text[starts[left] : stops[left + 1]]
+            joined = stops[left] == start == starts[left] + 1 and self.passages.is_like_name(word)
+            if joined and self.passages.is_missing(word):
+                del starts[left + 1], stops[left]
+                break
+        if not starts:
+            slips = [match.span() for match in found if len(match[0]) > 1 and self.passages.person(match[0])]
+            starts, stops = [start for start, _ in slips], [stop for _, stop in slips]
+        return starts, stops
 
 
 def shown(places: Sequence[Place]) -> str:

@@ -8,6 +8,7 @@ Each is read off a sentence by a pattern over the mentions in it, see mentions.p
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from miniglm.book.mentions import ACTS, HANZI, NAMED, PERSON, SENTENCE, Marked, clauses_at, given_name
@@ -28,6 +29,7 @@ PATTERNS = {
         f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:斩|杀|射死|刺死|砍死|射杀)(?:了|"
         f"死)?(?P<x>P)(?=[，。；])",
         f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:刺|砍|搠|戮)(?:了|死)(?P<x>P)(?=[，。；])",
+        f"(?P<y>P)(?:提|枭)了?(?P<x>P)之?(?:首级|头|首)(?=[，。；])",
         f"(?P<x>P)(?P<how>{NEAR}{{0,8}}?，?{NEAR}{{0,10}}?，?)(?:早|却|俱|皆|"
         f"已)?[被为](?P<y>P){NEAR}{{0,8}}?(?<!谋){SLEW}(?:了|死|于马下|落马|而死)?(?=[，。；])",
     ],
@@ -67,17 +69,10 @@ PATTERNS = {
     ],
 }
 
-DIED = (
-    "自刎|自缢|缢死|病死|病亡|病卒|身亡|气绝|遇害|而亡|而死|而卒|而崩|薨|归天|阵亡|自尽|被害|乱箭之下|驾崩|射死|斩于|"
-    "(?:死|(?<![部士小军狱兵])卒|崩|亡|缢死)(?=[，。；])"
-)
-FEIGNED = re.compile("赐|知|宫人|汝|吾|若|使|欲|必|恐|诈|未|假|誓|险|闻|(?<!却)说|闻知|报|虽|岂|将死|至死|何|不")
-# Who acts in a chapter no longer has died before, or soon will: a death is looked for where somebody's last acts are.
 CHILD = "(?:长|次|第.|[一二三四五六]|少|幼)?"
 NEARBY = 400  # characters before a child's name within which the parent is named
 LONGEST_LIST = 64  # characters of a quotation from a parent to a child
 LONGEST_QUOTE = 36  # characters of a quotation
-LAST_SHARE, LAST_LEAST = 0.08, 2  # of the acts in their busiest chapter, and at least
 
 
 class Tie(NamedTuple):
@@ -99,19 +94,31 @@ def ties(texts: Iterable[Marked]) -> Iterator[Tie]:
         for each in found
     ]
     for marked in texts:
-        for kind, pattern in patterns:
-            for match in pattern.finditer(marked.text):
-                found = match.groupdict()
-                x = marked.who(found["x"])
-                told = found.get("y") or found["w"]
-                y = marked.who(told) if told in marked.mentions else marked.plain(told)
-                before = marked.text[max(0, match.start() - 4) : match.start()]
-                if x != y and not FEARED.search(before) and not WISHED.search(found.get("how") or ""):
-                    place = "w" if found.get("w") else "x"
-                    told = marked.plain(sentence_at(marked.text, match.start(place)))
-                    quote = marked.plain(clauses_at(marked.text, match.start(), match.end()))
-                    quote = quote if quote in told else ""
-                    yield Tie(kind, x, y, marked.label, told, quote)
+        matches = ((match, kind) for kind, pattern in patterns for match in pattern.finditer(marked.text))
+        for match, kind in sorted(matches, key=lambda each: each[0].start()):
+            found = match.groupdict()
+            x = marked.who(found["x"])
+            told = found.get("y") or found["w"]
+            y = marked.who(told) if told in marked.mentions else marked.plain(told)
+            before = marked.text[max(0, match.start() - 4) : match.start()]
+            if x != y and not FEARED.search(before) and not WISHED.search(found.get("how") or ""):
+                place = "w" if found.get("w") else "x"
+                told = marked.plain(sentence_at(marked.text, match.start(place)))
+                quote = marked.plain(clauses_at(marked.text, match.start(), match.end()))
+                quote = quote if quote in told else ""
+                yield Tie(kind, x, y, marked.label, told, quote)
+
+
+def sworn(texts: Iterable[Marked]) -> Iterator[Tie]:
+    """Sworn brothers, each with each: 念刘备、关羽、张飞，虽然异姓，既结为兄弟."""
+    bound = re.compile(f"{PERSON}(?:、{PERSON})+，?{OTHER}。“”]{{0,10}}结(?:为兄弟|义)")
+    for marked in texts:
+        for match in bound.finditer(marked.text):
+            told = marked.plain(sentence_at(marked.text, match.start()))
+            quote = marked.plain(clauses_at(marked.text, *match.span()))
+            people = [marked.who(each) for each in re.findall(PERSON, match[0])]
+            for x, y in combinations(dict.fromkeys(people), 2):
+                yield Tie("brother", x, y, marked.label, told, quote)
 
 
 def children(texts: Sequence[Marked]) -> Iterator[Tie]:
@@ -145,45 +152,6 @@ def sentence_at(text: str, position: int) -> str:
     return found[0] if found else ""
 
 
-def last_acts(texts: Sequence[Marked]) -> dict[str, str]:
-    """{person: the label of the last section in which they act as they did before}."""
-    return {person: texts[index].label for person, index in last_sections(texts).items()}
-
-
-def last_sections(texts: Sequence[Marked]) -> dict[str, int]:
-    """The same with the sections' indices."""
-    acts = defaultdict(Counter)  # {person: {section's index: how often they act there}}
-    for index, marked in enumerate(texts):
-        for match in re.finditer(f"(?P<x>{PERSON})(?:{ACTS})", marked.text):
-            acts[marked.who(match["x"])][index] += 1
-    last = {}
-    for person, counts in acts.items():
-        least = max(LAST_LEAST, LAST_SHARE * max(counts.values()))
-        if busy := [index for index, count in counts.items() if count >= least]:
-            last[person] = max(busy)
-    return last
-
-
-def deaths(texts: Sequence[Marked]) -> Iterator[Tie]:
-    """How somebody died: the first sentence that tells it, around the last section in which they do something."""
-    told = re.compile(f"(?P<x>{PERSON}){AWAY}{{0,24}}?(?:{DIED})")
-    for person, last in last_sections(texts).items():
-        for marked in texts[max(0, last - 1) : last + 2]:
-            found = next(
-                (
-                    (sentence, clauses_at(sentence, *match.span()))
-                    for sentence in re.findall(SENTENCE, marked.text)
-                    for match in told.finditer(sentence)
-                    if marked.who(match["x"]) == person and not FEIGNED.search(sentence[: match.end()][-30:])
-                ),
-                None,
-            )
-            if found and "曰" not in found[0]:
-                sentence, quote = map(marked.plain, found)
-                yield Tie("death", person, sentence, marked.label, sentence, quote)
-                break
-
-
 def agreed(found: Iterable[Tie]) -> dict[tuple[str, str], list[Tie]]:
     """{(kind, x): its ties}, one for each y, the oftenest told first; where many slay one man, nobody is taken."""
     by_subject = defaultdict(list)
@@ -212,7 +180,7 @@ def told_facts(found: dict[tuple[str, str], list[Tie]], words: Words) -> Iterato
             yield fact("slain", x, words.answer("slain", x=x, y=first.y, place=first.place), first.y, first)
             slew[first.y].append(first)
         elif kind == "death":
-            if ("slain", x) not in found and (quote := first.quote):
+            if quote := first.quote:
                 yield fact("death", x, words.answer("death", x=x, place=first.place, quote=quote), quote, first)
         elif kind == "son":
             yield fact("sons", x, words.answer("sons", x=x, names="、".join(names)), names, first)
