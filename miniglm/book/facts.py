@@ -285,7 +285,8 @@ def book_facts(
     facts += person_facts(sections, people, courtesy, others, name_places(sections, known), words, trusted)
     facts += called_facts(others, courtesy, words)
     facts += mention_facts(sections, spellings, words)
-    facts += told_facts(agreed([*sworn(texts), *ties(texts), *killings(texts), *children(texts), *deaths(texts)]), words)
+    told = [*sworn(texts), *ties(texts), *killings(texts), *children(texts), *deaths(texts)]
+    facts += told_facts(agreed(told), words)
     names_of = {person: [each for each, owner in spellings.items() if owner == person] for person in people}
     episodes_found = episodes_in(
         sections, episodes, lambda person, where: any(name in where for name in names_of.get(person, ()))

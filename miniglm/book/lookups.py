@@ -18,7 +18,7 @@ from random import Random
 from miniglm.book.absence import FAMILIES, GIVEN, Absence
 from miniglm.book.asking import EARLIEST, in_both, meanings
 from miniglm.book.passages import Passages, Place
-from miniglm.book.reader import MOST_READ, BookReader, shown
+from miniglm.book.reader import BookReader, read, shown
 from miniglm.book.wordings import Words
 
 OPEN_QUESTIONS = (  # about a sentence of the book; {x} somebody in it, {c} a piece of it
@@ -75,6 +75,9 @@ def sayable(reader: BookReader, question: str, call: Sequence[str]) -> bool:
     firsts = reader.first_words(question)
     if firsts and call and call[0] not in firsts:
         return False
+    others = reader.named_with(call[0], firsts) if firsts and call else []
+    if others and (len(call) < 2 or call[1] not in others):
+        return False
     return all(
         any(match.start() in starts and match.end() in stops for match in re.finditer(re.escape(word), question))
         for word in call
@@ -83,7 +86,7 @@ def sayable(reader: BookReader, question: str, call: Sequence[str]) -> bool:
 
 def telling(found: Sequence[Place], keys: Sequence[str]) -> Place | None:
     """The first place, of those that the model reads, that holds all of some keys."""
-    return next((place for place in found[:MOST_READ] if all(key in place.record for key in keys)), None)
+    return next((place for place in read(found) if all(key in place.record for key in keys)), None)
 
 
 class Inventor:
@@ -137,7 +140,7 @@ def open_lookups(reader: BookReader, inventor: Inventor, words: Words, rng: Rand
         if not sayable(reader, question, call):
             continue
         found = reader.places(call, question)
-        place = next((each for each in found[:MOST_READ] if each.number == number), None)
+        place = next((each for each in read(found) if each.number == number), None)
         if not place:
             continue
         talk = lookup(question, call, found, place.answer)

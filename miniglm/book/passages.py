@@ -72,7 +72,7 @@ class Place:
     quote: str  # the clauses of it that fit the question
     who: dict[str, str]  # {as written: person} of those in the quote who are not called by their first name
     counted: bool = False  # it is a sentence of ours about what was counted, and no quotation
-    told: bool = False  # it is known to tell what was asked for by a word for that: 死, 兵器
+    told: bool = False  # it is known to tell what was asked for
 
     @property
     def where(self) -> str:
@@ -259,10 +259,7 @@ class Passages:
             found = self.earliest(people, [word for word in rest if not asks_first(word)])
         else:
             found = self.best(people, rest, chapters)
-        telling = self.telling(words)
-        if telling and any(map(asks_first, rest)):
-            found = []  # nothing else is the first
-        return [self.place(number, words) for number in list(dict.fromkeys([*telling, *found]))[:MOST]]
+        return [self.place(number, words) for number in list(dict.fromkeys([*self.telling(words), *found]))[:MOST]]
 
     def of_chapter(self, chapter: str, words: Sequence[str]) -> list[Place]:
         """A chapter's heading, or its beginning where it has none, and who is in it; or that alone, if it is asked."""
@@ -283,7 +280,10 @@ class Passages:
         kinds = kinds_of(rest)
         if len(people) > 1 and "kin" in kinds:
             kinds, subjects = ["kin", "pair"], subjects[:2]
-        if "death" in kinds:  # 死在谁手里 asks for no victims
+        sure = {kind for word in rest for kind in kinds_of([word]) if len(kinds_of([word])) == 1}
+        if "slew" in sure:  # 枪下死过哪些人
+            kinds = ["slew"]
+        elif "slain" in sure or "death" in kinds:  # 死在谁手里
             kinds = [kind for kind in kinds if kind != "slew"]
         if people and not kinds and all(word in in_both(f"{ASIDE} {QUESTION_WORDS}") for word in rest):
             kinds = ["kin", "pair"] if len(people) > 1 else ["courtesy", "who", "sentence"]
@@ -350,9 +350,7 @@ class Passages:
         first = self.begins(number, quote)
         meant = {written: person for each in self.sentences[first : number + 1] for written, person in each.who.items()}
         who = {written: person for written, person in meant.items() if written in quote}
-        wanted = {*kinds_of(words), *(["kin"] if len(people) > 1 else [])}
-        asked = bool(told) and any(kind in wanted for kind, _, clauses in sentence.tells if clauses == told)
-        return Place(number, sentence.chapter, self.shown(number, first), quote, who, told=asked)
+        return Place(number, sentence.chapter, self.shown(number, first), quote, who, told=bool(told))
 
     def begins(self, number: int, quote: str) -> int:
         """The sentence in which a quotation begins that ends in another one, of the same section."""

@@ -12,7 +12,7 @@ from pypinyin import lazy_pinyin
 from miniglm.book.absence import Absence
 from miniglm.book.lookups import Inventor, asked_words, lookup, open_lookups, sayable, telling
 from miniglm.book.passages import WELL_KNOWN, sound
-from miniglm.book.reader import MOST_READ, BookReader
+from miniglm.book.reader import BookReader, read
 from miniglm.book.sections import Section
 from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
@@ -21,7 +21,7 @@ from miniglm.errors import refuse
 BY_HEART = 30  # people, the best known, whose facts are learnt by heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most author length"  # kinds that are
 TALKS = {"title": 4, "episode": 6}  # talks for each fact of a kind that is looked up; of others one
-LOOKED_UP_MOST = 180  # talks trained for each kind of fact that is looked up
+LOOKED_UP_MOST = 240  # talks trained for each kind of fact that is looked up
 TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
 UNTOLD = 0.2  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
 OFTEN = 12  # questions trained for each fact about somebody whose facts are learnt by heart
@@ -71,10 +71,13 @@ class Book:
             return lookup(question, call, [], fact["Answer"], "absent") if sure else None
         if not sayable(self.reader, question, call):
             return None
-        for key in filter(None, (fact["Key"], fact.get("look_key"), fact.get("quote"))):
+        keys = [fact["Key"], fact.get("look_key"), fact.get("quote")]
+        if fact["kind"] in TOLD.split():
+            keys.reverse()  # 父亲 may stand in another sentence than the one that tells it
+        for key in filter(None, keys):
             if place := telling(found, key if isinstance(key, list) else [key]):
                 return lookup(question, call, found, place.answer, fact["kind"]) | {"Key": key}
-        for place in found[:MOST_READ]:  # another sentence that tells it
+        for place in read(found):  # another sentence that tells it
             tells = self.reader.passages.sentences[place.number].tells
             if any(kind == fact["kind"] and subject in (fact["about"], *fact["x"]) for kind, subject, _ in tells):
                 return lookup(question, call, found, place.answer, fact["kind"]) | {"Key": place.quote}

@@ -17,6 +17,7 @@ from miniglm.book.asking import (
     CHAPTER,
     LAST_CHAPTER,
     QUESTION_WORDS,
+    SUPPOSED,
     asks_first,
     asks_who,
     in_both,
@@ -58,8 +59,9 @@ class BookReader:
         """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
 
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
-        Where somebody of the book is named, or an episode, that is the first word. Where something is asked for that is
-        not learnt by heart, or somebody whom the book does not have, there is no answer before the book was asked.
+        Where somebody of the book is named, or an episode, that is the first word; who is named with them is the
+        second. Where something is asked for that is not learnt by heart, or somebody whom the book does not have, there
+        is no answer before the book was asked.
         """
         grammar = Grammar()
         if not self.must_look(messages[-1]["content"]):
@@ -74,10 +76,15 @@ class BookReader:
         for number in range(MOST_WORDS):
             behind = grammar.state()
             for piece, starts, stops in pieces:
-                if number == 0 and (firsts := self.first_words(piece)):
-                    for word in firsts:
-                        grammar.join(grammar.literal(state, word), behind)
-                else:
+                firsts = self.first_words(piece) if number == 0 else []
+                for word in firsts:
+                    others = self.named_with(word, firsts)
+                    after = grammar.literal(state, word)
+                    if not others:
+                        grammar.join(after, behind)
+                    for other in others:
+                        grammar.join(grammar.literal(after, f'", "{other}'), behind)
+                if not firsts:
                     grammar.join(grammar.span(state, piece, starts, stops), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
@@ -85,22 +92,31 @@ class BookReader:
                 state = grammar.literal(closed, ', "')
         return grammar
 
+    def named_with(self, name: str, firsts: Sequence[str]) -> list[str]:
+        """Who is named beside somebody in a question, of its first words: the second word of a call."""
+        return [
+            word
+            for word in firsts
+            if word not in name and name not in word and not CHAPTER.fullmatch(word) and not CHAPTER.fullmatch(name)
+            if word not in self.passages.episodes and name not in self.passages.episodes
+        ]
+
     def answer_grammar(self, call: str, places: Sequence[Place], messages: Messages) -> Grammar:
         """What may be answered to what a call found: a quotation of a place, or that nobody is there, or neither.
 
-        Where a place is known to tell what is asked for, that cannot be denied; where none is, and a word of the call
-        stands nowhere in the book, nothing is quoted. Whom a question asks for by a name is there, or is not.
+        What a place is known to tell, if it is asked for, cannot be denied; where there is no such place, and a word of
+        the call stands nowhere in the book, nothing is quoted. Whom a question asks for by a name is there, or is not.
         """
         grammar, book, question = Grammar(), self.passages, messages[-1]["content"]
         begin, end = grammar.literal(grammar.start, MARKERS["assistant"]), grammar.state()
         grammar.ends.add(end)
-        told, words = any(place.told for place in places[:MOST_READ]), words_of(call)
+        told, words = any(place.told for place in places) and self.asks_fact(question), words_of(call)
         strange = any(not book.knows(word) and not book.in_part(word) for word in words)
         nobody = [word for word in words if self.may_be_nobody(word, question)] if not places else []
-        sure = asks_who(question) and any(book.is_like_name(word) and word in self.words_in(question) for word in nobody)
-        if not told and not sure:
+        whole = [word for word in self.words_in(question) if word in nobody]
+        if not told and not (asks_who(question) and any(map(book.is_like_name, whole))):
             grammar.join(grammar.literal(begin, book.forms.beyond), end)
-        for place in places[:MOST_READ] if told or not strange else ():
+        for place in read(places) if told or not strange else ():
             if place.counted:
                 grammar.join(grammar.literal(begin, place.answer), end)
                 continue
@@ -111,10 +127,19 @@ class BookReader:
             grammar.join(grammar.literal(begin, word + form), end)
         return grammar
 
+    def asks_fact(self, question: str) -> bool:
+        """Whether a question asks for what a book tells of its people: by a word for that, or who somebody is."""
+        words = self.words_in(question)
+        if any(word in question for word in in_both(SUPPOSED)):
+            return False
+        people = [word for word in words if self.passages.person(word)]
+        told = any(kinds_of([word]) or asks_first(word) or word in self.passages.episodes for word in words)
+        return told or bool(people) and len(people) == len(words) and (len(people) > 1 or asks_who(question))
+
     def may_be_nobody(self, word: str, question: str) -> bool:
         """Whether a word of a question names somebody, or a chapter, that the book does not have.
 
-        That is what looks like a name, and what is asked for as somebody: 哪吒 in 哪吒是谁, but 蜀国 not in 蜀国的皇帝是谁.
+        That is what looks like a name, and what is asked for as somebody: 哪吒 in 哪吒是谁, not 蜀国 in 蜀国的皇帝是谁.
         """
         book = self.passages
         if not book.is_missing(word) or CHAPTER.fullmatch(word) and not book.forms.absent_chapter:
@@ -140,12 +165,12 @@ class BookReader:
             return told or len(people) > 1 or not people & self.by_heart
         chapter = any(CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word) for word in words)
         strange = any(book.is_like_name(word) and book.is_missing(word) for word in words)
-        return chapter or strange and asks_who(question)
+        return chapter or strange and (asks_who(question) or len(words) == 1)
 
     def first_words(self, text: str) -> list[str]:
         """The people, episodes and chapters that a text names, and who is named with them and is not in the book.
 
-        张飞燕 may be such a one, as 晏来三 is in 晏来三和严纲; 张非 sounds like 张飞. Empty where a text names none of them.
+        张飞燕 may be such a one, as 晏来三 is in 晏来三和严纲; 张非 sounds like 张飞. Empty where a text names nobody.
         """
         book, found, missing, end = self.passages, [], [], 0
         ends = set(self.edges(text)[1])
@@ -155,7 +180,12 @@ class BookReader:
             if match[0] in book.person_of or match[0] in book.episodes:
                 longer = re.match(r"\w", text[end:])
                 found.append(match[0])
-                if longer and longer[0] not in meanings() and book.is_like_name(match[0] + longer[0]) and end + 1 in ends:
+                if (
+                    longer
+                    and longer[0] not in meanings()
+                    and book.is_like_name(match[0] + longer[0])
+                    and end + 1 in ends
+                ):
                     found.append(match[0] + longer[0])
             elif CHAPTER.fullmatch(match[0]):
                 found.append(match[0])
@@ -209,9 +239,14 @@ class BookReader:
         return starts, stops
 
 
+def read(places: Sequence[Place]) -> list[Place]:
+    """The places, of those found, that the model is shown: which are known to tell what is asked for, else the best."""
+    return [place for place in places if place.told][:MOST_READ] or list(places[:MOST_READ])
+
+
 def shown(places: Sequence[Place]) -> str:
     """What the model reads of some places, JSON."""
-    return json.dumps([place.record for place in places[:MOST_READ]], ensure_ascii=False)
+    return json.dumps([place.record for place in read(places)], ensure_ascii=False)
 
 
 def words_of(call: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from miniglm.book.mentions import ACTS, HANZI, NAMED, PERSON, SENTENCE, Marked, clauses_at, given_name
+from miniglm.book.mentions import HANZI, NAMED, PERSON, SENTENCE, Marked, clauses_at, given_name
 from miniglm.book.wordings import Words
 
 OTHER = PERSON.replace("[", "[^", 1)[:-1]  # a class of characters, not closed: anything but a mention and …
@@ -29,7 +29,7 @@ PATTERNS = {
         f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:斩|杀|射死|刺死|砍死|射杀)(?:了|"
         f"死)?(?P<x>P)(?=[，。；])",
         f"(?P<how>(?<![擒了死斩杀救遇])(?P<y>P){AWAY}{{0,14}}?)(?:刺|砍|搠|戮)(?:了|死)(?P<x>P)(?=[，。；])",
-        f"(?P<y>P)(?:提|枭)了?(?P<x>P)之?(?:首级|头|首)(?=[，。；])",
+        "(?P<y>P)(?:提|枭)了?(?P<x>P)之?(?:首级|头|首)(?=[，。；])",
         f"(?P<x>P)(?P<how>{NEAR}{{0,8}}?，?{NEAR}{{0,10}}?，?)(?:早|却|俱|皆|"
         f"已)?[被为](?P<y>P){NEAR}{{0,8}}?(?<!谋){SLEW}(?:了|死|于马下|落马|而死)?(?=[，。；])",
     ],
