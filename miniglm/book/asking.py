@@ -13,12 +13,12 @@ from miniglm.typed import TRADITIONAL, in_script
 
 # ASKED | TOLD | KINDS: what questions ask for, the words by which a book tells it, and the kinds of facts that do.
 MEANINGS = """
-死 亡 去世 过世 离世 丧命 丧生 送命 性命 结局 下场 死因 身亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
+死 死于 死在 亡 去世 过世 离世 丧命 丧生 送命 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
 没了 没的 咋没 何时没 怎样没 死去 死法 牺牲 阵亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
-病逝 亡故 离开人世 归宿 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
-杀 斩 打死 害死 杀害 杀死 斩杀 刺杀 干掉 刺 砍 手里 手上 之手 死于 打败 | 斩 杀 刺 砍 害 戮 射死 | slain slew
+病逝 亡故 离开人世 归宿 性命 结局 下场 死因 身亡 | 死 亡 卒 薨 崩 斩 杀 害 刎 缢 绝 归天 病 疮 | death slain
+杀 斩 打死 害死 杀害 杀死 斩杀 刺杀 干掉 刺 砍 手里 手上 之手 打败 | 斩 杀 刺 砍 害 戮 射死 | slain slew
 被谁 是谁杀 是谁斩 谁杀 谁斩 谁杀的 谁杀了 谁斩了 被杀 所杀 凶手 结果了 | 斩 杀 刺 砍 害 戮 射死 | slain
-杀了谁 斩了谁 杀过谁 斩过谁 杀了哪些 谁死在 哪些人死在 刀下 枪下 取过 | 斩 杀 刺 砍 害 戮 射死 | slew
+杀了谁 斩了谁 杀过谁 斩过谁 杀了哪些 谁死在 哪些人死在 之手的 刀下 枪下 取过 | 斩 杀 刺 砍 害 戮 射死 | slew
 儿子 孩子 公子 后代 子嗣 长子 大儿子 小儿子 次子 | 子 之子 长子 次子 | sons
 儿女 子女 后人 膝下 娃 崽 生了 | 子 之子 长子 次子 | sons
 父亲 爸爸 爹 父 老爸 爹爹 老子 令尊 他爹 他爸 生父 爸 | 父 之子 | father
@@ -52,7 +52,7 @@ QUESTION_WORDS = (
     "原句 原话 句子 引用 引出 写出 说出 列出 提到 写到 写 提 讲了 讲什么 写了 用什么 使什么 用 使 拿 算什么 算 "
     "是什么人 什么人物 何许人 名叫 叫的 所有 主要 从 起 才有 来着 什么样的 怎么样 是不是 有没有 我 你 喜欢 应该 "
     "可以 概括 什么人 啥人 以 取 去 为 给 就 才 经过 来龙去脉 "
-    "哪种 何种 两人 二人 有个 一个人 怎样一个人 人称 其他 称呼 拿什么作 自我介绍 来个 耍 没 没有"
+    "哪种 何种 两人 二人 有个 一个人 怎样一个人 人称 其他 称呼 拿什么作 自我介绍 来个 耍 没 没有 是个 指的是"
 )
 ASIDE = "回目 标题 题目 名字 名称 内容 讲 叫 写 说 人物 故事"  # of a chapter, its heading tells them
 CAST = "有谁 有哪些人 人物 写了谁 写到了哪些人 哪些人 什么人 谁出场"  # of a chapter, what asks who is in it
@@ -62,7 +62,7 @@ WHO = (
     "谁 什么人 何人 人物 何许人 哪位 此人 这个人 字 表字 提到 写到 介绍 认识 听说过 别名 又叫 还叫 称呼 哪个人 写 提 "
     "啥人 说说 讲讲"
 )
-SUPPOSED = "如果 假如 要是 万一 为什么 为何 凭什么 翻译 怎么说"  # in questions that no sentence answers
+SUPPOSED = "如果 假如 要是 万一 翻译 换成 译成"  # in questions that no sentence answers
 MARKS = "，。？！：；、“”‘’「」《》…～,.?!:;\"' \u3000"
 EARLIEST = "最早 首次 第一次 最先 初次 出场 登场 露面 头一次 第1次 首先 出现"
 CHAPTER = re.compile(f"第({NUMERAL}|[0-9]+)[回章节節]")

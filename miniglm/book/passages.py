@@ -44,6 +44,7 @@ from miniglm.files import link_whole, read_json, read_json_lines, write_json, wr
 
 SENTENCES, ABOUT = "book.jsonl", "book.json"
 MOST = 3  # places given back
+MEANT = 3  # people at most, who are told beside a quotation to be meant by a name in it
 SHOWN = (60, 140)  # characters of a place, about: a short sentence is shown with those beside it
 PERSON, NEAR, TOLD, WORD = 6, 1, 8, 2  # how often a token counts: somebody, them nearby, a fact, what was asked
 WELL_KNOWN = 100  # people, whose names are known by their sound, too
@@ -245,6 +246,7 @@ class Passages:
         None where the book does not have the first of them, or a chapter, or what looks like a name.
         """
         words = list(dict.fromkeys(filter(None, words)))
+        words = [word for word in words if word not in in_both(ASIDE) or word == CAST_ASIDE] or words
         unknown = [word for word in words if not self.knows(word) and not self.in_part(word)]
         if not words or words[0] in unknown or any(self.is_like_name(word) for word in unknown):
             return []
@@ -350,6 +352,9 @@ class Passages:
         first = self.begins(number, quote)
         meant = {written: person for each in self.sentences[first : number + 1] for written, person in each.who.items()}
         who = {written: person for written, person in meant.items() if written in quote}
+        others = [written for written, person in who.items() if person not in people]
+        for written in others[max(0, MEANT - len(who) + len(others)) :]:
+            del who[written]
         return Place(number, sentence.chapter, self.shown(number, first), quote, who, told=bool(told))
 
     def begins(self, number: int, quote: str) -> int:

@@ -124,7 +124,7 @@ def book_records(
     held_out = set(rng.sample(subjects, round(shares.unseen * len(subjects))))
     training, reworded, groups = fact_records(book, held_out, shares.wordings, rng)
     evaluation = {
-        group: [asked_about(book, *asked, group) for asked in at_most(shares.evaluated, groups[group], rng)]
+        group: [asked_about(book, group, *asked) for asked in at_most(shares.evaluated, groups[group], rng)]
         for group in ("seen", "reworded", "new_wording", "typed", "unseen")
     }
     reworded = [each for asked in at_most(shares.evaluated, reworded, rng) if (each := book.told(*asked))]
@@ -218,16 +218,19 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         training += trained.values()
         groups["seen"].append((fact, next(iter(trained))))
         groups["new_wording"].append((fact, new[0]))
-        groups["typed"].append((fact, book.words.typed_anew(usual[0], rng)))
+        groups["typed"].append((fact, book.words.typed_anew(usual[0], rng), usual[0]))
         if untrained := usual[count:]:
             groups["reworded"].append((fact, untrained[0]))
             reworded += [(fact, question) for question in untrained[1:2]]
     return training, reworded, groups
 
 
-def asked_about(book: Book, fact: dict, question: str, group: str) -> dict:
-    """A record to evaluate: a question about a fact. Its Key is what the place says that the book is asked for."""
-    looked_up = None if book.is_by_heart(fact) and group != "unseen" else book.look_up(question, fact)
+def asked_about(book: Book, group: str, fact: dict, question: str, right: str = "") -> dict:
+    """A record to evaluate: a question about a fact. Its Key is what the place says that the book is asked for.
+
+    right: the question as it is typed right.
+    """
+    looked_up = None if book.is_by_heart(fact) and group != "unseen" else book.look_up(right or question, fact)
     answer, key = (answer_of(looked_up), looked_up["Key"]) if looked_up else (fact["Answer"], fact["Key"])
     return record(question, answer, fact["kind"], Key=key, Group=group)
 

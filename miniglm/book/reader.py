@@ -106,10 +106,14 @@ class BookReader:
 
         What a place is known to tell, if it is asked for, cannot be denied; where there is no such place, and a word of
         the call stands nowhere in the book, nothing is quoted. Whom a question asks for by a name is there, or is not.
+        What would be if something else were is in no book.
         """
         grammar, book, question = Grammar(), self.passages, messages[-1]["content"]
         begin, end = grammar.literal(grammar.start, MARKERS["assistant"]), grammar.state()
         grammar.ends.add(end)
+        if any(word in question for word in in_both(SUPPOSED)):
+            grammar.join(grammar.literal(begin, book.forms.beyond), end)
+            return grammar
         told, words = any(place.told for place in places) and self.asks_fact(question), words_of(call)
         strange = any(not book.knows(word) and not book.in_part(word) for word in words)
         nobody = [word for word in words if self.may_be_nobody(word, question)] if not places else []
@@ -129,12 +133,14 @@ class BookReader:
 
     def asks_fact(self, question: str) -> bool:
         """Whether a question asks for what a book tells of its people: by a word for that, or who somebody is."""
-        words = self.words_in(question)
-        if any(word in question for word in in_both(SUPPOSED)):
-            return False
-        people = [word for word in words if self.passages.person(word)]
-        told = any(kinds_of([word]) or asks_first(word) or word in self.passages.episodes for word in words)
-        return told or bool(people) and len(people) == len(words) and (len(people) > 1 or asks_who(question))
+        for clause in re.split("[，。！？,.!?]+", question):
+            words = self.words_in(clause)
+            people = [word for word in words if self.passages.person(word)]
+            if any(kinds_of([word]) or asks_first(word) or word in self.passages.episodes for word in words):
+                return True
+            if people and len(people) == len(words) and (len(people) > 1 or asks_who(question)):
+                return True
+        return False
 
     def may_be_nobody(self, word: str, question: str) -> bool:
         """Whether a word of a question names somebody, or a chapter, that the book does not have.
@@ -165,7 +171,7 @@ class BookReader:
             return told or len(people) > 1 or not people & self.by_heart
         chapter = any(CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word) for word in words)
         strange = any(book.is_like_name(word) and book.is_missing(word) for word in words)
-        return chapter or strange and (asks_who(question) or len(words) == 1)
+        return chapter or strange and asks_who(question)
 
     def first_words(self, text: str) -> list[str]:
         """The people, episodes and chapters that a text names, and who is named with them and is not in the book.
