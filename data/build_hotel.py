@@ -11,7 +11,8 @@ In a talk the assistant searches the table before it answers, and goes on talkin
 
 What is to be learnt is to read, so most hotels in the talks that are trained are invented for that talk alone. The
 talks in eval.jsonl are about hotels that are in none of those: its groups are talks in the words that are trained,
-talks in other words, and talks with a facility, a name or a place that stands in no talk that is trained.
+talks in other words, and talks with a facility, a name or a place, looked for or found, that stands in no talk that is
+trained.
 """
 
 import json
@@ -61,48 +62,70 @@ STATIONS = """
 COMMONEST = [bytes((row, cell)).decode("gb2312") for row in range(0xB0, 0xD7) for cell in range(0xA1, 0xFA)]
 
 # What the guest says: templates between spaces, (a|b) is either. First what is trained, then what only eval.jsonl has.
-OPENERS = ("(您好，|你好，|请问，|麻烦您，|嗨，||)", "(劳驾，|打扰一下，|前台您好，)")
+OPENERS = ("(您好，|你好，|请问，|麻烦您，|嗨，|早上好，|问一下，|不好意思，||||)", "(劳驾，|打扰一下，|前台您好，)")
 WISHES = (
     "(我要|我想|帮我)找一家{type}酒店(|住宿) (|请)(给我|帮我)推荐一家{type}酒店"
-    " (我想订|想住)一家{type}的酒店 有没有{type}(的|)酒店",
+    " (我想订|想住)一家{type}的酒店 有没有{type}(的|)酒店 (来|要|找|订)(个|间|一间){type}的酒店"
+    " (今晚|明天|周末)(想|要)住{type}(的|)酒店 {type}(的|)酒店有吗 {type}酒店(，谢谢|)",
     "(替我|)(物色|挑)(个|一家){type}(的|)酒店 出差要住{type}酒店 哪里有{type}的酒店",
 )
 WITH = {
     "facilities": (
-        "(希望酒店|最好|要)(提供|有|能有){facilities} (要|需要|希望)带{facilities}(的|)",
+        "(希望酒店|最好|要)(提供|有|能有){facilities} (要|需要|希望)带{facilities}(的|)"
+        " (得|应该|一定要)有{facilities} {facilities}(要有|得有|是要的) 没有{facilities}(不行|可不行)"
+        " 配{facilities}(的|) (我|我们)(要用|想用|喜欢){facilities}",
         "(必须|一定)配有{facilities} 少不了{facilities} {facilities}不能少",
     ),
     "price_range_upper": (
         "价格(不超过|最多){price_range_upper}元 (预算|价格在){price_range_upper}元以(内|下)"
-        " 每晚{price_range_upper}元以下",
+        " 每晚{price_range_upper}元以下 (不要超过|最贵){price_range_upper}(块|元) (房费|一天){price_range_upper}块以下"
+        " (只有|我出得起){price_range_upper}块(钱|)",
         "一晚上(别超过|不要高于){price_range_upper}块 {price_range_upper}块钱以内",
     ),
     "rating_range_lower": (
-        "评分(要在|在|要){rating_range_lower}分以上 评分不低于{rating_range_lower}分",
+        "评分(要在|在|要){rating_range_lower}分以上 评分不低于{rating_range_lower}分"
+        " (打分|评价)(要|得|在){rating_range_lower}分以上 (最少|至少)要{rating_range_lower}分"
+        " {rating_range_lower}分(起|往上)",
         "(大家|网上)打分至少{rating_range_lower}分 口碑要{rating_range_lower}分往上",
     ),
-    "subway": ("(离|靠近){subway}(近一点|近的) 在{subway}附近", "出门就是{subway} 挨着{subway}"),
+    "subway": (
+        "(离|靠近){subway}(近一点|近的) 在{subway}附近 {subway}(旁边|边上|那里)(的|) (从|到){subway}(走|走路)(能|就)到"
+        " 要在{subway}",
+        "出门就是{subway} 挨着{subway}",
+    ),
 }
 NAMED = (
-    "(我想住|帮我查查|想了解一下|请问有没有){name} (帮我订|我要订){name}",
+    "(我想住|帮我查查|想了解一下|请问有没有){name} (帮我订|我要订){name} {name}(好不好|有吗|怎样) 看看{name}",
     "{name}(还有房吗|怎么样) 听说{name}不错",
 )
 ASKED = {
     "price": (
-        "(这家酒店的|)价格是多少 (住|)一晚多少钱 多少钱一晚 价格呢",
+        "(这家酒店的|)价格是多少 (住|)一晚多少钱 多少钱一晚 价格呢 (要|得)多少钱 (一天|一夜)几块"
+        " (价钱|费用)(呢|多少) 贵吗",
         "(房费|房价)(怎么算|几何|多少) 贵不贵，一晚几块",
     ),
     "phone": (
-        "(酒店的|它的|)电话是多少 怎么(打电话|联系)(过去|他们) 有电话吗 (留个电话|电话呢)",
+        "(酒店的|它的|)电话是多少 怎么(打电话|联系)(过去|他们) 有电话吗 (留个电话|电话呢)"
+        " 号码(呢|多少) (给我|告诉我)电话",
         "号码(告诉我一下|给我) 打哪个号码订",
     ),
     "address": (
-        "(酒店的|它的|)地址(在哪|是什么|呢) (它|酒店)在(哪里|什么地方)",
+        "(酒店的|它的|)地址(在哪|是什么|呢) (它|酒店)在(哪里|什么地方) 位置(呢|在哪) (怎么|从哪)(去|走) 在哪条路",
         "具体位置(说一下|在哪) 打车过去怎么说",
     ),
-    "subway": ("附近有地铁(站|)吗 (离|最近的)地铁站是哪个 坐地铁到哪一站", "地铁(方便吗|坐到哪里下)"),
-    "rating": ("评分(是多少|怎么样|高吗) (大家|客人)评价(如何|怎么样) 多少分", "口碑(好不好|如何) 得了几分"),
-    "has": ("有没有{facility}(呢|) (有|提供){facility}吗 {facility}有吗", "能用{facility}吗 {facility}这项有没有"),
+    "subway": (
+        "附近有地铁(站|)吗 (离|最近的)地铁站是哪个 坐地铁到哪一站 地铁(呢|怎么坐|在哪里) 哪个站下",
+        "地铁(方便吗|坐到哪里下)",
+    ),
+    "rating": (
+        "评分(是多少|怎么样|高吗) (大家|客人)评价(如何|怎么样) 多少分 (口碑|打分)(呢|是多少) 几分",
+        "口碑(好不好|如何) 得了几分",
+    ),
+    "has": (
+        "有没有{facility}(呢|) (有|提供){facility}吗 {facility}有吗 {facility}呢"
+        " (里面|店里)有{facility}(吗|没有) 可以用{facility}吗",
+        "能用{facility}吗 {facility}这项有没有",
+    ),
 }
 CLOSING = ("(好的|行|可以)，(就|那就)(预订|订){name}(吧|) (就|)(住|选){name}吧", "(定|拍板)了，{name}")
 THANKS = ("谢谢 (多|)谢了 麻烦你了 好的，谢谢", "(太感谢|辛苦)了 有劳")
@@ -120,6 +143,7 @@ ANSWERS = {
     "thanks": "不客气，祝您旅途愉快！",
 }
 JOINED = ("和", "与", "、", "以及")
+MANY = (3, 4, 5, 6)  # questions about a hotel: the more, the oftener each record is read
 USUAL, NEW = 0, 1  # which of a list's wordings are said
 
 
@@ -152,8 +176,9 @@ def draw_hotel(rng, lists: Lists, strange: float = 0.0) -> dict:
         return invented(rng) if rng.random() < strange else rng.choice(words)
 
     facilities = list(dict.fromkeys(word(lists.facilities) for _ in range(rng.randint(3, 7))))
+    names = dict.fromkeys(word(lists.names) for _ in range(2 if rng.random() < 0.3 else 1))
     return {
-        "name": word(lists.names) + word(lists.names) * (rng.random() < 0.3) + rng.choice(KINDS),
+        "name": "".join(names) + rng.choice(KINDS),
         "type": rng.choice(TYPES),
         "address": f"{word(lists.districts)}{word(lists.streets)}{rng.randint(1, 399)}号",
         "subway": f"{word(lists.stations)}站{rng.choice('ABCD')}口",
@@ -216,7 +241,7 @@ def draw_talk(rng, find, hotel: dict, lists: Lists, how: int = USUAL) -> list[di
     found = look(draw_call(rng, hotel))
     if not found:
         found = look(draw_call(rng, hotel))
-    for kind in rng.sample(list(ASKED), rng.choice([1, 2, 3, 4, 5])) if found else ():
+    for kind in rng.sample(list(ASKED), rng.choice(MANY)) if found else ():
         facility = rng.choice(found[0]["facilities"] if rng.random() < 0.5 else lists.facilities)
         say("user", worded(rng, ASKED[kind], how, facility=facility) + rng.choice("？？。"))
         if kind == "has" and facility not in found[0]["facilities"]:
@@ -257,9 +282,9 @@ def words_of(turn: dict) -> str:
 
 
 def stands_in(talk: list[dict], words: set[str]) -> bool:
-    """Whether one of some words is searched for in a talk."""
-    calls = "".join(json.dumps(turn["arguments"], ensure_ascii=False) for turn in talk if turn["role"] == "search")
-    return any(word in calls for word in words)
+    """Whether one of some words is searched for, or found, in a talk."""
+    looked = "".join(words_of(turn) for turn in talk if turn["role"] in ("search", "return"))
+    return any(word in looked for word in words)
 
 
 def draw_table(rng, count: int, lists: Lists, taken: set[str]) -> list[dict]:
@@ -290,7 +315,7 @@ rng, taken = random.Random(seed), set()
 known = draw_table(rng, hotels // 2, KNOWN, taken)
 unseen = draw_table(rng, hotels - len(known), ALL, taken)
 table = rng.sample(known + unseen, hotels)
-new = {word for words in (FACILITIES, NAMES, STATIONS) for word in new_words(words)}
+new = {word for words in (FACILITIES, NAMES, DISTRICTS, STREETS, STATIONS) for word in new_words(words)}
 training = list(islice(trained_talks(rng, known, {hotel["name"] for hotel in unseen}), talks + eval_talks))
 usual = (talk for talk in evaluated_talks(rng, table, unseen, USUAL) if not stands_in(talk, new))
 reworded = (talk for talk in evaluated_talks(rng, table, unseen, NEW) if not stands_in(talk, new))

@@ -92,12 +92,12 @@ def answer(grammar: Grammar, texts: Sequence[str]):
     begin = grammar.literal(grammar.start, MARKERS["assistant"])
     grammar.ends.add(begin)
     grammar.loop(begin, begin, DIGITS)
-    for found in {found for text in texts for found in re.findall(r"\d+(?:\.\d+)?", text)}:
+    for found in {found for text in texts for found in re.findall(r"\d+(?:[.-]\d+)*", text)}:
         behind = grammar.literal(begin, found)
         grammar.ends.add(behind)
-        grammar.loop(behind, begin, DIGITS + "." * found.isdigit())
-        if found.isdigit():
-            grammar.loop(grammar.literal(behind, "."), begin, DIGITS)  # the end of a sentence
+        grammar.loop(behind, begin, DIGITS + ".-")
+        for mark in ".-":
+            grammar.loop(grammar.literal(behind, mark), begin, DIGITS)  # the end of a sentence
 
 
 def number(grammar: Grammar, state: int) -> int:
@@ -114,7 +114,7 @@ def number(grammar: Grammar, state: int) -> int:
 
 
 def search(table: list[dict], call: str) -> list[dict]:
-    """The first MOST records of a table that fit a call, the JSON text that the model wrote.
+    """The first MOST records of a table that fit a call, the JSON text that the model wrote; who fits exactly is first.
 
     {"type": "舒适型", "facilities": ["暖气"], "price_range_upper": 400}: each field must hold what is asked for, of a
     list all items; a number must keep to the bounds that _range_lower and _range_upper give. None fits where the call
@@ -130,7 +130,7 @@ def search(table: list[dict], call: str) -> list[dict]:
         found = [record for record in table if all(fits(record, field, value) for field, value in wanted.items())]
     except RecursionError:
         return []
-    return found[:MOST]
+    return sorted(found, key=lambda record: sum(record.get(field) != value for field, value in wanted.items()))[:MOST]
 
 
 def fits(record: dict, field: str, wanted) -> bool:

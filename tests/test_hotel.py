@@ -49,19 +49,19 @@ def test_what_is_measured_was_not_trained(desk):
         if record["Group"] == "new_wording":
             assert first not in trained
         if record["Group"] == "new_words":
-            assert any(word not in trained for word in words_asked(record["messages"]))
+            assert any(word not in trained for word in words_looked_at(record["messages"]))
+        if record["Group"] == "hotels":
+            found = [hotel for turn in record["messages"] for hotel in turn.get("records", ())]
+            assert all(word in trained for hotel in found for word in (*hotel["facilities"], hotel["subway"][:-3]))
 
 
-def words_asked(messages):
-    """The texts that are searched for in a talk, those of two characters of a name, too."""
+def words_looked_at(messages):
+    """The texts that are searched for or found in a talk, those of two characters of each, too."""
     for turn in messages:
-        for value in turn.get("arguments", {}).values():
-            for text in value if isinstance(value, list) else [value]:
-                yield from (
-                    [text.removesuffix("站"), *(text[i : i + 2] for i in range(len(text) - 1))]
-                    if isinstance(text, str)
-                    else ()
-                )
+        for fields in (turn.get("arguments", {}), *turn.get("records", ())):
+            for value in fields.values():
+                for text in value if isinstance(value, list) else [value]:
+                    yield from [text, *(text[i : i + 2] for i in range(len(text) - 1))] if isinstance(text, str) else ()
 
 
 def test_the_same_seed_gives_the_same_talks(desk, tmp_path):
