@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from miniglm.book.passages import copy_book
 from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
@@ -189,6 +190,24 @@ def test_the_model_searches_a_table_in_a_talk(browser, hotel_page, tmp_path):
     messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
     assert [turn["role"] for turn in messages] == ["user", "search", "return", "assistant", "user", "assistant"]
     assert json.loads(messages[2]["content"]) == [HOTELS[1]]
+
+
+def test_under_an_answer_stands_where_the_book_says_it(browser, project, chat):
+    """The chapter and the sentence; a click opens the chapter there, with the sentence marked."""
+    folder = project.folder / "out/talk-book"
+    shutil.copytree(project.folder / "out/talk", folder)
+    copy_book(project.folder / "data/sanguo_sft", folder)
+    address, _ = next(pages := serve_page(project, "out/talk-book"))
+    here, (question, answer) = browser(), TALK[0]
+    conversation = ask(here, address, question)
+    wait_for(lambda: answer in conversation())
+    place = find(here, "#rests-on summary", "第一回")
+    assert "翼德" in place.text
+    place.click()
+    chapter = find(here, "#rests-on .chapter").text
+    assert "翼德" in find(here, "#rests-on .chapter mark").text and len(chapter) > 1000
+    pages.close()
+    shutil.rmtree(folder)
 
 
 def test_what_is_typed_is_shown_as_text(browser, page):

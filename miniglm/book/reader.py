@@ -32,6 +32,7 @@ from miniglm.conversation import MARKERS, Messages
 from miniglm.grammar import Grammar
 
 MOST_WORDS = 5  # in a call
+DEGREES = "最更很太"  # 谁最厉害 names nobody
 BESIDE = "和与與跟同、"  # stand between two who are named together
 MOST_READ = 2  # places that the model is shown; a reader is shown all
 
@@ -152,7 +153,7 @@ class BookReader:
             return False
         if CHAPTER.fullmatch(word) or book.is_like_name(word):
             return True
-        of = f"的{word}" in question or f"{word}的" in question
+        of = f"的{word}" in question or f"{word}的" in question or word[0] in DEGREES
         return asks_who(question) and word in self.words_in(question) and not of
 
     def must_look(self, question: str) -> bool:
