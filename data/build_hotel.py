@@ -35,7 +35,7 @@ from miniglm.search import search
 dataset = "hotel"  # write to data/DATASET
 hotels: Annotated[int, Bounds(20, 2000)] = 400  # in the table; talks that are trained are about half of them
 talks: Positive = 12000  # to be trained
-eval_talks: Positive = 60  # of each group in eval.jsonl
+eval_talks: Positive = 40  # of each group in eval.jsonl
 seed: Natural = 1337  # which hotels there are, and which talks
 # -----------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ Models on disk         families  lora  checkpoint  hf  origin
 Training               batch  objectives  optimizers  run  replay
 Generating             decoding  grammar  chat  search
 Judging                metrics  plots  report
-A book is read         book/  source  sections  mentions  relations  episodes  known  facts
+A book is read         book/  source  sections  mentions  people  relations  scenes  episodes  known
+                       book/  facts
  asked about           book/  wordings  absence  smalltalk  lookups  questions  llm
  looked into           book/  asking  quoting  passages  indexing  reader
 
