@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+NOWHERE: Mapping[str, int] = {}
+
 
 class Grammar:
     """A graph of states, numbers from 0. From a state a byte leads to others; a state may be others at once."""
@@ -59,10 +61,33 @@ class Grammar:
                 self.also[behind].append(end)
         return end
 
-    def loop(self, state: int, behind: int, without: str):
-        """Let any bytes lead from a state to another, but those of some ASCII characters."""
-        for byte in set(range(256)) - set(without.encode("ascii")):
-            self.steps[state].setdefault(byte, []).append(behind)
+    def any_but(self, state: int, behind: int, without: str, leading: Mapping[str, int] = NOWHERE):
+        """Let any character lead from a state to another one, but some ASCII characters.
+
+        leading: where some characters lead instead.
+        """
+        ends, states = {each.encode("utf-8"): target for each, target in leading.items()}, {b"": state}
+        parts = {
+            b"",
+            *(each[:length] for each in ends for length in range(len(each))),
+        }  # the beginnings of those characters
+        rests = [behind]  # of a character that none of those is: how many bytes are still to come
+        for _ in range(3):
+            rests.append(self.state())
+            for byte in range(0x80, 0xC0):
+                self.steps[rests[-1]][byte] = [rests[-2]]
+        for part in sorted(parts, key=len):
+            for byte in range(256) if not part else range(0x80, 0xC0):
+                read, length = part + bytes([byte]), len(part) + 1
+                if read in ends:
+                    target = ends[read]
+                elif read in parts:
+                    target = states[read] = self.state()
+                elif not part and (byte in without.encode("ascii") or 0x80 <= byte < 0xC0):
+                    continue
+                else:
+                    target = rests[(1 + (read[0] >= 0xC0) + (read[0] >= 0xE0) + (read[0] >= 0xF0)) - length]
+                self.steps[states[part]].setdefault(byte, []).append(target)
 
     def join(self, state: int, other: int):
         """Let a state be another at once."""

@@ -55,7 +55,7 @@ class Table:
         A text that is looked for was said in the talk, or is one of the FEW values of its column; a number is any.
         """
         grammar = Grammar()
-        answer(grammar, [message["content"] for message in messages])
+        answer(grammar, messages)
         said = [message["content"] for message in messages if message["role"] == "user"]
         pieces = [piece for text in said for piece in re.split(r'["\\\x00-\x1f]+', text) if piece]
         opened, behind = grammar.literal(grammar.start, MARKERS["search"] + "{"), grammar.state()
@@ -83,21 +83,37 @@ class Table:
     def answer_grammar(self, call: str, places: Sequence, messages: Messages) -> Grammar:
         """What may be answered to what a call found: a text with no other numbers than those found or said."""
         grammar = Grammar()
-        answer(grammar, [self.look(call, messages)[0], *(message["content"] for message in messages)])
+        answer(grammar, messages, self.look(call, messages)[0])
         return grammar
 
 
-def answer(grammar: Grammar, texts: Sequence[str]):
-    """Let a grammar begin with an answer that has no other numbers than some texts."""
+def answer(grammar: Grammar, messages: Messages, found: str = ""):
+    """Let a grammar begin with an answer that has no other numbers than those said by the user or found.
+
+    A number in a text that was found, as of a house in a street, stands only behind the character that it has there.
+    found: JSON, beside what was found in the conversation before.
+    """
+    numbers: dict[str, set[str]] = {"": set()}  # {the character before it; "" for any other: numbers}
+    for text in [found, *(message["content"] for message in messages if message["role"] == "return")]:
+        for before, number in re.findall(r"(.?)(?<![\d.-])(\d+(?:[.-]\d+)*)", text):
+            numbers.setdefault(before if re.match(r"\w", before) else "", set()).add(number)
+    for message in messages:
+        if message["role"] == "user":
+            numbers[""].update(re.findall(r"\d+(?:[.-]\d+)*", message["content"]))
     begin = grammar.literal(grammar.start, MARKERS["assistant"])
-    grammar.ends.add(begin)
-    grammar.loop(begin, begin, DIGITS)
-    for found in {found for text in texts for found in re.findall(r"\d+(?:[.-]\d+)*", text)}:
-        behind = grammar.literal(begin, found)
-        grammar.ends.add(behind)
-        grammar.loop(behind, begin, DIGITS + ".-")
-        for mark in ".-":
-            grammar.loop(grammar.literal(behind, mark), begin, DIGITS)  # the end of a sentence
+    leading = {before: grammar.state() if before else begin for before in numbers}
+    leading.pop("")
+    for before, state in {"": begin, **leading}.items():
+        grammar.ends.add(state)
+        grammar.any_but(state, begin, DIGITS, leading)
+        for number in numbers[before]:
+            behind = grammar.literal(state, number)
+            grammar.ends.add(behind)
+            grammar.any_but(behind, begin, DIGITS + ".-", leading)
+            for mark in ".-":  # the end of a sentence
+                after = grammar.literal(behind, mark)
+                grammar.ends.add(after)
+                grammar.any_but(after, begin, DIGITS, leading)
 
 
 def number(grammar: Grammar, state: int) -> int:

@@ -100,12 +100,40 @@ def test_numbers_have_bounds():
 def test_a_call_asks_for_what_there_is(said, allowed):
     """Columns of the table, with words of the talk or of the table, and numbers."""
     grammar = Table(HOTELS).call_grammar([{"role": "user", "content": "有没有便宜的山海酒店？"}])
+    assert may_be_said(grammar, said) == allowed
+
+
+def may_be_said(grammar, said):
+    """Whether a grammar lets a whole text be said."""
     states = grammar.closure({grammar.start})
     for byte in said.encode("utf-8"):
         if states & grammar.free:
             break
         states = grammar.closure({to for state in states for to in grammar.steps[state].get(byte, ())})
-    assert bool(states & (grammar.free | grammar.ends)) == allowed
+    return bool(states & (grammar.free | grammar.ends))
+
+
+@pytest.mark.parametrize(
+    "said, allowed",
+    [
+        ("在青年路201号，每晚299元。", True),
+        ("在青年路299号。", False),  # the price
+        ("每晚201元。", False),  # of the house
+        ("每晚29元。", False),
+        ("不到800元，评分4.8分！😀", True),  # 800 was said
+        ("评分4.", True),
+        ("评分4.9分。", False),
+        ("电话是051-79959016。", True),
+        ("电话是051-299。", False),
+        ("没有数。", True),
+    ],
+)
+def test_numbers_of_an_answer_were_found_or_said(said, allowed):
+    """Whole ones; that of a house only behind the street that has it."""
+    record = {"address": "临河区青年路201号", "price": 299, "rating": 4.8, "phone": "051-79959016", "floor": 4}
+    talk = [{"role": "user", "content": "800元以内的有吗？"}]
+    grammar = Table([record]).answer_grammar('{"price_range_upper": 800}', (), talk)
+    assert may_be_said(grammar, "答：" + said) == allowed
 
 
 def test_all_questions_of_a_talk_are_measured(tmp_path):

@@ -185,15 +185,10 @@ class BookReader:
             missing.append((text[end : match.start()], text[end - 1 : end] + match[0][:1]))
             end = match.end()
             if match[0] in book.person_of or match[0] in book.episodes:
-                longer = re.match(r"\w", text[end:])
                 found.append(match[0])
-                if (
-                    longer
-                    and longer[0] not in meanings()
-                    and book.is_like_name(match[0] + longer[0])
-                    and end + 1 in ends
-                ):
-                    found.append(match[0] + longer[0])
+                longer = text[match.start() : end + 1]
+                if longer[-1] not in meanings() and book.is_like_name(longer) and end + 1 in ends:
+                    found.append(longer)
             elif CHAPTER.fullmatch(match[0]):
                 found.append(match[0])
         found += [word for word in self.words_in(text) if word not in found and book.person(word)]
