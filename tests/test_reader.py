@@ -96,6 +96,13 @@ def test_what_is_not_learnt_by_heart_must_be_looked_up(reader, question, must):
     assert reader.must_look(question) == must
 
 
+def test_what_says_nothing_is_not_answered(untrained, reader):
+    """Signs, emoji, one key held down: what cannot be answered, whatever the model prefers."""
+    talks = [[{"role": "user", "content": question}] for question in ("？", "😂😂", "啊啊啊啊", "…！")]
+    said = complete_with(reader, untrained, talks, 120, Sampling(temperature=1.5, seed=5))
+    assert {each.text for each in said} == {reader.passages.forms.beyond}
+
+
 def test_an_answer_by_heart_is_borne_out_too(reader):
     """The places that it rests on are found; of what the book does not say there are none."""
     (first, *_) = sources(reader, "张飞字什么？", "张飞字翼德。", ())

@@ -62,9 +62,12 @@ class BookReader:
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
         Where somebody of the book is named, or an episode, that is the first word; who is named with them is the
         second. Where something is asked for that is not learnt by heart, or somebody whom the book does not have, there
-        is no answer before the book was asked.
+        is no answer before the book was asked. Where nothing is said, that cannot be answered.
         """
         grammar = Grammar()
+        if says_nothing(messages[-1]["content"]):
+            grammar.ends.add(grammar.literal(grammar.start, MARKERS["assistant"] + self.beyond))
+            return grammar
         if not self.must_look(messages[-1]["content"]):
             grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
         said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
@@ -239,6 +242,12 @@ class BookReader:
             slips = [match.span() for match in found if len(match[0]) > 1 and self.passages.person(match[0])]
             starts, stops = [start for start, _ in slips], [stop for _, stop in slips]
         return starts, stops
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text is signs alone, or one character again and again: 啊啊啊啊, 😂."""
+    said = re.findall(r"\w", text)
+    return not said or len(said) > 2 and len(set(said)) == 1
 
 
 def read(places: Sequence[Place]) -> list[Place]:
