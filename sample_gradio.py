@@ -26,6 +26,8 @@ import gradio as gr
 from configurator import Bounds, FilePath, configure
 from miniglm import origin
 from miniglm.chat import (
+    Blank,
+    TooLong,
     answer_with,
     answered,
     beams,
@@ -43,6 +45,7 @@ from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
 from miniglm.files import read_json
 from miniglm.machine import WeightDtype
+from miniglm.page import DOWNLOAD, STYLE, say, told
 from miniglm.search import Table, read_table
 
 # -----------------------------------------------------------------------------
@@ -60,49 +63,6 @@ device = "auto"  # auto, cpu, cuda, mps
 dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
-TEXTS = {  # what the page says, by the browser's language
-    "chat": ("对话", "Chat"),
-    "continue": ("续写", "Go on"),
-    "compare": ("对比", "Compare"),
-    "inside": ("看里面", "Look inside"),
-    "settings": ("设置", "Settings"),
-    "model": ("模型", "Model"),
-    "temperature": ("温度 temperature", "Temperature"),
-    "temperature_info": ("0 每次取最可能的词；越高越大胆", "0 takes the likeliest token each time; higher is bolder"),
-    "top_k_info": ("只在最可能的 k 个词里抽；0 不限", "draw from the k likeliest tokens; 0 is no limit"),
-    "top_p_info": ("只在概率之和达到 p 的词里抽；1 不限", "draw from the fewest tokens with a share p; 1 is no limit"),
-    "min_p_info": ("不抽概率低于最可能的词的 p 倍的；0 不限", "drop tokens below p times the likeliest; 0 is no limit"),
-    "penalty": ("重复惩罚 repetition penalty", "Repetition penalty"),
-    "penalty_info": ("大于 1 时少说已说过的词；1 不罚", "above 1 says less of what was said; 1 is off"),
-    "ngram": ("不许重复 no-repeat n-gram", "No-repeat n-gram"),
-    "ngram_info": ("这么多个词连着不许再出现；0 不限", "never so many tokens in a row twice; 0 is no limit"),
-    "beams": ("束搜索 beams", "Beams"),
-    "beams_info": ("大于 1：找最可能的整段，不再抽，也不逐字显示", "above 1: the likeliest text, shown at its end"),
-    "length": ("长短 length penalty", "Length penalty"),
-    "length_info": ("束搜索时大于 0 偏长，小于 0 偏短", "of beams: above 0 favours long texts, below 0 short ones"),
-    "longest": ("最长 max new tokens", "Max new tokens"),
-    "longest_info": ("一次最多写多少个 token", "written at most in one go"),
-    "seed": ("种子 seed", "Seed"),
-    "seed_info": ("同样的种子和设置，同样的话；0 每次不同", "the same seed gives the same text; 0 another each time"),
-    "turns": ("带上前几轮 turns", "Earlier turns"),
-    "turns_info": ("把前几轮问答也给模型看", "shown to the model, too"),
-    "question": ("问一句，或写一句开头", "A question, or the beginning of a text"),
-    "beginning": ("开头", "Beginning"),
-    "text": ("写出来的", "What it says"),
-    "go": ("开始", "Go"),
-    "stop": ("停", "Stop"),
-    "save": ("存下对话 JSONL", "Save the conversation (JSONL)"),
-    "examples": ("例子", "Examples"),
-    "inside_help": (
-        "每一行是模型写下的一个词，后面是当时最可能的五个和各自的概率（温度为 0 时按 1 算）。"
-        "标记：greedy 取的那个，top-k、top-p 各自会留下的。最多看 100 个词，不用束搜索。",
-        "Each line is a token that the model wrote, and the five likeliest at that moment with their probabilities "
-        "(at temperature 1 where it is 0). Marked: which one greedy takes, which ones top-k and top-p would each keep. "
-        "At most 100 tokens, without beams.",
-    ),
-    "kept_k_info": ("标出这个 k 会留下的", "marks what this k would keep"),
-    "kept_p_info": ("标出这个 p 会留下的", "marks what this p would keep"),
-}  # fmt: skip
 CHAT_EXAMPLES = [
     "你好！",
     "赵云是谁？",
@@ -111,6 +71,7 @@ CHAT_EXAMPLES = [
     "第一百零六回讲什么？",
 ]
 NOVEL_EXAMPLES = ["却说曹操", "次日，玄德引关、张", "孔明曰：“"]
+WARNING = "⚠ "  # stands before what went wrong
 UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
 
 configure(globals())
@@ -162,11 +123,28 @@ visitors = set()  # the generators whose items are being shown at the moment
 
 
 async def compute(function, *arguments):
-    """Call a function in its turn; a UserError is shown on the page."""
-    try:
-        return await asyncio.get_running_loop().run_in_executor(worker, function, *arguments)
-    except UserError as error:
-        raise gr.Error(str(error), duration=None, print_exception=False) from error
+    """Call a function in its turn."""
+    return await asyncio.get_running_loop().run_in_executor(worker, function, *arguments)
+
+
+def trouble(error, request):
+    """What a UserError says to a visitor, in their language."""
+    if isinstance(error, Blank | TooLong):
+        return told("blank" if isinstance(error, Blank) else "too_long", request)
+    return told("failed", request) + str(error)
+
+
+def shows_errors(function):
+    """A tab's function whose UserErrors are shown on the page; what stands there stays."""
+
+    async def shown(request: gr.Request, *arguments):
+        try:
+            async for outputs in function(*arguments):
+                yield outputs
+        except UserError as error:
+            raise gr.Error(trouble(error, request), duration=10, print_exception=False) from error
+
+    return shown
 
 
 async def gathered(generator):
@@ -219,14 +197,23 @@ def speed_of(tokens, started):
     return f"{tokens} token, {tokens / max(1e-9, time.perf_counter() - started):.0f} token/s"
 
 
-async def reply(text, history, name, *settings):
-    """The chat tab: the answer to `text`, longer and longer, the speed, and what the answer rests on."""
+async def reply(text, history, request: gr.Request, name, *settings):
+    """The chat tab: `answer`; what went wrong is told in the talk, which goes on."""
+    try:
+        async for outputs in answer(text, history, name, *settings):
+            yield outputs
+    except UserError as error:
+        yield WARNING + trouble(error, request), "", ""
+
+
+async def answer(text, history, name, *settings):
+    """The answer to `text`, longer and longer, the speed, and what the answer rests on."""
     loaded = await compute(opened, name)
     tool = Table(records) if records and loaded.searches else loaded.book
     messages = [*messages_of(history), {"role": "user", "content": text}]
     if not tool or settings[1] > 1:  # beams look nothing up
-        async for answer, speed in written(name, messages, *settings):
-            yield answer, speed, ""
+        async for said, speed in written(name, messages, *settings):
+            yield said, speed, ""
         return
     async for added, speed, places in searched(loaded, tool, messages, *settings):
         if tool is loaded.book:
@@ -292,11 +279,13 @@ def turns_of(messages):
 
 
 def messages_of(history):
-    """The conversation, a list of messages, that the chatbot's turns show."""
+    """The conversation, a list of messages, that the chatbot's turns show, without what went wrong."""
     messages = []
     for turn in history:
         title, content = (turn.get("metadata") or {}).get("title") or "", plain(turn["content"])
-        if title.startswith(MARKERS["search"]):
+        if content.startswith(WARNING):
+            messages.pop()
+        elif title.startswith(MARKERS["search"]):
             messages.append({"role": "search", "content": html.unescape(title).removeprefix(MARKERS["search"])})
             messages.append({"role": "return", "content": content})
         else:
@@ -306,19 +295,19 @@ def messages_of(history):
 
 async def go_on(text, name, *settings):
     """The tab that goes on from a text."""
-    async for longer, speed in written(name, text, *settings):
+    async for longer, speed in written(name, text, 0, *settings):
         yield longer, speed
 
 
 async def compare(text, left, right, *settings):
-    """The tab that asks two models the same: both texts and speeds."""
-    shown = [("", ""), ("", "")]
-    for side, name in enumerate((left, right)):
-        async for shown[side] in written(name, text, *settings):
+    """The tab that asks two models the same, or one with two settings: both texts and speeds."""
+    shown, half = [("", ""), ("", "")], len(settings) // 2
+    for side, (name, own) in enumerate(((left, settings[:half]), (right, settings[half:]))):
+        async for shown[side] in written(name, text, 0, *own):
             yield *shown[0], *shown[1]
 
 
-async def inside(text, name, kept_k, kept_p, turns, num_beams, length_penalty, max_new_tokens, *sampling):
+async def inside(text, name, kept_k, kept_p, num_beams, length_penalty, max_new_tokens, *sampling):
     """The tab that looks inside: a growing table of what was chosen and what else could have been."""
     loaded = await compute(opened, name)
     ids = await compute(prompt_ids, loaded, text)
@@ -399,30 +388,9 @@ def show_as_text(chatbot):
     return chatbot
 
 
-say = gr.I18n(
-    **{locale: {key: zh for key, (zh, _) in TEXTS.items()} for locale in ("zh-CN", "zh-TW", "zh")},
-    en={key: en for key, (_, en) in TEXTS.items()},
-)
-STYLE = """
-.inside { border-collapse: collapse; font-size: 14px; white-space: nowrap }
-.inside th { text-align: left; padding: 2px 10px; font-size: 16px; border: 1px solid #8884 !important }
-.inside td { border: 1px solid #8884; padding: 2px 6px; min-width: 76px; line-height: 1.3;
-             background: linear-gradient(to right, #7c6cf040 var(--share), transparent var(--share)) }
-.inside td.taken { outline: 2px solid #7c6cf0; outline-offset: -2px }
-.inside i { font-style: normal; font-size: 11px; margin-right: 4px; padding: 0 3px; border-radius: 3px;
-            background: #8883 }
-.table { overflow-x: auto }
-.sources summary { cursor: pointer; padding: 2px 0; line-height: 1.5 }
-.sources b { font-weight: 600; margin-right: 4px }
-.sources mark { background: #ffe08a; color: inherit; padding: 0 1px }
-.sources .chapter { max-height: 240px; overflow-y: auto; white-space: pre-wrap; border-left: 3px solid #8884;
-                    margin: 4px 0 8px; padding: 4px 10px; line-height: 1.7 }
-#speed, .speed { min-height: 1.6em }
-"""
-DOWNLOAD = """line => { if (!line) return;
-const link = document.createElement("a");
-link.href = URL.createObjectURL(new Blob([line], {type: "application/jsonl"}));
-link.download = "conversation.jsonl"; link.click() }"""
+def not_blank(text, request: gr.Request):
+    """Whether there is a question; the talk stays as it is where there is none."""
+    return gr.validate(bool(text.strip()), told("blank", request))
 
 
 def model_box(name, **more):
@@ -435,33 +403,50 @@ def buttons(function, inputs, outputs, box, prefix):
     with gr.Row():
         start = gr.Button(say("go"), variant="primary", elem_id=f"{prefix}-go")
         stop = gr.Button(say("stop"), elem_id=f"{prefix}-stop")
-    running = gr.on([start.click, box.submit], function, inputs, outputs, api_visibility="private")
+    running = gr.on([start.click, box.submit], shows_errors(function), inputs, outputs, api_visibility="private")
     stop.click(None, cancels=[running], api_visibility="private")
 
 
-earlier = 4 if records else 2 if first.book else 0
-warmth = 0 if first.chat else 0.8
-title = "MiniGLM · 与书对话" if first.chat else "MiniGLM · 续写"
-with gr.Blocks(title=title, analytics_enabled=False) as page:
-    gr.Markdown(f"# {title}")
-    with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
-        sliders = [
-            gr.Slider(
-                0, 4, 4 if records else 2 if first.book else 0, step=1, label=say("turns"), info=say("turns_info")
-            ),
+def settings(temperature, top_p, prefix, turns=None):
+    """The sliders of a tab, in the order of the arguments of `written`: two in sight, the others folded.
+
+    turns: how many earlier ones are shown; None for a tab that is no talk, which has no slider for that.
+    """
+    with gr.Row():
+        warmth = gr.Slider(
+            0,
+            1.5,
+            temperature,
+            step=0.05,
+            label=say("temperature"),
+            info=say("temperature_info"),
+            elem_id=f"{prefix}-temperature",
+        )
+        nucleus = gr.Slider(0.05, 1, top_p, step=0.05, label="top-p", info=say("top_p_info"), elem_id=f"{prefix}-top-p")
+    with gr.Accordion(say("more"), open=False, elem_id=f"{prefix}-more"), gr.Row():
+        earlier = [] if turns is None else [gr.Slider(0, 4, turns, step=1, label=say("turns"), info=say("turns_info"))]
+        searched = [
             gr.Slider(1, 8, 1, step=1, label=say("beams"), info=say("beams_info")),
             gr.Slider(-2, 2, 1, step=0.5, label=say("length"), info=say("length_info")),
-            gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info")),
-            gr.Slider(0, 1.5, warmth, step=0.05, label=say("temperature"), info=say("temperature_info")),
-            gr.Slider(0, 200, 0, step=1, label="top-k", info=say("top_k_info")),
-            gr.Slider(0.05, 1, 1, step=0.05, label="top-p", info=say("top_p_info")),
+        ]
+        longest = gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info"))
+        top_k = gr.Slider(0, 200, 0, step=1, label="top-k", info=say("top_k_info"))
+        others = [
             gr.Slider(0, 1, 0, step=0.01, label="min-p", info=say("min_p_info")),
             gr.Slider(1, 2, 1, step=0.05, label=say("penalty"), info=say("penalty_info")),
             gr.Slider(0, 8, 0, step=1, label=say("ngram"), info=say("ngram_info")),
             gr.Number(0, minimum=0, maximum=2**53 - 1, precision=0, label=say("seed"), info=say("seed_info")),
         ]
+    return [*earlier, *searched, longest, warmth, top_k, nucleus, *others]
+
+
+CALM, LIVELY = (0, 1), (0.8, 0.9)  # temperature and top-p: the likeliest each time; bold, but not wild
+title = "MiniGLM · 与书对话" if first.chat else "MiniGLM · 续写"
+with gr.Blocks(title=title, analytics_enabled=False) as page:
+    gr.Markdown(f"# {title}")
     with gr.Tab(say("chat"), id="chat"):
         chat_model = model_box(models[0], elem_id="chat-model")
+        sliders = settings(*CALM if first.chat else LIVELY, "chat", turns=4 if records else 2 if first.book else 0)
         speed = gr.Markdown(elem_id="speed", render=False)
         rests_on = gr.HTML(elem_id="rests-on", render=False)
         chatbot = gr.Chatbot(
@@ -491,6 +476,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
             run_examples_on_click=True,
             cache_examples=False,
             flagging_mode="never",
+            validator=not_blank,
             api_name="chat",
         )
         rests_on.render()
@@ -504,15 +490,16 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         box = gr.Textbox(NOVEL_EXAMPLES[0], label=say("beginning"), max_length=4000, elem_id="beginning")
         text = gr.Textbox(label=say("text"), lines=10, elem_id="continued", buttons=["copy"])
         speed = gr.Markdown(elem_classes="speed")
-        buttons(go_on, [box, name, *sliders], [text, speed], box, "continue")
+        buttons(go_on, [box, name, *settings(*LIVELY, "continue")], [text, speed], box, "continue")
         gr.Examples([[start] for start in NOVEL_EXAMPLES], [box], label=say("examples"))
     with gr.Tab(say("compare"), id="compare"):
         box = gr.Textbox(example_questions()[0], label=say("question"), max_length=4000, elem_id="both-asked")
-        names, outputs = [], []
+        names, outputs, sliders = [], [], []
         with gr.Row():
             for side, name in (("left", models[0]), ("right", (models[1:] or models)[0])):
                 with gr.Column():
                     names.append(model_box(name, elem_id=f"{side}-model"))
+                    sliders += settings(*CALM if is_chat(name) else LIVELY, side)
                     outputs.append(gr.Textbox(label=say("text"), lines=6, elem_id=f"{side}-answer"))
                     outputs.append(gr.Markdown(elem_classes="speed"))
         buttons(compare, [box, *names, *sliders], outputs, box, "compare")
@@ -524,7 +511,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
             kept_k = gr.Slider(1, 50, 3, step=1, label="top-k", info=say("kept_k_info"))
             kept_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="top-p", info=say("kept_p_info"))
         rows = gr.HTML(elem_classes="table", elem_id="inside-table")
-        buttons(inside, [box, name, kept_k, kept_p, *sliders], [rows], box, "inside")
+        buttons(inside, [box, name, kept_k, kept_p, *settings(*CALM, "inside")], [rows], box, "inside")
 
 page.queue(default_concurrency_limit=None)
 fonts = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]

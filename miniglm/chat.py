@@ -11,7 +11,7 @@ from miniglm.book.passages import Place
 from miniglm.book.reader import BookReader
 from miniglm.conversation import LEARNED, MARKERS, Messages, encode_conversation, encode_prompt, normalised
 from miniglm.decoding import Sampling, beam_search, filter_logits, generate
-from miniglm.errors import UserError, refuse
+from miniglm.errors import UserError
 from miniglm.grammar import Grammar, Guide, Trie
 from miniglm.origin import Loaded
 from miniglm.tokenizer import Tokenizer
@@ -23,6 +23,10 @@ MOST_CALLS = 3  # of the search in one answer
 
 class TooLong(UserError):
     """A conversation that leaves no room in the block."""
+
+
+class Blank(UserError):
+    """Nothing to answer, or to go on from."""
 
 
 class Completion(NamedTuple):
@@ -79,12 +83,12 @@ def prompt_ids(loaded: Loaded, prompt: str | Messages, choosing: bool = False) -
     block_size, tokenizer = loaded.model.config.block_size, loaded.tokenizer
     if not loaded.chat:
         if not isinstance(prompt, str) or not prompt:
-            raise UserError("nothing to go on from", "write some text (--start=TEXT)")
+            raise Blank("nothing to go on from", "write some text (--start=TEXT)")
         return tokenizer.encode(prompt)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = normalised(messages, loaded.normalisation)
-    empty = not messages or not messages[-1]["content"]
-    refuse(empty, "the question is empty", "ask something (--start=QUESTION)")
+    if not messages or not messages[-1]["content"]:
+        raise Blank("the question is empty", "ask something (--start=QUESTION)")
     ids = encode_conversation(tokenizer, messages)[0] if choosing else encode_prompt(tokenizer, messages)
     if len(ids) >= block_size:
         long = f"the question and what goes with it are {len(ids)} tokens long, the model reads {block_size - 1}"

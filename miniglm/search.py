@@ -13,6 +13,7 @@ from miniglm.grammar import Grammar
 MOST = 1  # records given back, the first that fit: a small model reads one, and mixes up several
 FEW = 100  # values that a column has at most, if it is said in the place of a word of the talk
 DIGITS = "0123456789"
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 BOUNDS = ("lower", "upper")  # a call's "price_range_upper" bounds the column "price"
 
 
@@ -52,11 +53,13 @@ class Table:
     def call_grammar(self, messages: Messages) -> Grammar:
         """What may be said to the last question: an answer, or a call for columns that there are.
 
-        A text that is looked for was said in the talk, or is one of the FEW values of its column; a number is any.
+        A text that is looked for is a value of its column that was said in the talk; where none was, it is anything
+        that was said, or one of the FEW values of its column. A number was said; where none was, it is any.
         """
         grammar = Grammar()
         answer(grammar, messages)
         said = [message["content"] for message in messages if message["role"] == "user"]
+        numbers_said = sorted({found for text in said for found in NUMBER.findall(text)})
         pieces = [piece for text in said for piece in re.split(r'["\\\x00-\x1f]+', text) if piece]
         opened, behind = grammar.literal(grammar.start, MARKERS["search"] + "{"), grammar.state()
         for field, values in self.columns.items():
@@ -64,17 +67,26 @@ class Table:
             for name in (field, *(f"{field}_range_{bound}" for bound in BOUNDS)) if numbers else (field,):
                 state = grammar.literal(opened, json.dumps(name, ensure_ascii=False) + ": ")
                 if numbers:
-                    grammar.join(number(grammar, state), behind)
+                    for each in numbers_said:
+                        grammar.join(grammar.literal(state, each), behind)
+                    if not numbers_said:
+                        grammar.join(number(grammar, state), behind)
                     continue
                 listed = any(values.values())
                 state = grammar.literal(state, '["' if listed else '"')
                 end = grammar.state()
-                for piece in pieces:
-                    grammar.join(grammar.span(state, piece), end)
-                for value in values if len(values) <= FEW else ():
-                    grammar.join(grammar.literal(state, json.dumps(value, ensure_ascii=False)[1:-1]), end)
-                if listed:
-                    grammar.join(grammar.literal(end, '", "'), state)
+                whole = "\n".join(said)
+                told = sorted((str(value) for value in values if str(value) in whole), key=whole.rindex)
+                if told:
+                    for behind_one in in_turn(grammar, state, told, '", "' if listed else ""):
+                        grammar.join(behind_one, end)
+                else:
+                    for piece in pieces:
+                        grammar.join(grammar.span(state, piece), end)
+                    for value in values if len(values) <= FEW else ():
+                        grammar.join(grammar.literal(state, escaped(value)), end)
+                    if listed:
+                        grammar.join(grammar.literal(end, '", "'), state)
                 grammar.join(grammar.literal(end, '"]' if listed else '"'), behind)
         grammar.join(grammar.literal(behind, ", "), opened)
         grammar.ends.add(grammar.literal(behind, "}"))
@@ -85,6 +97,25 @@ class Table:
         grammar = Grammar()
         answer(grammar, messages, self.look(call, messages)[0])
         return grammar
+
+
+def in_turn(grammar: Grammar, state: int, values: Sequence[str], between: str) -> list[int]:
+    """The states behind each of some values that follow a state, one alone or several in their order.
+
+    between: what stands between two; "" where there is but one.
+    """
+    begins, ends = [grammar.state() for _ in values], []
+    for place, value in enumerate(values):
+        grammar.join(state, begins[place])
+        ends.append(grammar.literal(begins[place], escaped(value)))
+        for later in begins[place + 1 :] if between else ():
+            grammar.join(grammar.literal(ends[-1], between), later)
+    return ends
+
+
+def escaped(value) -> str:
+    """A text as it stands in JSON between its marks."""
+    return json.dumps(value, ensure_ascii=False)[1:-1]
 
 
 def answer(grammar: Grammar, messages: Messages, found: str = ""):

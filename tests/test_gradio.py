@@ -222,11 +222,33 @@ def test_what_is_typed_is_shown_as_text(browser, page):
     assert here.title != "ran"
 
 
-def test_a_question_longer_than_the_block_is_told(browser, page):
-    """A clear line instead of a crash; the page goes on working."""
+@pytest.mark.parametrize("question, told", [("   ", "先写点什么"), ("曹操" * 200, "太长了")], ids=["blank", "long"])
+def test_what_cannot_be_answered_is_told_and_the_talk_goes_on(browser, page, question, told):
+    """In the page's language; what was said before stays, and the next question is answered."""
+    from selenium.webdriver.common.keys import Keys
+
     here = browser()
-    ask(here, page, "曹操" * 200)
-    assert wait_for(lambda: "ask a shorter one" in here.page_source)
+    conversation = ask(here, page, TALK[0][0])
+    wait_for(lambda: TALK[0][1] in conversation())
+    time.sleep(1)
+    box = find(here, "#question textarea")
+    box.send_keys(question, Keys.ENTER)
+    wait_for(lambda: told in here.page_source)
+    time.sleep(1)
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(TALK[1][0], Keys.ENTER)
+    wait_for(lambda: TALK[1][1] in conversation())
+    assert TALK[0][1] in conversation()
+
+
+def test_a_tab_tells_what_is_wrong_in_the_visitors_language(browser, page):
+    """And what stands in its box stays."""
+    for language, told in (("zh-CN", "太长了"), ("en-US", "ask a shorter one")):
+        here = browser(language)
+        tab = "看里面" if language == "zh-CN" else "Look inside"
+        start_with(here, page, tab, "#looked-at textarea", "曹操" * 200, "#inside-go")
+        wait_for(lambda here=here, told=told: told in here.page_source)
+        assert text_of(here, "#looked-at textarea")() == "曹操" * 200
 
 
 def test_the_novel_goes_on_from_a_beginning(browser, page):

@@ -103,6 +103,23 @@ def test_a_call_asks_for_what_there_is(said, allowed):
     assert may_be_said(grammar, said) == allowed
 
 
+@pytest.mark.parametrize(
+    "said, allowed",
+    [
+        ('查：{"有": ["暖气", "泳池"], "价_range_upper": 400}', True),
+        ('查：{"有": ["泳池"]}', True),
+        ('查：{"有": ["暖气", "暖气"]}', False),
+        ('查：{"有": ["餐厅"]}', False),  # stands in the table, but others were said
+        ('查：{"有": ["暖"]}', False),
+        ('查：{"价_range_upper": 500}', False),
+    ],
+)
+def test_what_was_said_is_what_is_asked_for(said, allowed):
+    """Values of the table that a question names, whole, each once, and its numbers."""
+    grammar = Table(HOTELS).call_grammar([{"role": "user", "content": "要有暖气和泳池，400元以内。"}])
+    assert may_be_said(grammar, said) == allowed
+
+
 def may_be_said(grammar, said):
     """Whether a grammar lets a whole text be said."""
     states = grammar.closure({grammar.start})

@@ -285,8 +285,8 @@ class Passages:
         sure = {kind for word in rest for kind in kinds_of([word]) if len(kinds_of([word])) == 1}
         if "slew" in sure:  # 枪下死过哪些人
             kinds = ["slew"]
-        elif "slain" in sure or "death" in kinds:  # 死在谁手里
-            kinds = [kind for kind in kinds if kind != "slew"]
+        elif "slain" in sure or "death" in kinds:  # 死在谁手里, 被谁害死
+            kinds = [kind for kind in dict.fromkeys([*kinds, "death"]) if kind != "slew"]
         if people and not kinds and all(word in in_both(f"{ASIDE} {QUESTION_WORDS}") for word in rest):
             kinds = ["kin", "pair"] if len(people) > 1 else ["courtesy", "who", "sentence"]
         return [*kinds, "episode"], [*subjects, *rest]
