@@ -408,36 +408,41 @@ def buttons(function, inputs, outputs, box, prefix):
 
 
 def settings(temperature, top_p, prefix, turns=None):
-    """The sliders of a tab, in the order of the arguments of `written`: two in sight, the others folded.
+    """The sliders of a tab, not rendered, in the order of the arguments of `written`.
 
     turns: how many earlier ones are shown; None for a tab that is no talk, which has no slider for that.
     """
+
+    def slider(least, most, value, step, label, info, name=None):
+        name = f"{prefix}-{name}" if name else None
+        return gr.Slider(least, most, value, step=step, label=label, info=say(info), elem_id=name, render=False)
+
+    earlier = [] if turns is None else [slider(0, 4, turns, 1, say("turns"), "turns_info")]
+    return [
+        *earlier,
+        slider(1, 8, 1, 1, say("beams"), "beams_info"),
+        slider(-2, 2, 1, 0.5, say("length"), "length_info"),
+        slider(8, 512, 200, 8, say("longest"), "longest_info"),
+        slider(0, 1.5, temperature, 0.05, say("temperature"), "temperature_info", "temperature"),
+        slider(0, 200, 0, 1, "top-k", "top_k_info"),
+        slider(0.05, 1, top_p, 0.05, "top-p", "top_p_info", "top-p"),
+        slider(0, 1, 0, 0.01, "min-p", "min_p_info"),
+        slider(1, 2, 1, 0.05, say("penalty"), "penalty_info"),
+        slider(0, 8, 0, 1, say("ngram"), "ngram_info"),
+        gr.Number(0, minimum=0, maximum=2**53 - 1, precision=0, label=say("seed"), info=say("seed_info"), render=False),
+    ]
+
+
+def render(sliders):
+    """Show the settings of a tab: two in sight, the others folded."""
+    in_sight = sliders[-7], sliders[-5]  # the temperature and top-p
     with gr.Row():
-        warmth = gr.Slider(
-            0,
-            1.5,
-            temperature,
-            step=0.05,
-            label=say("temperature"),
-            info=say("temperature_info"),
-            elem_id=f"{prefix}-temperature",
-        )
-        nucleus = gr.Slider(0.05, 1, top_p, step=0.05, label="top-p", info=say("top_p_info"), elem_id=f"{prefix}-top-p")
-    with gr.Accordion(say("more"), open=False, elem_id=f"{prefix}-more"), gr.Row():
-        earlier = [] if turns is None else [gr.Slider(0, 4, turns, step=1, label=say("turns"), info=say("turns_info"))]
-        searched = [
-            gr.Slider(1, 8, 1, step=1, label=say("beams"), info=say("beams_info")),
-            gr.Slider(-2, 2, 1, step=0.5, label=say("length"), info=say("length_info")),
-        ]
-        longest = gr.Slider(8, 512, 200, step=8, label=say("longest"), info=say("longest_info"))
-        top_k = gr.Slider(0, 200, 0, step=1, label="top-k", info=say("top_k_info"))
-        others = [
-            gr.Slider(0, 1, 0, step=0.01, label="min-p", info=say("min_p_info")),
-            gr.Slider(1, 2, 1, step=0.05, label=say("penalty"), info=say("penalty_info")),
-            gr.Slider(0, 8, 0, step=1, label=say("ngram"), info=say("ngram_info")),
-            gr.Number(0, minimum=0, maximum=2**53 - 1, precision=0, label=say("seed"), info=say("seed_info")),
-        ]
-    return [*earlier, *searched, longest, warmth, top_k, nucleus, *others]
+        for slider in in_sight:
+            slider.render()
+    with gr.Accordion(say("more"), open=False), gr.Row():
+        for slider in sliders:
+            if slider not in in_sight:
+                slider.render()
 
 
 CALM, LIVELY = (0, 1), (0.8, 0.9)  # temperature and top-p: the likeliest each time; bold, but not wild
@@ -461,6 +466,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
             reply,
             chatbot=show_as_text(chatbot),
             textbox=gr.Textbox(
+                label=say("question"),
                 placeholder=say("question"),
                 show_label=False,
                 elem_id="question",
@@ -470,6 +476,7 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
                 render=False,
             ),
             additional_inputs=[chat_model, *sliders],
+            additional_inputs_accordion=gr.Accordion(say("settings"), open=False, render=False),
             additional_outputs=[speed, rests_on],
             examples=[[question] for question in example_questions()],
             examples_label=say("examples"),
@@ -488,21 +495,29 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
     with gr.Tab(say("continue"), id="continue"):
         name = model_box(novel_model)
         box = gr.Textbox(NOVEL_EXAMPLES[0], label=say("beginning"), max_length=4000, elem_id="beginning")
-        text = gr.Textbox(label=say("text"), lines=10, elem_id="continued", buttons=["copy"])
-        speed = gr.Markdown(elem_classes="speed")
-        buttons(go_on, [box, name, *settings(*LIVELY, "continue")], [text, speed], box, "continue")
+        text = gr.Textbox(label=say("text"), lines=10, elem_id="continued", buttons=["copy"], render=False)
+        speed, sliders = gr.Markdown(elem_classes="speed", render=False), settings(*LIVELY, "continue")
+        buttons(go_on, [box, name, *sliders], [text, speed], box, "continue")
+        text.render()
+        speed.render()
+        render(sliders)
         gr.Examples([[start] for start in NOVEL_EXAMPLES], [box], label=say("examples"))
     with gr.Tab(say("compare"), id="compare"):
         box = gr.Textbox(example_questions()[0], label=say("question"), max_length=4000, elem_id="both-asked")
-        names, outputs, sliders = [], [], []
+        names, outputs, sides = [], [], []
+        for side, name in (("left", models[0]), ("right", (models[1:] or models)[0])):
+            names.append(model_box(name, elem_id=f"{side}-model", render=False))
+            outputs.append(gr.Textbox(label=say("text"), lines=6, elem_id=f"{side}-answer", render=False))
+            outputs.append(gr.Markdown(elem_classes="speed", render=False))
+            sides.append(settings(*CALM if is_chat(name) else LIVELY, side))
+        buttons(compare, [box, *names, *sides[0], *sides[1]], outputs, box, "compare")
         with gr.Row():
-            for side, name in (("left", models[0]), ("right", (models[1:] or models)[0])):
+            for number, sliders in enumerate(sides):
                 with gr.Column():
-                    names.append(model_box(name, elem_id=f"{side}-model"))
-                    sliders += settings(*CALM if is_chat(name) else LIVELY, side)
-                    outputs.append(gr.Textbox(label=say("text"), lines=6, elem_id=f"{side}-answer"))
-                    outputs.append(gr.Markdown(elem_classes="speed"))
-        buttons(compare, [box, *names, *sliders], outputs, box, "compare")
+                    names[number].render()
+                    for output in outputs[2 * number : 2 * number + 2]:
+                        output.render()
+                    render(sliders)
     with gr.Tab(say("inside"), id="inside"):
         gr.Markdown(say("inside_help"))
         name = model_box(models[0])
@@ -510,8 +525,11 @@ with gr.Blocks(title=title, analytics_enabled=False) as page:
         with gr.Row():
             kept_k = gr.Slider(1, 50, 3, step=1, label="top-k", info=say("kept_k_info"))
             kept_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="top-p", info=say("kept_p_info"))
-        rows = gr.HTML(elem_classes="table", elem_id="inside-table")
-        buttons(inside, [box, name, kept_k, kept_p, *settings(*CALM, "inside")], [rows], box, "inside")
+        rows = gr.HTML(elem_classes="table", elem_id="inside-table", render=False)
+        sliders = settings(*CALM, "inside")
+        buttons(inside, [box, name, kept_k, kept_p, *sliders], [rows], box, "inside")
+        rows.render()
+        render(sliders)
 
 page.queue(default_concurrency_limit=None)
 fonts = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]

@@ -34,6 +34,7 @@ TEXTS = {  # what it says: (Chinese, English)
     "stop": ("停", "Stop"),
     "save": ("存下对话 JSONL", "Save the conversation (JSONL)"),
     "examples": ("例子", "Examples"),
+    "settings": ("设置", "Settings"),
     "more": ("更多设置", "More settings"),
     "blank": ("先写点什么，再发出去。", "Write something first."),
     "too_long": (

@@ -98,7 +98,7 @@ def test_what_is_not_learnt_by_heart_must_be_looked_up(reader, question, must):
 
 def test_what_says_nothing_is_not_answered(untrained, reader):
     """Signs, emoji, one key held down: what cannot be answered, whatever the model prefers."""
-    talks = [[{"role": "user", "content": question}] for question in ("？", "😂😂", "啊啊啊啊", "…！")]
+    talks = [[{"role": "user", "content": question}] for question in ("？", "😂😂", "啊啊啊啊", "…！", "曹操" * 60)]
     said = complete_with(reader, untrained, talks, 120, Sampling(temperature=1.5, seed=5))
     assert {each.text for each in said} == {reader.passages.forms.beyond}
 

@@ -245,9 +245,9 @@ class BookReader:
 
 
 def says_nothing(text: str) -> bool:
-    """Whether a text is signs alone, or one character again and again: 啊啊啊啊, 😂."""
-    said = re.findall(r"\w", text)
-    return not said or len(said) > 2 and len(set(said)) == 1
+    """Whether a text is signs alone, or the same again and again: 😂, 啊啊啊啊, 曹操曹操曹操曹操."""
+    said = "".join(re.findall(r"\w", text))
+    return not said or bool(re.fullmatch(r"(.)\1{2,}|(.{2,9}?)\2{3,}", said))
 
 
 def read(places: Sequence[Place]) -> list[Place]:
