@@ -246,11 +246,12 @@ def sources_html(book, question, answer, places):
     for source in found:
         begin, chapter, end = book.passages.around(source.number)
         quoted = re.escape(next((quote for quote in quotes if quote in source.text), ""))
-        text = marked(source.text, quoted)
+        text = marked(source.text.lstrip("”’"), quoted)
         place = f"{html.escape(begin)}<mark>{html.escape(chapter)}</mark>{html.escape(end)}"
         mark = "✓ " if source.quoted else ""
         rows.append(
-            f"<details ontoggle=\"this.querySelector('mark').scrollIntoView({{block:'center'}})\"><summary>{mark}"
+            "<details ontoggle=\"this.querySelector('.chapter mark').scrollIntoView({block:'center'})\">"
+            f"<summary>{mark}"
             f"<b>{html.escape(source.where)}</b> {text}</summary><div class='chapter'>{place}</div></details>"
         )
     return f"<div class='sources'>{''.join(rows)}</div>" if rows else ""

@@ -209,6 +209,10 @@ def test_under_an_answer_stands_where_the_book_says_it(browser, project, chat):
     place.click()
     chapter = find(here, "#rests-on .chapter").text
     assert "翼德" in find(here, "#rests-on .chapter mark").text and len(chapter) > 1000
+    inside = """const box = document.querySelector(".chapter").getBoundingClientRect();
+                const mark = document.querySelector(".chapter mark").getBoundingClientRect();
+                return mark.top >= box.top && mark.bottom <= box.bottom"""
+    wait_for(lambda: here.execute_script(inside))
     pages.close()
     shutil.rmtree(folder)
 
