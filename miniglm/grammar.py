@@ -67,10 +67,7 @@ class Grammar:
         leading: where some characters lead instead.
         """
         ends, states = {each.encode("utf-8"): target for each, target in leading.items()}, {b"": state}
-        parts = {
-            b"",
-            *(each[:length] for each in ends for length in range(len(each))),
-        }  # the beginnings of those characters
+        parts = {b"", *(each[:length] for each in ends for length in range(len(each)))}  # how those begin
         rests = [behind]  # of a character that none of those is: how many bytes are still to come
         for _ in range(3):
             rests.append(self.state())

@@ -83,7 +83,9 @@ def test_choices_are_made_on_the_second_tenth(project):
     board = project.folder / "docs/leaderboard.md"
     before = board.read_text(encoding="utf-8")
     said = project.run("bench.py", "speedrun", "--tenth=second").stdout
-    assert 7 < json.loads(said.strip().splitlines()[-1])["bits_after_ten_minutes"] < 20
+    second = json.loads(said.strip().splitlines()[-1])["bits_after_ten_minutes"]
     assert board.read_text(encoding="utf-8") == before
+    said = project.run("bench.py", "speedrun").stdout
+    assert 7 < second < 20 and second != json.loads(said.strip().splitlines()[-1])["bits_after_ten_minutes"]
     short = len((project.folder / "data/sanguo_second/val.bin").read_bytes())
     assert 0.85 < short / len((project.folder / "data/sanguo_bpe/val.bin").read_bytes()) < 1.05
