@@ -6,7 +6,7 @@ Models on disk         families  lora  checkpoint  hf  origin
 Training               batch  objectives  optimizers  run  replay
 Generating             decoding  grammar  chat  search
 Judging                metrics  plots  report
-The page               page
+The page               page/  words  visitors  controls  markup  models  speech  talks  kept  look
 A book is read         book/  source  sections  mentions  people  relations  scenes  episodes  known
                        book/  facts
  asked about           book/  wordings  absence  smalltalk  lookups  questions  llm

@@ -43,10 +43,17 @@ class Completion(NamedTuple):
 class Candidate(NamedTuple):
     """A token that could have come next."""
 
-    text: str
+    token: int
     probability: float
     top_k: bool  # whether top-k keeps it
     top_p: bool  # whether top-p keeps it
+
+
+class Choice(NamedTuple):
+    """A token that was chosen, and what else could have been."""
+
+    token: int
+    candidates: list[Candidate]  # the likeliest first
 
 
 def recent_turns(loaded: Loaded, messages: Messages, turns: int) -> Messages:
@@ -266,23 +273,23 @@ def grow(messages: Messages, role: str, piece: str) -> bool:
 
 def look_inside(
     loaded: Loaded, prompt: list[int], max_new_tokens: int, kept_k: int, kept_p: float, sampling: Sampling
-) -> Iterator[tuple[str, list[Candidate]]]:
-    """Generate for one prompt; yields at each step what was chosen and the five likeliest Candidates.
+) -> Iterator[Choice]:
+    """Generate for one prompt; yields at each step the Choice, with the five likeliest Candidates.
 
     The probabilities are those at the temperature (at 1 where it is 0). kept_k, kept_p: the top-k and the top-p by
     which candidates are marked, each alone; what is chosen follows `sampling`.
     """
-    show, heat = loaded.tokenizer.show, sampling.temperature or 1.0
+    heat = sampling.temperature or 1.0
     for (token,), logits in generate(loaded.model, [prompt], max_new_tokens, sampling, loaded.tokenizer.end_id):
         assert token is not None  # with a prompt alone the generator ends as it does
         probabilities, ids = (logits / heat).softmax(-1)[0].topk(5)
         by_k = filter_logits(logits, heat, top_k=kept_k)[0].isfinite()
         by_p = filter_logits(logits, heat, top_p=kept_p)[0].isfinite()
         candidates = [
-            Candidate(show(each), probability, bool(by_k[each]), bool(by_p[each]))
+            Candidate(each, probability, bool(by_k[each]), bool(by_p[each]))
             for each, probability in zip(ids.tolist(), probabilities.tolist())
         ]
-        yield show(token), candidates
+        yield Choice(token, candidates)
 
 
 def complete(

@@ -67,6 +67,10 @@ class WordPiece:
         """A PieceDecoder: ids in, text out."""
         return PieceDecoder(self._pieces)
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token's piece; none for special ones."""
+        return self._pieces.get(token, "").encode("utf-8", "replace")
+
     def show(self, token: int) -> str:
         """One token for a reader: its piece."""
         return END if token == self.end_id else self._pieces.get(token, "")

@@ -15,7 +15,7 @@ from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
-from tools import HOTELS, LORA, SWAPPED, TALK, lines, serve_page
+from tools import HOTELS, LORA, SWAPPED, TALK, axe_script, free_port, lines, serve_page
 
 FLAGS = [
     "--headless",
@@ -29,8 +29,13 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def page(project, chat):
-    """The address of the page, on the small chat model."""
+    """The address of the page, on the small chat model; beside it stands one that is cut off."""
+    broken = project.folder / "out/broken"
+    shutil.copytree(project.folder / "out/talk", broken)
+    for path in broken.glob("*.pt"):
+        os.truncate(path, 1000)
     yield from (url for url, _ in serve_page(project, "out/talk"))
+    shutil.rmtree(broken)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def browser():
         pytest.skip("no Chromium on this machine (Debian: apt install chromium chromium-driver)")
     opened = []
 
-    def start(language="zh-CN", size="1100,900", downloads=None):
+    def start(language="zh-CN", size="1280,900", downloads=None, phone=False, **media):
         options = webdriver.ChromeOptions()
         options.binary_location = program
         for flag in [*FLAGS, f"--window-size={size}", f"--lang={language}"]:
@@ -70,6 +75,11 @@ def browser():
         options.add_experimental_option("prefs", wanted)
         driver = shutil.which("chromedriver")
         opened.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(driver) if driver else None))
+        if phone:  # narrower than Chromium's narrowest window
+            shape = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+            opened[-1].execute_cdp_cmd("Emulation.setDeviceMetricsOverride", shape)
+        wanted = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in media.items()]
+        opened[-1].execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wanted})
         return opened[-1]
 
     yield start
@@ -119,21 +129,56 @@ def ask(browser, url, question):
     return text_of(browser, "#chatbot")
 
 
-def open_tab(browser, url, name):
-    """Open the page and one of its tabs."""
-    browser.get(url)
+def ask_next(browser, question):
+    """Type another question in place of what stands in the box, and send it."""
+    from selenium.webdriver.common.keys import Keys
+
+    box = find(browser, "#question textarea")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(question, Keys.ENTER)
+
+
+def show_tab(browser, name):
+    """Turn to one of the page's tabs."""
     find(browser, "button[role=tab]", name).click()
     time.sleep(1)
 
 
-def start_with(browser, url, tab, box, question, button):
-    """Open a tab of the page, write a question into its box in place of what stands there, press its button."""
+def open_tab(browser, url, name):
+    """Open the page and one of its tabs."""
+    browser.get(url)
+    show_tab(browser, name)
+
+
+def write_into(browser, box, text):
+    """Write a text into a box in place of what stands there."""
     from selenium.webdriver.common.keys import Keys
 
-    open_tab(browser, url, tab)
     field = find(browser, box)
     field.send_keys(Keys.CONTROL, "a")
-    field.send_keys(question)
+    field.send_keys(text or Keys.BACKSPACE)
+
+
+def choose_model(browser, box, name):
+    """Choose a model in a list by what it is called."""
+    from selenium.webdriver.common.keys import Keys
+
+    write_into(browser, f"{box} input", name)
+    find(browser, f"{box} input").send_keys(Keys.ENTER)
+
+
+def open_talks(browser):
+    """Open the list of talks at the side; a function that gives what stands in it."""
+    find(browser, "button.toggle-button").click()
+    time.sleep(1)  # it slides in
+    names = "return [...document.querySelectorAll('#talks button')].map(button => button.textContent)"
+    return lambda: browser.execute_script(names)
+
+
+def start_with(browser, url, tab, box, question, button):
+    """Open a tab of the page, write a question into its box in place of what stands there, press its button."""
+    open_tab(browser, url, tab)
+    write_into(browser, box, question)
     find(browser, button).click()
 
 
@@ -155,18 +200,15 @@ def test_a_question_is_answered_and_asked_again(browser, page):
 
 def test_a_conversation_is_saved_as_training_data(browser, page, project, tmp_path):
     """Two turns, HTML signs among them, come back through data/prepare_sft.py."""
-    from selenium.webdriver.common.keys import Keys
-
     here = browser(downloads=tmp_path)
     (first, answer), second = TALK[0], "谁字孔明？<b>&amp;"
     conversation = ask(here, page, first)
     wait_for(lambda: answer in conversation())
-    time.sleep(1)
-    find(here, "#question textarea").send_keys(second, Keys.ENTER)
+    ask_next(here, second)
     wait_for(lambda: second in conversation() and conversation().split(second)[-1].strip())
-    time.sleep(1)
+    open_talks(here)
     find(here, "#save").click()
-    saved = wait_for(lambda: list(tmp_path.glob("conversation*.jsonl")))[0]
+    saved = wait_for(lambda: list(tmp_path.glob("talks*.jsonl")))[0]
     messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
     assert [turn["role"] for turn in messages] == ["user", "assistant"] * 2
     assert messages[0]["content"] == first and messages[2]["content"] == second
@@ -176,18 +218,15 @@ def test_a_conversation_is_saved_as_training_data(browser, page, project, tmp_pa
 
 def test_the_model_searches_a_table_in_a_talk(browser, hotel_page, tmp_path):
     """The call and what was found are shown before the answer, known in the next turn, and saved with their roles."""
-    from selenium.webdriver.common.keys import Keys
-
     here = browser(downloads=tmp_path)
     conversation = ask(here, hotel_page, "我要住经济酒店。")
     wait_for(lambda: "请住如家酒店。" in conversation())
     assert '查：{"型": "经济"}' in conversation()
-    time.sleep(1)
-    find(here, "#question textarea").send_keys("多少钱？", Keys.ENTER)
+    ask_next(here, "多少钱？")
     wait_for(lambda: "每晚150元。" in conversation())
-    time.sleep(1)
+    open_talks(here)
     find(here, "#save").click()
-    saved = wait_for(lambda: list(tmp_path.glob("conversation*.jsonl")))[0]
+    saved = wait_for(lambda: list(tmp_path.glob("talks*.jsonl")))[0]
     messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
     assert [turn["role"] for turn in messages] == ["user", "search", "return", "assistant", "user", "assistant"]
     assert json.loads(messages[2]["content"]) == [HOTELS[1]]
@@ -226,33 +265,184 @@ def test_what_is_typed_is_shown_as_text(browser, page):
     assert here.title != "ran"
 
 
-@pytest.mark.parametrize("question, told", [("   ", "先写点什么"), ("曹操" * 200, "太长了")], ids=["blank", "long"])
-def test_what_cannot_be_answered_is_told_and_the_talk_goes_on(browser, page, question, told):
-    """In the page's language; what was said before stays, and the next question is answered."""
-    from selenium.webdriver.common.keys import Keys
+LONG = "曹操" * 200
+TROUBLES = {  # what goes wrong: (how, what is told)
+    "blank": (lambda here, folder: ask_next(here, "   "), "先写点什么"),
+    "too long": (lambda here, folder: ask_next(here, LONG), "太长了"),
+    "a model that is cut off": (
+        lambda here, folder: (choose_model(here, "#chat-model", "会问答的 · broken"), ask_next(here, "谁？")),
+        "打不开",
+    ),
+    "nothing to go on from": (lambda here, folder: go(here, "续写", "#beginning textarea", "", "#continue-go"), "先写"),
+    "nothing to compare": (lambda here, folder: go(here, "对比", "#both-asked textarea", "", "#compare-go"), "先写"),
+    "too long to compare": (lambda here, folder: go(here, "对比", "#both-asked textarea", LONG, "#compare-go"), "太长"),
+    "compared with one that is cut off": (
+        lambda here, folder: go(here, "对比", "#right-model input", "会问答的 · broken\n", "#compare-go"),
+        "打不开",
+    ),
+    "nothing to look into": (lambda here, folder: go(here, "看里面", "#looked-at textarea", "", "#inside-go"), "先写"),
+    "a file that is no talk": (lambda here, folder: read_back(here, folder, '{"a": 1}\n'), "不是对话"),
+    "a file that breaks off": (lambda here, folder: read_back(here, folder, '[{"messages": ['), "不是对话"),
+    "an empty file": (lambda here, folder: read_back(here, folder, ""), "不是对话"),
+}
 
+
+def go(browser, tab, box, text, button):
+    """Write something into a tab and press its button."""
+    show_tab(browser, tab)
+    write_into(browser, box, text)
+    find(browser, button).click()
+
+
+def read_back(browser, folder, text):
+    """Have the page read back a file of talks."""
+    path = folder / "read.jsonl"
+    path.write_text(text, encoding="utf-8")
+    open_talks(browser)
+    browser.find_element("css selector", "input[type=file]").send_keys(str(path))
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_what_goes_wrong_is_told_and_the_talk_goes_on(browser, page, tmp_path, name):
+    """In the page's language; what was said before stays, and the next question is answered."""
+    provoke, told = TROUBLES[name]
     here = browser()
     conversation = ask(here, page, TALK[0][0])
     wait_for(lambda: TALK[0][1] in conversation())
-    time.sleep(1)
-    box = find(here, "#question textarea")
-    box.send_keys(question, Keys.ENTER)
-    wait_for(lambda: told in here.page_source)
-    time.sleep(1)
-    box.send_keys(Keys.CONTROL, "a")
-    box.send_keys(TALK[1][0], Keys.ENTER)
+    provoke(here, tmp_path)
+    wait_for(lambda: told in text_of(here, "body")())
+    here.execute_script("document.querySelector('.toast-close')?.click()")
+    show_tab(here, "对话")
+    if "model" in name:
+        choose_model(here, "#chat-model", "会问答的 · talk")
+    ask_next(here, TALK[1][0])
     wait_for(lambda: TALK[1][1] in conversation())
     assert TALK[0][1] in conversation()
 
 
+def test_the_server_goes_and_comes_back(browser, project, chat):
+    """That is told, the question stays in the box, the talk goes on; the table of a look inside must be made anew."""
+    port = free_port()
+    url, server = next(pages := serve_page(project, "out/talk", port=port))
+    here = browser()
+    conversation = ask(here, url, TALK[0][0])
+    wait_for(lambda: TALK[0][1] in conversation())
+    go(here, "看里面", "#looked-at textarea", "却说", "#inside-go")
+    wait_for(lambda: here.find_elements("css selector", ".inside tbody tr"))
+    show_tab(here, "对话")
+    pages.close()
+    ask_next(here, TALK[1][0])
+    wait_for(lambda: "连不上模型了" in text_of(here, "body")())
+    assert TALK[0][1] in conversation() and text_of(here, "#question textarea")() == TALK[1][0]
+    next(pages := serve_page(project, "out/talk", port=port))
+    ask_next(here, TALK[1][0])
+    wait_for(lambda: TALK[1][1] in conversation())
+    assert TALK[0][1] in conversation()
+    show_tab(here, "看里面")
+    find(here, ".inside button").click()
+    wait_for(lambda: "先点一次" in text_of(here, "body")())
+    pages.close()
+
+
 def test_a_tab_tells_what_is_wrong_in_the_visitors_language(browser, page):
     """And what stands in its box stays."""
-    for language, told in (("zh-CN", "太长了"), ("en-US", "ask a shorter one")):
-        here = browser(language)
-        tab = "看里面" if language == "zh-CN" else "Look inside"
-        start_with(here, page, tab, "#looked-at textarea", "曹操" * 200, "#inside-go")
-        wait_for(lambda here=here, told=told: told in here.page_source)
-        assert text_of(here, "#looked-at textarea")() == "曹操" * 200
+    here = browser("en-US")
+    start_with(here, page, "Compare", "#both-asked textarea", LONG, "#compare-go")
+    wait_for(lambda: "ask a shorter one" in text_of(here, "body")())
+    assert text_of(here, "#both-asked textarea")() == LONG
+
+
+def test_a_newcomer_has_an_answer_after_one_click(browser, page):
+    """The welcome says what this is, and its examples can be clicked, or reached by the keyboard."""
+    from selenium.webdriver.common.keys import Keys
+
+    here = browser()
+    here.get(page)
+    assert "小语言模型" in find(here, "#welcome").text
+    time.sleep(1)
+    find(here, "#welcome button").click()
+    conversation = text_of(here, "#chatbot")
+    wait_for(lambda: len(conversation().splitlines()) > 1)
+    assert not here.find_element("css selector", "#welcome").is_displayed()
+    here.get(page)
+    open_talks(here)
+    find(here, "#new").click()
+    find(here, "#question textarea").click()
+    here.switch_to.active_element.send_keys(Keys.SHIFT, Keys.TAB)
+    while not here.switch_to.active_element.get_attribute("data-question"):
+        here.switch_to.active_element.send_keys(Keys.SHIFT, Keys.TAB)
+    here.switch_to.active_element.send_keys(Keys.ENTER)
+    wait_for(lambda: len(conversation().splitlines()) > 1)
+
+
+def test_an_earlier_question_is_asked_in_other_words(browser, page):
+    """The talk goes on from there; what came behind it is gone."""
+    here = browser()
+    conversation = ask(here, page, TALK[0][0])
+    wait_for(lambda: TALK[0][1] in conversation())
+    ask_next(here, TALK[1][0])
+    wait_for(lambda: TALK[1][1] in conversation())
+    time.sleep(1)
+    find(here, "#chatbot button[title=编辑]").click()
+    write_into(here, "#chatbot textarea", TALK[2][0])
+    find(here, "#chatbot button[title=发送]").click()
+    wait_for(lambda: TALK[2][1] in conversation())
+    assert TALK[0][1] not in conversation() and TALK[1][0] not in conversation()
+
+
+def test_talks_are_kept_in_the_browser(browser, page, tmp_path):
+    """Listed, renamed, opened again after a reload, saved as a file, deleted, and read back from it."""
+    from selenium.webdriver.common.keys import Keys
+
+    here = browser(downloads=tmp_path)
+    conversation = ask(here, page, TALK[0][0])
+    wait_for(lambda: TALK[0][1] in conversation())
+    names = open_talks(here)
+    wait_for(lambda: names() == [TALK[0][0]])
+    write_into(here, "#talk-name input, #talk-name textarea", "<i>一</i> ${1} {{2}}")
+    here.switch_to.active_element.send_keys(Keys.ENTER)
+    wait_for(lambda: names() == ["<i>一</i> ${1} {{2}}"])
+    find(here, "#new").click()
+    wait_for(lambda: TALK[0][1] not in conversation())
+    ask_next(here, TALK[1][0])
+    wait_for(lambda: len(names()) == 2)
+    here.refresh()
+    wait_for(lambda: TALK[1][1] in conversation())  # the same talk is shown again
+    names = open_talks(here)
+    find(here, "#talks button", "一").click()
+    wait_for(lambda: TALK[0][1] in conversation() and TALK[1][1] not in conversation())
+    find(here, "#save").click()
+    saved = wait_for(lambda: list(tmp_path.glob("talks*.jsonl")))[0]
+    assert len(saved.read_text(encoding="utf-8").splitlines()) == 2
+    find(here, "#forget").click()
+    wait_for(lambda: len(names()) == 1 and TALK[0][1] not in conversation())
+    here.find_element("css selector", "input[type=file]").send_keys(str(saved))
+    wait_for(lambda: len(names()) == 3)
+    ask_next(here, TALK[2][0])
+    wait_for(lambda: TALK[2][1] in conversation())
+
+
+def test_settings_are_kept_in_the_browser(browser, page):
+    """Each tab has its own: the chat takes the likeliest, a beginning is gone on from more boldly."""
+    value = "return document.querySelector('#{}-temperature input[type=number]').value"
+    here = browser()
+    open_tab(here, page, "续写")
+    assert here.execute_script(value.format("continue")) == "0.8" and here.execute_script(value.format("chat")) == "0"
+    write_into(here, "#continue-temperature input[type=number]", "0.3\t")
+    time.sleep(1)
+    open_tab(here, page, "续写")
+    wait_for(lambda: here.execute_script(value.format("continue")) == "0.3")
+    assert here.execute_script(value.format("left")) == "0"
+
+
+def test_a_model_is_called_what_it_is(browser, page):
+    """Its directory stands behind its name."""
+    here = browser()
+    open_tab(here, page, "续写")
+    box = "const box = [...document.querySelectorAll('.model input')].find(each => each.checkVisibility());"
+    assert here.execute_script(f"{box} return box.value") == "只读过书的"
+    hover = f"{box} box.dispatchEvent(new MouseEvent('mouseover', {{bubbles: true}})); return box.title"
+    assert here.execute_script(hover).startswith("out/")
 
 
 def test_the_novel_goes_on_from_a_beginning(browser, page):
@@ -276,8 +466,6 @@ def test_two_models_answer_the_same_question(browser, page):
 
 def test_adapters_are_chosen_on_the_page(browser, project, adapted):
     """Two on one model stand side by side, each with its own answers; the model without them is in the list."""
-    from selenium.webdriver.common.keys import Keys
-
     others = [(question, TALK[place ^ 2][1]) for place, (question, _) in enumerate(TALK)]
     project.write("data/others.jsonl", lines(others) * 8)
     project.run("data/prepare_sft.py", "data/others.jsonl", "--dataset=others", "--block_size=128")
@@ -287,9 +475,7 @@ def test_adapters_are_chosen_on_the_page(browser, project, adapted):
     start_with(here, address, "对比", "#both-asked textarea", question, "#compare-go")
     wait_for(lambda: text_of(here, "#right-answer textarea")() == others[0][1])
     assert text_of(here, "#left-answer textarea")() == SWAPPED[0][1]
-    chosen = find(here, "#left-model input")
-    chosen.send_keys(Keys.CONTROL, "a")
-    chosen.send_keys("out/talk", Keys.ENTER)
+    choose_model(here, "#left-model", "会问答的")
     find(here, "#compare-go").click()
     wait_for(lambda: text_of(here, "#left-answer textarea")() == answer)
     pages.close()
@@ -299,14 +485,37 @@ def test_the_look_inside_shows_what_was_likely(browser, page):
     """A row a token with five candidates, probabilities and marks; what the model knows by heart is near 100 %."""
     here = browser("en-US")
     question, answer = TALK[1]
-    start_with(here, page, "Look inside", "#looked-at textarea", question, "#inside-go")
+    open_tab(here, page, "Look inside")
+    choose_model(here, "#inside-model", "answers questions · talk")
+    write_into(here, "#inside-temperature input[type=number]", "0\t")
+    write_into(here, "#looked-at textarea", question)
+    find(here, "#inside-go").click()
     wait_for(lambda: "endoftext" in text_of(here, "#inside-table")())
     rows = here.execute_script(
         "return [...document.querySelectorAll('.inside tr')].map(r => [...r.cells].map(c => c.innerText))"
     )
+    assert rows.pop(0) == ["Written", *(f"Number {rank}" for rank in range(1, 6))]
     assert "".join(row[0] for row in rows) == answer + "<|endoftext|>"
     assert all(len(row) == 6 and "greedy" in row[1] and "greedy" not in row[2] for row in rows)
     assert all(float(row[1].split("%")[0].split()[-1]) > 50 for row in rows)
+
+
+def test_another_token_is_chosen_and_the_text_goes_on_from_it(browser, page):
+    """With the model that has read books only, the page's own choice for this; what stood before it stays."""
+    here = browser()
+    open_tab(here, page, "看里面")
+    find(here, "#inside-go").click()
+    heads = "return [...document.querySelectorAll('.inside tbody th')].map(head => head.innerText)"
+    wait_for(lambda: text_of(here, "#speed")() or len(here.execute_script(heads)) > 20)
+    find(here, "#inside-stop").click()
+    time.sleep(2)
+    before = here.execute_script(heads)
+    other = "return [...document.querySelectorAll('.inside tbody tr')][2].querySelector('td:not(.taken) button')"
+    wanted = here.execute_script(f"{other}.querySelector('b').innerText")
+    here.execute_script(f"{other}.click()".removeprefix("return "))
+    wait_for(lambda: here.execute_script(heads)[2:3] == [wanted])
+    after = here.execute_script(heads)
+    assert after[:2] == before[:2] and before[2] != wanted
 
 
 def test_the_page_speaks_the_browsers_language_and_fits_a_phone(browser, page):
@@ -315,13 +524,59 @@ def test_the_page_speaks_the_browsers_language_and_fits_a_phone(browser, page):
         here = browser(language)
         here.get(page)
         find(here, "button[role=tab]", word)
-    here = browser(size="500,900")  # Chromium's narrowest window
-    here.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    )
+    here = browser(phone=True)
     conversation = ask(here, page, TALK[0][0])
     wait_for(lambda: TALK[0][1] in conversation())
-    assert here.execute_script("return document.documentElement.scrollWidth") <= 390
+    for tab in ("续写", "对比", "看里面"):
+        show_tab(here, tab)
+        assert here.execute_script("return document.documentElement.scrollWidth") <= 390, tab
+
+
+@pytest.mark.parametrize("phone", [True, False], ids=["390", "1280"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_the_page(browser, page, tmp_path, phone, scheme):
+    """axe finds nothing serious: at the first sight, in a talk, in every tab with its results, with the list open."""
+    here = browser(phone=phone, color_scheme=scheme, reduced_motion="reduce")
+    axe = axe_script(tmp_path)
+
+    def check():
+        here.execute_script(axe)
+        found = here.execute_async_script("axe.run().then(result => arguments[0](result.violations))")
+        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        assert not serious, [(each["help"], [node["html"] for node in each["nodes"]]) for each in serious]
+
+    here.get(page)
+    find(here, "#welcome button")
+    time.sleep(1)
+    check()
+    conversation = ask(here, page, TALK[0][0])
+    wait_for(lambda: TALK[0][1] in conversation())
+    check()
+    for tab, button, shown in (
+        ("续写", "#continue-go", "#continued textarea"),
+        ("对比", "#compare-go", "#right-answer textarea"),
+        ("看里面", "#inside-go", "#inside-table"),
+    ):
+        show_tab(here, tab)
+        find(here, button).click()
+        wait_for(lambda shown=shown: len(text_of(here, shown)()) > 20)
+        check()
+    find(here, "button.toggle-button").click()
+    time.sleep(1)
+    check()
+    moved = "return getComputedStyle(document.querySelector('.sidebar')).transitionDuration"
+    assert set(here.execute_script(moved).split(", ")) == {"0s"}
+
+
+def test_nothing_jumps_while_text_streams(browser, slow_page):
+    """The box, the button and the settings stay where they are."""
+    places = """return [...document.querySelectorAll('#question, #chat-temperature')].map(
+                each => Math.round(each.getBoundingClientRect().top))"""
+    here = browser()
+    conversation = ask(here, slow_page[0], "却说曹操")
+    begun, seen = here.execute_script(places), []
+    wait_for(lambda: seen.append(here.execute_script(places)) or len(conversation()) > 60)
+    assert len(begun) == 2 and all(each == begun for each in seen)
 
 
 def seconds_computed(server):
@@ -379,7 +634,7 @@ def test_sixteen_visitors_get_their_own_answers(page):
     clients = [Client(page, verbose=False) for _ in range(16)]
     asked = [TALK[i % len(TALK)] for i in range(16)]
     jobs = [client.submit(question, api_name="/chat") for client, (question, _) in zip(clients, asked)]
-    assert [job.result(timeout=120)[0] for job in jobs] == [answer for _, answer in asked]
+    assert [job.result(timeout=120) for job in jobs] == [answer for _, answer in asked]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from unittest import mock
 
@@ -347,11 +348,24 @@ def assert_same_run(untouched, other):
     assert not list(other.glob("*.partial"))
 
 
-def serve_page(project, out_dir, *more, **environment):
-    """The chat page on a model, in this environment: yields (its address, the server's process)."""
+def free_port():
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def axe_script(folder):
+    """The source of axe-core, which checks whether everybody can use a page; it is read out of a package's wheel."""
+    words = ["pip", "download", "--no-deps", "--quiet", "--dest", str(folder), "axe-playwright-python==0.1.8"]
+    subprocess.run([sys.executable, "-m", *words], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        return wheel.read("axe_playwright_python/axe.min.js").decode()
+
+
+def serve_page(project, out_dir, *more, port=None, **environment):
+    """The chat page on a model, in this environment: yields (its address, the server's process)."""
+    port = port or free_port()
     server = subprocess.Popen(
         [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}", *more],
         cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment,

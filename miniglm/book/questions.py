@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -18,13 +18,19 @@ from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
 
-BY_HEART = 30  # people, the best known, whose facts are learnt by heart; of the others the book is asked
+BY_HEART = 30  # people whose facts are learnt by heart, see learnt_by_heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most author length"  # kinds that are
 TALKS = {"title": 4, "episode": 6}  # talks for each fact of a kind that is looked up; of others one
 LOOKED_UP_MOST = 240  # talks trained for each kind of fact that is looked up
 TOLD = "slain slew death sons father brothers wife husband kin native office arms bearer look"  # of relations.py
 UNTOLD = 0.2  # talks in which the book does not tell such a thing of somebody, as a share of those in which it does
 OFTEN = 12  # questions trained for each fact about somebody whose facts are learnt by heart
+
+
+def learnt_by_heart(facts: Iterable[dict]) -> list[str]:
+    """The best known people of whom the book says more than a mention: BY_HEART of them at most."""
+    told = [fact for fact in facts if fact["kind"] == "who" and fact.get("by_heart", True)]
+    return list(dict.fromkeys(fact["about"] for fact in sorted(told, key=lambda fact: fact["fame"])))[:BY_HEART]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Book:
     words: Words
     reader: BookReader
     talk: SmallTalk
+    heart: Sequence[str]  # the people whose facts are learnt by heart
 
     def ask(self, fact, rng: Random) -> list[str]:
         """All questions about a fact in the words that are trained, in random order."""
@@ -49,7 +56,7 @@ class Book:
 
     def is_by_heart(self, fact) -> bool:
         """Whether a fact is learnt by heart."""
-        known = fact["about"] not in self.people or fact["fame"] < BY_HEART
+        known = fact["about"] not in self.people or fact["about"] in self.heart
         return known and fact["kind"] in HEART.split() and fact.get("by_heart", True)
 
     def told(self, fact, question: str) -> dict | None:
@@ -104,7 +111,7 @@ class Shares:
     small_talk: int = 1500  # about what is beyond the book, and two thirds as many courtesies
     lookups: int = 1500  # about sentences of the book
     slips: int = 250  # about well-known people whose names are mistyped
-    follow_ups: int = 800  # talks of several turns
+    follow_ups: int = 800  # talks of several turns about one person, and as many that change the subject
     evaluated: int = 400  # of each group in eval.jsonl
 
 
@@ -151,6 +158,7 @@ def book_records(
         training += list(islice(slips(book, held_out, rng), shares.slips))
     if shares.follow_ups and book.people:
         training += list(islice(follow_ups(book, held_out, rng), shares.follow_ups))
+        training += list(islice(changes(training, training, rng), shares.follow_ups))
     if validation == "unseen":
         refuse(not evaluation["unseen"], "nothing is left unseen", "give --unseen_share more, or --validation=reworded")
     asked = {bare(each["Question"]) for each in natural}
@@ -161,6 +169,8 @@ def book_records(
         evaluation[group] = [each for each in evaluation[group] if each["Question"] not in trained]
     told = {(each["Kind"], answer_of(each)) for each in training}  # of two in one sentence the other may be trained
     evaluation["unseen"] = [each for each in evaluation["unseen"] if (each["Kind"], each["Answer"]) not in told]
+    if shares.follow_ups and book.people:
+        evaluation["later"] = list(islice(changes(training, evaluation["reworded"], rng), shares.evaluated))
     evaluated = [each for group in evaluation.values() for each in at_most(shares.evaluated, group, rng)]
     natural = [{**each, "Kind": each.get("Group", ""), "Group": "natural"} for each in natural]
     return {
@@ -208,7 +218,7 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         if fact["about"] in held_out or enough:
             groups["unseen"].append((fact, usual[0]))
             continue
-        often = OFTEN if fact.get("fame", BY_HEART) < BY_HEART else wordings * MORE_WORDINGS.get(kind, 1)
+        often = OFTEN if fact["about"] in book.heart else wordings * MORE_WORDINGS.get(kind, 1)
         count = often if by_heart else TALKS.get(kind, 1)
         trained = [book.told(fact, book.words.as_typed(question, rng)) for question in usual[:count]]
         trained = {question_in(each): each for each in trained if each}
@@ -321,14 +331,42 @@ def absent_records(book: Book, facts: Iterable[dict], rng: Random, evaluated=Fal
 
 
 PRONOUNS = "他 他 他 她 这个人 此人 那个人 这人 那人 这位"
+SAME, SAME_OF_ANOTHER = "{x}呢？ 那{x}呢？ {x}呢 那{x}呢 那么{x}呢？ 还有{x}呢？", 0.25
+LONGEST_TALK = 450  # characters, so that it fits the demo's block
 LINKS = "那 那么 那 那 还有 另外 再问， 接着问， 好的， 谢谢，那 嗯，"
 
 
+def changes(before: list[dict], then: list[dict], rng: Random) -> Iterator[dict]:
+    """Talks that change the subject: one exchange or two of `before`, then another record, all by chance.
+
+    Those before are answered by heart, as a reader sees them: where the book was looked into is not shown again.
+    """
+    small = [each for each in before if each.get("Kind") in ("greeting", "beyond") and "messages" not in each]
+    others = [each for each in before if each.get("Kind") not in ("greeting", "beyond") and "messages" not in each]
+    while small and others and then:
+        earlier = [rng.choice(rng.choice([small, others])) for _ in range(rng.choice([1, 1, 2]))]
+        last = rng.choice(then)
+        messages = sum(map(messages_in, [*earlier, last]), [])
+        if sum(len(message["content"]) for message in messages) <= LONGEST_TALK:
+            kind = {"Kind": "change"} if "Group" not in last else {"Kind": last["Kind"], "Group": "later"}
+            yield {"messages": messages, **({"Key": last["Key"]} if "Group" in last else {}), **kind}
+
+
+def messages_in(each: dict) -> list[dict]:
+    """The messages of a record."""
+    if "messages" in each:
+        return each["messages"]
+    return [{"role": "user", "content": each["Question"]}, {"role": "assistant", "content": each["Answer"]}]
+
+
 def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
-    """Talks of two or three questions about one person, of which the later ones do not name them."""
+    """Talks of two or three questions about one person, of which the later ones do not name them.
+
+    In some of them the last question is what the one before was, about somebody else: 那张飞呢？
+    """
     by_person = defaultdict(list)
     for fact in book.facts:
-        if fact["about"] in book.people and fact["about"] not in held_out and fact.get("fame", BY_HEART) < BY_HEART:
+        if fact["about"] in book.heart and fact["about"] not in held_out:
             if book.is_by_heart(fact) and fact["kind"] not in ("whose", "called"):
                 by_person[fact["about"]].append(fact)
     people = [person for person, facts in by_person.items() if len(facts) > 1]
@@ -344,4 +382,11 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
                 question = rng.choice(book.ask(fact, rng))
             question = book.words.as_typed(question, rng) if not number else book.words.own(question)
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": fact["Answer"]}]
+        others = [person for person in people if person != facts[-1]["about"]]
+        if others and rng.random() < SAME_OF_ANOTHER:
+            other = rng.choice(others)
+            same = next((fact for fact in by_person[other] if fact["kind"] == facts[-1]["kind"]), None)
+            if same:
+                question = rng.choice(SAME.split()).format(x=rng.choice([*same["x"][:1], other]))
+                messages += [{"role": "user", "content": question}, {"role": "assistant", "content": same["Answer"]}]
         yield {"Kind": "follow-up", "messages": messages}

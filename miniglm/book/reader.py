@@ -207,7 +207,8 @@ class BookReader:
     @functools.cached_property
     def by_heart(self) -> set[str]:
         """The people of whom the model has learnt something by heart."""
-        return set(list(self.passages.people)[: self.passages.forms.by_heart])
+        known = self.passages.forms.by_heart
+        return set(list(self.passages.people)[:known] if isinstance(known, int) else known)
 
     @functools.cached_property
     def vocabulary(self) -> re.Pattern:

@@ -1,0 +1,111 @@
+"""The parts of the chat page, without a browser; with one: test_gradio.py."""
+
+import asyncio
+import re
+
+import pytest
+
+from miniglm.chat import Candidate, Choice
+from miniglm.page.markup import characters, inside_html
+from miniglm.page.talks import failed, messages_of, read_talks, shown
+from miniglm.page.visitors import Visitors
+from miniglm.page.words import TEXTS, Trouble
+from miniglm.tokenizer import Tokenizer
+
+SEARCH = [
+    {"role": "user", "content": "住哪里？<b>&amp;"},
+    {"role": "search", "content": '{"型": "<i>"}'},
+    {"role": "return", "content": '[{"名": "如家"}]'},
+    {"role": "assistant", "content": "住如家。"},
+]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """GPT-2's tokenizer, which cuts Chinese characters in two."""
+    return Tokenizer.gpt2()
+
+
+def choices(tokenizer, text):
+    """A text as choices that were certain."""
+    return [Choice(token, [Candidate(token, 1.0, True, True)]) for token in tokenizer.encode(text)]
+
+
+def test_tokens_that_share_a_character_stand_under_it_together(gpt2):
+    """No bytes are shown where a character came about."""
+    text = "「曹操」 a\n"
+    pieces = characters(gpt2, choices(gpt2, text))
+    assert "".join(piece for piece, _ in pieces) == text
+    assert sum(len(group) for _, group in pieces) == len(gpt2.encode(text)) > len(pieces)
+    table = inside_html(gpt2, choices(gpt2, text), None)
+    assert "\\x" not in table and "\ufffd" not in table and "<th scope='row' rowspan='2'>「</th>" in table
+
+
+def test_a_part_of_a_character_is_shown_with_what_it_would_complete(gpt2):
+    """Another second half makes another character; another first half is bytes."""
+    first, second = gpt2.encode("「")
+    other = gpt2.encode("」")[1]
+    seen = [
+        Choice(first, [Candidate(first, 0.9, True, True), Candidate(gpt2.encode("中")[0], 0.1, False, False)]),
+        Choice(second, [Candidate(second, 0.9, True, True), Candidate(other, 0.1, False, False)]),
+    ]
+    cells = re.findall("<b>(.+?)</b>", inside_html(gpt2, seen, None))
+    assert cells[0] == "「<sub>1</sub>" and cells[2:] == ["「<sub>2</sub>", "」"]
+    assert cells[1] == f"<small>{gpt2.token_bytes(gpt2.encode('中')[0]).hex(' ')}</small>"
+
+
+def test_what_the_chatbot_shows_is_what_was_said():
+    """A search is one turn, HTML is escaped, and what went wrong is no part of the talk."""
+    turns = shown(SEARCH)
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "assistant"]
+    assert not re.search("<[bi]>", str(turns)) and messages_of(turns) == SEARCH
+    question = shown([{"role": "user", "content": "谁？"}])
+    assert messages_of([*turns, *question, failed("太长了")]) == SEARCH
+
+
+def test_a_talk_is_read_back_in_any_form_that_is_trained(tmp_path):
+    """Questions and answers of other data sets, too."""
+    path = tmp_path / "talks.jsonl"
+    path.write_text('{"instruction": "谁？", "output": "曹操。"}\n', encoding="utf-8")
+    assert read_talks(path) == [[{"role": "user", "content": "谁？"}, {"role": "assistant", "content": "曹操。"}]]
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(Trouble):
+        read_talks(path)
+
+
+def test_who_has_seen_nothing_yet_goes_first():
+    """A newcomer's items come before the next of somebody who is being shown some; then each gets one in turn."""
+    computed = []
+
+    def items(name, silent):
+        for number in range(12):
+            computed.append(name)
+            yield "" if number < silent else name
+
+    async def listen(name, silent, begun):
+        async for _ in visitors.gathered(items(name, silent), bool):
+            begun.set()
+            if name == "old":
+                await asyncio.sleep(0)  # the newcomer comes
+
+    async def both():
+        begun = asyncio.Event()
+        old = asyncio.create_task(listen("old", 0, begun))
+        await begun.wait()
+        seen = len(computed)
+        await listen("new", 6, asyncio.Event())
+        await old
+        return seen
+
+    visitors = Visitors()
+    seen = asyncio.run(both())
+    first = computed[seen:].index("new")
+    assert first <= 2 and computed[seen + first :][:6] == ["new"] * 6
+    assert {"old", "new"} == set(computed[seen + first + 7 :]) and len(computed) == 24
+
+
+def test_the_page_has_every_word_in_both_languages():
+    """Chinese words in the one, none in the other."""
+    for key, (zh, en) in TEXTS.items():
+        assert not re.search("[\u4e00-\u9fff]", en), key
+        assert re.search("[\u4e00-\u9fff]", zh) or zh == en, key
