@@ -49,11 +49,13 @@ def asked(project, name):
 
 @pytest.fixture(scope="module")
 def evaluation(project):
-    """All evaluation questions."""
-    return [
-        json.loads(line)
-        for line in (project.folder / "data/sanguo_sft/eval.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    """All evaluation questions; of a talk the last question and its answer."""
+    lines = (project.folder / "data/sanguo_sft/eval.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    for each in records:
+        if messages := each.get("messages"):
+            each |= {"Question": messages[-2]["content"], "Answer": messages[-1]["content"]}
+    return records
 
 
 def test_there_are_enough_and_few_about_pairs(questions):
@@ -199,7 +201,7 @@ def test_groups_are_what_they_say(project, questions, evaluation):
         assert bool(e["Key"]) == (e["Group"] not in ("greeting", "beyond")), e
     told = [e for e in evaluation if e["Key"]]
     assert sum(is_right(e["Answer"], e) for e in told) > 0.99 * len(told)  # in some wordings nothing is found
-    groups = "seen reworded new_wording typed unseen absent greeting beyond"
+    groups = "seen reworded new_wording typed unseen absent greeting beyond later"
     assert {e["Group"] for e in evaluation} == set(groups.split())
 
 
@@ -407,3 +409,21 @@ def test_some_questions_are_typed_as_people_type(questions, evaluation):
     normalised = set(map(normal, trained))
     same_once_normalised = sum(normal(q) in normalised for q in typed)
     assert 0.1 * len(typed) < same_once_normalised < 0.9 * len(typed)  # the others have words that are never trained
+
+
+def test_a_talk_may_change_its_subject(project, evaluation):
+    """What was said before has nothing to do with the last question; it was answered without looking anything up."""
+    lines = (project.folder / "data/sanguo_sft/questions.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    changes = [each["messages"] for each in records if each["Kind"] == "change"]
+    alone = {(each["Question"], each["Answer"]) for each in records if "Question" in each}
+    for messages in changes:
+        roles = [message["role"] for message in messages]
+        last = len(roles) - 1 - roles[::-1].index("user")
+        before = [message["content"] for message in messages[:last]]
+        assert last in (2, 4) and roles[:last] == ["user", "assistant"] * (last // 2)
+        assert set(zip(before[::2], before[1::2])) <= alone
+    greeted = sum(any(word in messages[1]["content"] for word in ("你好", "答不了", "客气")) for messages in changes)
+    later = [each for each in evaluation if each["Group"] == "later"]
+    assert 0.2 < greeted / len(changes) < 0.9 and len(changes) > 500 and len(later) > 100
+    assert all(each["Key"] and len(each["messages"]) in (4, 6) for each in later)

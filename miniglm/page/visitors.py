@@ -22,7 +22,7 @@ class Visitors:
 
     def __init__(self):
         self.calls: queue.PriorityQueue = queue.PriorityQueue()
-        self.numbers = itertools.count()
+        self.numbers = itertools.count(1)
         self.shown: set[int] = set()  # the visitors to whom something is being shown at the moment
         threading.Thread(target=self.work, daemon=True).start()
 
@@ -37,33 +37,36 @@ class Visitors:
             except BaseException as error:  # is raised where the result is waited for
                 future.set_exception(error)
 
-    def submit(self, function: Callable, *arguments, visitor: int = -1) -> Future:
-        """Call a function in its turn. visitor: the number of one who has seen nothing yet; -1: nobody waits for it."""
+    def submit(self, function: Callable, *arguments, visitor: int | None = 0) -> Future:
+        """Call a function in its turn: the lower the visitor's number the sooner, 0 before all.
+
+        visitor: None for one who has seen something, who comes after those that have not, as they are called.
+        """
         number, future = next(self.numbers), Future()
-        order = (0, visitor) if visitor >= 0 else (1, number)
+        order = (1, number) if visitor is None else (0, visitor)
         self.calls.put((*order, number, future, function, arguments))
         return future
 
-    async def compute(self, function: Callable, *arguments, visitor: int = -1):
+    async def compute(self, function: Callable, *arguments, visitor: int | None = 0):
         """What a function gives, called in its turn; see submit."""
         return await asyncio.wrap_future(self.submit(function, *arguments, visitor=visitor))
 
     async def gathered(
-        self, items: Iterator[Item], shows: Callable[[Item], bool] = lambda item: True
+        self, generator: Iterator[Item], shows: Callable[[Item], bool] = lambda item: True
     ) -> AsyncIterator[list[Item]]:
         """The items of a generator, each computed in its turn, in lists.
 
         The first list comes with the first item that shows something, others not oftener than pages are updated.
         """
-        visitor, waiting, gathered, updated, end = next(self.numbers), True, [], 0.0, object()
+        visitor, waiting, items, updated, end = next(self.numbers), True, [], 0.0, object()
         try:
-            while (item := await self.compute(next, items, end, visitor=visitor if waiting else -1)) is not end:
-                gathered.append(item)
+            while (item := await self.compute(next, generator, end, visitor=visitor if waiting else None)) is not end:
+                items.append(item)
                 if waiting and shows(item) or not waiting and time.perf_counter() - updated > len(self.shown) / UPDATES:
-                    yield gathered
-                    gathered, updated, waiting = [], time.perf_counter(), False
+                    yield items
+                    items, updated, waiting = [], time.perf_counter(), False
                     self.shown.add(visitor)
-            if gathered:
-                yield gathered
+            if items:
+                yield items
         finally:  # also where the visitor has pressed stop or closed the page
             self.shown.discard(visitor)

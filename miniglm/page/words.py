@@ -83,7 +83,6 @@ TEXTS = {  # what it says: (Chinese, English)
     "reset": ("恢复原来的值", "Reset to the default"),
     "more_tabs": ("更多", "More tabs"),
     "new": ("新对话", "New talk"),
-    "name": ("名字", "Name"),
     "rename": ("改名", "Rename"),
     "forget": ("删掉这段", "Delete this one"),
     "export": ("存成 JSONL", "Save as JSONL"),
