@@ -275,9 +275,9 @@ def machine():
     }
 
 
-async def visit(client, url, endpoint, data):
-    """Ask the page over its own protocol; seconds until the answer begins."""
-    session, started = uuid.uuid4().hex, time.perf_counter()
+async def visit(client, url, endpoint, data, session):
+    """Ask the page over its own protocol, in a session of it; seconds until the answer begins."""
+    started = time.perf_counter()
     order = {"data": data, "fn_index": endpoint, "session_hash": session}
     (await client.post(f"{url}/gradio_api/queue/join", json=order)).raise_for_status()
     begun = None
@@ -293,17 +293,19 @@ async def visit(client, url, endpoint, data):
 
 
 async def visits(url, number, times):
-    """Seconds until the answer begins, of `number` visitors at once, `times` times over."""
+    """Seconds until the answer begins, of `number` visitors at once who have the page open, `times` times over."""
     import httpx
 
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=2 * number)) as client:
         config = (await client.get(f"{url}/config")).json()
         chat = next(each for each in config["dependencies"] if each["api_name"] == "chat")
         data = ["张飞字什么？"]
-        await visit(client, url, chat["id"], data)  # the first pays for the warming up
+        sessions = [uuid.uuid4().hex for _ in range(number)]
+        for session in sessions:  # the page opens it
+            await visit(client, url, chat["id"], data, session)
         waits = []
         for _ in range(times):
-            waits += await asyncio.gather(*[visit(client, url, chat["id"], data) for _ in range(number)])
+            waits += await asyncio.gather(*[visit(client, url, chat["id"], data, session) for session in sessions])
         return waits
 
 

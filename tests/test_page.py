@@ -1,7 +1,9 @@
 """The parts of the chat page, without a browser; with one: test_gradio.py."""
 
 import asyncio
+import itertools
 import re
+import time
 
 import pytest
 
@@ -33,25 +35,24 @@ def choices(tokenizer, text):
 
 def test_tokens_that_share_a_character_stand_under_it_together(gpt2):
     """No bytes are shown where a character came about."""
-    text = "「曹操」 a\n"
+    text = "「曹操」 a\n"  # 曹 is three tokens
     pieces = characters(gpt2, choices(gpt2, text))
     assert "".join(piece for piece, _ in pieces) == text
     assert sum(len(group) for _, group in pieces) == len(gpt2.encode(text)) > len(pieces)
     table = inside_html(gpt2, choices(gpt2, text), None)
-    assert "\\x" not in table and "\ufffd" not in table and "<th scope='row' rowspan='2'>「</th>" in table
+    assert "\\x" not in table and "<th scope='row' rowspan='3'>曹</th>" in table
 
 
 def test_a_part_of_a_character_is_shown_with_what_it_would_complete(gpt2):
     """Another second half makes another character; another first half is bytes."""
-    first, second = gpt2.encode("「")
-    other = gpt2.encode("」")[1]
+    first, second = gpt2.encode("下")
+    up, part = gpt2.ranks[b"\x8a"], gpt2.ranks[b"\xe6"]  # the second half of 上, the first third of 曹
     seen = [
-        Choice(first, [Candidate(first, 0.9, True, True), Candidate(gpt2.encode("中")[0], 0.1, False, False)]),
-        Choice(second, [Candidate(second, 0.9, True, True), Candidate(other, 0.1, False, False)]),
+        Choice(first, [Candidate(first, 0.9, True, True), Candidate(part, 0.1, False, False)]),
+        Choice(second, [Candidate(second, 0.9, True, True), Candidate(up, 0.1, False, False)]),
     ]
     cells = re.findall("<b>(.+?)</b>", inside_html(gpt2, seen, None))
-    assert cells[0] == "「<sub>1</sub>" and cells[2:] == ["「<sub>2</sub>", "」"]
-    assert cells[1] == f"<small>{gpt2.token_bytes(gpt2.encode('中')[0]).hex(' ')}</small>"
+    assert cells == ["下<sub>1</sub>", "<small>e6</small>", "下<sub>2</sub>", "上"]
 
 
 def test_what_the_chatbot_shows_is_what_was_said():
@@ -74,34 +75,32 @@ def test_a_talk_is_read_back_in_any_form_that_is_trained(tmp_path):
 
 
 def test_who_has_seen_nothing_yet_goes_first():
-    """A newcomer's items come before the next of somebody who is being shown some; then each gets one in turn."""
+    """A newcomer is computed for until there is something to see; then everybody gets a turn."""
     computed = []
 
     def items(name, silent):
-        for number in range(12):
+        for number in range(40):
             computed.append(name)
+            time.sleep(0.01)
             yield "" if number < silent else name
 
     async def listen(name, silent, begun):
         async for _ in visitors.gathered(items(name, silent), bool):
             begun.set()
-            if name == "old":
-                await asyncio.sleep(0)  # the newcomer comes
 
     async def both():
         begun = asyncio.Event()
         old = asyncio.create_task(listen("old", 0, begun))
         await begun.wait()
-        seen = len(computed)
-        await listen("new", 6, asyncio.Event())
+        await listen("new", 10, asyncio.Event())
         await old
-        return seen
 
     visitors = Visitors()
-    seen = asyncio.run(both())
-    first = computed[seen:].index("new")
-    assert first <= 2 and computed[seen + first :][:6] == ["new"] * 6
-    assert {"old", "new"} == set(computed[seen + first + 7 :]) and len(computed) == 24
+    asyncio.run(both())
+    first = computed.index("new")
+    assert first < 20 and computed[first:][:11] == ["new"] * 11 and len(computed) == 80
+    turns = [name for name, _ in itertools.groupby(computed[first + 11 :])]
+    assert len(turns) > 6 and not visitors.shown
 
 
 def test_the_page_has_every_word_in_both_languages():

@@ -1,4 +1,4 @@
-"""One model for all visitors of the page: they take turns, token by token."""
+"""One model for all visitors of the page: they take turns."""
 
 import asyncio
 import itertools
@@ -11,10 +11,11 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
+FIRST_TURN, TURN = 0.2, 0.03  # seconds that one computes at a stretch before anything is shown, and then
 
 
 class Visitors:
-    """A thread that computes for all visitors: who has seen nothing yet goes first, then a token each in turn.
+    """A thread that computes for all visitors: who has seen nothing yet goes first, then some tokens each in turn.
 
     No other thread may compute: OpenMP would have a team of threads for each of them, and three times slower ones,
     since they then wait for each other asleep.
@@ -54,19 +55,32 @@ class Visitors:
     async def gathered(
         self, generator: Iterator[Item], shows: Callable[[Item], bool] = lambda item: True
     ) -> AsyncIterator[list[Item]]:
-        """The items of a generator, each computed in its turn, in lists.
+        """The items of a generator, computed in its turns, in lists.
 
         The first list comes with the first item that shows something, others not oftener than pages are updated.
         """
-        visitor, waiting, items, updated, end = next(self.numbers), True, [], 0.0, object()
+        visitor, items, ended, updated = next(self.numbers), [], False, 0.0
         try:
-            while (item := await self.compute(next, generator, end, visitor=visitor if waiting else None)) is not end:
-                items.append(item)
-                if waiting and shows(item) or not waiting and time.perf_counter() - updated > len(self.shown) / UPDATES:
+            while not ended and not any(map(shows, items)):
+                more, ended = await self.compute(take, generator, FIRST_TURN, shows, visitor=visitor)
+                items += more
+            while items or not ended:
+                if ended or time.perf_counter() - updated > len(self.shown) / UPDATES:
                     yield items
-                    items, updated, waiting = [], time.perf_counter(), False
+                    items, updated = [], time.perf_counter()
                     self.shown.add(visitor)
-            if items:
-                yield items
+                if not ended:
+                    more, ended = await self.compute(take, generator, TURN, visitor=None)
+                    items += more
         finally:  # also where the visitor has pressed stop or closed the page
             self.shown.discard(visitor)
+
+
+def take(generator: Iterator[Item], seconds: float, until: Callable[[Item], bool] = lambda item: False):
+    """(what a generator gives in so many seconds, or until an item of that kind; whether it has come to its end)."""
+    items, started = [], time.perf_counter()
+    for item in generator:
+        items.append(item)
+        if until(item) or time.perf_counter() - started > seconds:
+            return items, False
+    return items, True
