@@ -230,7 +230,7 @@ with gr.Blocks(title="MiniGLM", analytics_enabled=False, delete_cache=(60, 60)) 
         ended.then(lambda: gr.Textbox(submit_btn=True, stop_btn=False), None, [box], **quietly)
     undone = chatbot.undo(take_back, [chatbot], outputs, **quietly)
     cleared = chatbot.clear(lambda: ("", ""), None, [rests_on, speed], **quietly)
-    kept_talks(page, chatbot, [rests_on, speed], [submitted, carded, again, undone, cleared])
+    kept_talks(page, chatbot, box, [rests_on, speed], [submitted, carded, again, undone, cleared])
     remember(page, [*chat_settings, *novel_settings, *sum(side_settings, []), kept_k, kept_p, *seen_settings])
     gr.api(say_once, api_name="chat")
 

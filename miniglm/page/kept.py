@@ -16,11 +16,11 @@ async def read_back(request: gr.Request, path):
     yield read_talks(path)
 
 
-def kept_talks(page: gr.Blocks, chatbot: gr.Chatbot, emptied: Sequence, changes: Sequence):
+def kept_talks(page: gr.Blocks, chatbot: gr.Chatbot, box: gr.Textbox, emptied: Sequence, changes: Sequence):
     """List the talks at the side: open, rename, delete, save them all as a file, read one back.
 
-    emptied: the texts that belong to a talk, and go when another one is shown. changes: events after which the talk
-    that is shown has changed.
+    box: where questions are written; what stands there outlives the page's being loaded anew. emptied: the texts that
+    belong to a talk, and go when another one is shown. changes: events after which the talk that is shown has changed.
     """
     alone: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
     with gr.Sidebar(label=say("talks"), open=False):
@@ -43,7 +43,7 @@ def kept_talks(page: gr.Blocks, chatbot: gr.Chatbot, emptied: Sequence, changes:
         listed.choose(None, None, js="() => miniglm.open()", **opened),
         new.click(None, None, js="() => miniglm.begin()", **opened),
         forget.click(None, None, js="() => miniglm.forget()", **opened),
-        page.load(None, None, js="() => miniglm.reload()", **opened),
+        page.load(None, None, [talk, name, listed, box], js="() => miniglm.reload()", **alone),
         upload.upload(read_back, [upload], [read], api_visibility="private").success(
             None, [read], js="talks => miniglm.readBack(talks)", **opened
         ),

@@ -25,6 +25,7 @@ THEME = gr.themes.Soft(font=FONTS, font_mono=["monospace"]).set(  # with more co
 
 LABELS = {  # what gradio calls some buttons: the word for it
     "Toggle Sidebar": "talks",
+    "Close": "close",
     "Copy": "copy",
     "Copy message": "copy",
     "Copy conversation": "copy_all",
@@ -36,7 +37,7 @@ LABELS = {  # what gradio calls some buttons: the word for it
 
 def script(paths: dict[str, str]) -> str:
     """What stands in the page's head. paths: the models' directories by what they are called."""
-    words = {key: TEXTS[key] for key in ("offline", "full", *LABELS.values())}
+    words = {key: TEXTS[key] for key in ("offline", "full", "error", *LABELS.values())}
     code = (HERE / "page.js").read_text(encoding="utf-8")
     known = f"const WORDS = {json.dumps(words)}, LABELS = {json.dumps(LABELS)}, PATHS = {json.dumps(paths)};".replace(
         "</", r"<\/"

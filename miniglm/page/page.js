@@ -1,7 +1,7 @@
 // What the browser does alone. The talks are kept here and nowhere else, each under its own key, so that two windows
 // of the page do not overwrite each other's. WORDS, LABELS and PATHS stand before this.
 const miniglm = (() => {
-  const PREFIX = "miniglm-talk-", CURRENT = "miniglm-current";
+  const PREFIX = "miniglm-talk-", CURRENT = "miniglm-current", DRAFT = "miniglm-draft";
   const word = key => WORDS[key][(navigator.language || "zh").startsWith("zh") ? 0 : 1];
   const escaped = text => { const box = document.createElement("p"); box.textContent = text; return box.innerHTML.replaceAll('"', "&quot;") };
   let current = sessionStorage.getItem(CURRENT);  // survives a reload and differs from window to window
@@ -43,7 +43,11 @@ const miniglm = (() => {
     forget() { if (current) localStorage.removeItem(current); return this.begin() },
     rename(name) { if (read(current)) put(read(current).messages, name.trim()); return list() },
     readBack(talks) { for (const messages of talks ?? []) { point(null); put(messages) } return shown() },
-    reload() { if (!read(current)) point(null); return shown() },
+    reload() {  // gradio does that, too, when the server comes back
+      if (!read(current)) point(null);
+      return [...shown(), sessionStorage.getItem(DRAFT) ?? ""];
+    },
+    leave() { sessionStorage.setItem(DRAFT, document.querySelector("#question textarea")?.value ?? "") },
     save() {
       const lines = all().map(talk => JSON.stringify({messages: talk.messages}) + "\n");
       if (!lines.length) return;
@@ -56,6 +60,7 @@ const miniglm = (() => {
   };
 })();
 
+addEventListener("pagehide", miniglm.leave);
 document.addEventListener("toggle", event => {  // a chapter opens where the sentence stands
   const chapter = event.target.querySelector?.(".chapter"), mark = chapter?.querySelector("mark");
   if (mark) chapter.scrollTop = mark.offsetTop - chapter.offsetTop - chapter.clientHeight / 3;
@@ -72,6 +77,9 @@ new MutationObserver(() => {
     }
   const heading = document.querySelector("h1");
   if (heading && document.title !== heading.textContent) document.title = heading.textContent;
-  for (const told of document.querySelectorAll(".toast-text"))
-    if (/^Connection (to the server|errored)/.test(told.textContent)) told.textContent = miniglm.word("offline");
+  for (const told of document.querySelectorAll("[data-testid=toast-text]"))
+    if (/^\s*Connection (to the server|errored)/.test(told.textContent)) {
+      told.textContent = miniglm.word("offline");
+      told.closest(".toast-body").querySelector(".toast-title").textContent = miniglm.word("error");
+    }
 }).observe(document, {childList: true, subtree: true});

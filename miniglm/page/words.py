@@ -78,6 +78,7 @@ TEXTS = {  # what it says: (Chinese, English)
     "stop": ("停", "Stop"),
     "talk": ("对话", "Talk"),
     "talks": ("存在这个浏览器里的对话", "Talks kept in this browser"),
+    "close": ("关掉", "Close"),
     "copy": ("复制", "Copy"),
     "copy_all": ("复制整段对话", "Copy the conversation"),
     "reset": ("恢复原来的值", "Reset to the default"),
