@@ -6,6 +6,7 @@ python sample_gradio.py --out_dir=out/demo-pretrain --lora=out/lora-a --lora=out
 
 import os
 import threading
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from miniglm.proxy import bypass_proxies
@@ -102,7 +103,7 @@ def take_back(event: gr.UndoData, turns):
     return question_of(event), before(turns, event), "", ""
 
 
-async def say_once(question: str) -> str:
+async def say_once(question: str) -> AsyncIterator[str]:
     """What the model that the page opens with answers to a question, longer and longer; for clients."""
     messages = [{"role": "user", "content": question}]
     defaults = [0, *(slider.value for slider in chat_settings[1:])]
@@ -221,7 +222,7 @@ with gr.Blocks(title="MiniGLM", analytics_enabled=False, delete_cache=(60, 60)) 
     # What the chat does; and what the browser keeps.
     quietly: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     inputs, outputs = [box, chatbot, chat_model, *chat_settings], [box, chatbot, rests_on, speed]
-    asking = quietly | {"inputs": inputs, "outputs": outputs}
+    asking: dict[str, Any] = quietly | {"inputs": inputs, "outputs": outputs}
     submitted = box.submit(ask, **asking, trigger_mode="once", validator=not_blank)
     carded = welcomed.ask(ask_card, **asking, trigger_mode="once")
     again = gr.on([chatbot.retry, chatbot.edit], ask_again, **asking, cancels=[submitted, carded])

@@ -30,7 +30,12 @@ def kept_talks(page: gr.Blocks, chatbot: gr.Chatbot, box: gr.Textbox, emptied: S
         name = gr.Textbox(label=say("rename"), max_length=60, elem_id="talk-name")
         forget = gr.Button(say("forget"), size="sm", elem_id="forget")
         save = gr.Button(say("export"), size="sm", elem_id="save")
-        upload = gr.UploadButton(say("import"), size="sm", file_types=[".jsonl", ".json"], elem_id="upload")
+        upload = gr.UploadButton(
+            say("import"),  # ty: ignore[invalid-argument-type], which is translated here, too
+            size="sm",
+            file_types=[".jsonl", ".json"],
+            elem_id="upload",
+        )
 
     talk, read = gr.JSON(visible=False), gr.JSON(visible=False)  # messages between the browser and the chatbot
     for change in changes:

@@ -43,10 +43,10 @@ async def answered(
     tool: where it may look something up. turns: how many earlier ones it is shown.
     """
     question = messages[-1]["content"]
-    shown = recent_turns(loaded, messages, int(turns)) if loaded.chat else question
+    shown = recent_turns(loaded, messages, int(turns))
     num_beams, _, max_new_tokens, *sampling = settings
     if not tool or num_beams > 1:  # beams look nothing up
-        async for text, speed in written(visitors, loaded, shown, *settings):
+        async for text, speed in written(visitors, loaded, shown if loaded.chat else question, *settings):
             yield [{"role": "assistant", "content": text}], "", speed
         return
     in_book = tool is loaded.book
