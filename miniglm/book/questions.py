@@ -332,6 +332,7 @@ def absent_records(book: Book, facts: Iterable[dict], rng: Random, evaluated=Fal
 
 PRONOUNS = "他 他 他 她 这个人 此人 那个人 这人 那人 这位"
 SAME, SAME_OF_ANOTHER = "{x}呢？ 那{x}呢？ {x}呢 那{x}呢 那么{x}呢？ 还有{x}呢？", 0.25
+THANKS = 0.25  # of the talks that change the subject end with a courtesy, or with what is beyond the book
 LONGEST_TALK = 450  # characters, so that it fits the demo's block
 LINKS = "那 那么 那 那 还有 另外 再问， 接着问， 好的， 谢谢，那 嗯，"
 
@@ -345,7 +346,7 @@ def changes(before: list[dict], then: list[dict], rng: Random) -> Iterator[dict]
     others = [each for each in before if each.get("Kind") not in ("greeting", "beyond") and "messages" not in each]
     while small and others and then:
         earlier = [rng.choice(rng.choice([small, others])) for _ in range(rng.choice([1, 1, 2]))]
-        last = rng.choice(then)
+        last = rng.choice(small if "Group" not in then[0] and rng.random() < THANKS else then)
         messages = sum(map(messages_in, [*earlier, last]), [])
         if sum(len(message["content"]) for message in messages) <= LONGEST_TALK:
             kind = {"Kind": "change"} if "Group" not in last else {"Kind": last["Kind"], "Group": "later"}

@@ -60,7 +60,7 @@ class BookReader:
         """What may be said to the last question: an answer, or a call for words of the questions and answers so far.
 
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
-        Where somebody of the book is named, or an episode, that is the first word; who is named with them is the
+        Where an episode is named, or somebody of the book, that is the first word; who is named with them is the
         second. Where something is asked for that is not learnt by heart, or somebody whom the book does not have, there
         is no answer before the book was asked. Where nothing is said, that cannot be answered.
         """
@@ -81,6 +81,7 @@ class BookReader:
             behind = grammar.state()
             for piece, starts, stops in pieces:
                 firsts = self.first_words(piece) if number == 0 else []
+                firsts = [word for word in firsts if word in self.passages.episodes] or firsts
                 for word in firsts:
                     others = self.named_with(word, firsts)
                     after = grammar.literal(state, word)
