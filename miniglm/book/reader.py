@@ -34,6 +34,7 @@ from miniglm.grammar import Grammar
 MOST_WORDS = 5  # in a call
 DEGREES = "最更很太"  # 谁最厉害 names nobody
 BESIDE = "和与與跟同、"  # stand between two who are named together
+HE = ("他", "她", "它", "此人", "这人", "那人", "这个人", "那个人", "这位", "那位")  # stand for somebody named before
 MOST_READ = 2  # places that the model is shown; a reader is shown all
 
 
@@ -61,8 +62,9 @@ class BookReader:
 
         A word of a call is a whole one: 孙悟 is none in 孙悟空是谁, but 孙悟空 is, between the words of a question.
         Where an episode is named, or somebody of the book, that is the first word; who is named with them is the
-        second. Where something is asked for that is not learnt by heart, or somebody whom the book does not have, there
-        is no answer before the book was asked. Where nothing is said, that cannot be answered.
+        second. If the last question does that, without a word for somebody named before, all words are its own. Where
+        something is asked for that is not learnt by heart, or somebody whom the book does not have, there is no answer
+        before the book was asked. Where nothing is said, that cannot be answered.
         """
         grammar = Grammar()
         if says_nothing(messages[-1]["content"]):
@@ -70,9 +72,9 @@ class BookReader:
             return grammar
         if not self.must_look(messages[-1]["content"]):
             grammar.free.add(grammar.literal(grammar.start, MARKERS["assistant"]))
-        said = [message["content"] for message in messages if message["role"] in ("user", "assistant")]
-        pieces = [(piece, *self.edges(piece)) for text in said for piece in re.split(r'["\\\s]+', text) if piece]
-        pieces = [(piece, starts, stops) for piece, starts, stops in pieces if starts]
+        pieces = self.pieces([messages[-1]["content"]])
+        if any(word in messages[-1]["content"] for word in HE) or not any(self.first_words(each[0]) for each in pieces):
+            pieces = self.pieces([each["content"] for each in messages if each["role"] in ("user", "assistant")])
         if not pieces:
             return grammar
         state, end = grammar.literal(grammar.start, MARKERS["search"] + '["'), grammar.state()
@@ -96,6 +98,11 @@ class BookReader:
             if number < MOST_WORDS - 1:
                 state = grammar.literal(closed, ', "')
         return grammar
+
+    def pieces(self, texts: Sequence[str]) -> list[tuple[str, list[int], list[int]]]:
+        """The pieces of texts whose words may be called for, with the edges of these, see edges."""
+        found = [(piece, *self.edges(piece)) for text in texts for piece in re.split(r'["\\\s]+', text) if piece]
+        return [(piece, starts, stops) for piece, starts, stops in found if starts]
 
     def named_with(self, name: str, firsts: Sequence[str]) -> list[str]:
         """Who is named beside somebody in a question, of its first words: the second word of a call."""

@@ -19,10 +19,14 @@ class Models:
     def __init__(self, visitors: Visitors, out_dir: str, lora: list[str], device: str, dtype: str, lookup: bool):
         """See the settings of sample_gradio.py. Opens out_dir's model with every adapter; raises UserError."""
         self.visitors, self.out_dir, self.lora = visitors, out_dir, lora
-        self.load = functools.lru_cache(maxsize=4)(
-            lambda name: origin.load(*((out_dir, device, dtype, name) if name in lora else (name, device, dtype)),
-                                     lookup=lookup)
-        )  # fmt: skip
+
+        @functools.lru_cache(maxsize=4)
+        def load(name):
+            if name in lora:
+                return origin.load(out_dir, device, dtype, name, lookup)
+            return origin.load(name, device, dtype, lookup=lookup)
+
+        self.load = load
         given = [*lora, out_dir]
         opened = {name: visitors.submit(self.load, name).result() for name in given}
         self.first = opened[given[0]]  # the model that the page opens with

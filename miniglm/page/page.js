@@ -28,7 +28,7 @@ const miniglm = (() => {
   }
 
   // What the page's events call: each gives what is then shown.
-  const list = () => "<ul>" + all().map(talk => `<li><button type="button" data-talk="${talk.id}"`
+  const list = () => "<ul>" + all().map(talk => `<li><button type="button" data-talk="${escaped(talk.id)}"`
     + `${talk.id === current ? ' aria-current="true"' : ""}>${escaped(named(talk))}</button></li>`).join("") + "</ul>";
   const shown = () => [read(current)?.messages ?? [], read(current)?.name ?? "", list()];
   return {
