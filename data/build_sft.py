@@ -29,7 +29,7 @@ from miniglm.book.indexing import passages_of
 from miniglm.book.known import KNOWN, read_about
 from miniglm.book.passages import Forms
 from miniglm.book.people import find_people, left_out, read_list
-from miniglm.book.questions import Book, Shares, book_records, learnt_by_heart, without_denials
+from miniglm.book.questions import BY_HEART, Book, Shares, book_records, mentioned, without_denials
 from miniglm.book.reader import BookReader
 from miniglm.book.sections import chinese_number, describe, read_book, unit_of
 from miniglm.book.smalltalk import SmallTalk
@@ -101,10 +101,9 @@ absence = Absence(text, sections, people, words)
 count = chinese_number(absence.chapters) + words.unit
 whole = words.answer("absent chapter", x="", n=count) if absence.chapters else ""
 talk = SmallTalk(words, list(people), re.findall(r"\w{3,5}", text)[::20])
-heart = learnt_by_heart(facts)
-forms = Forms(words.answer("absent", x=""), whole, talk.beyond, heart)
+forms = Forms(words.answer("absent", x=""), whole, talk.beyond, BY_HEART, mentioned(facts))
 reader = BookReader(passages_of(sections, known, forms, absence.full_names))
-book = Book(sections, facts, people, absence, words, reader, talk, heart)
+book = Book(sections, facts, people, absence, words, reader, talk)
 if not people:
     print("nobody to ask about: questions about the chapters alone (--entities=FILE gives a list of people)")
 

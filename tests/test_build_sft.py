@@ -421,8 +421,8 @@ def test_a_talk_may_change_its_subject(project, evaluation):
         roles = [message["role"] for message in messages]
         last = len(roles) - 1 - roles[::-1].index("user")
         before = [message["content"] for message in messages[:last]]
-        assert last in (2, 4) and roles[:last] == ["user", "assistant"] * (last // 2)
-        assert set(zip(before[::2], before[1::2])) <= alone
+        assert last > 1 and roles[:last] == ["user", "assistant"] * (last // 2)
+        assert (before[0], before[1]) in alone
     greeted = sum(any(word in messages[1]["content"] for word in ("你好", "答不了", "客气")) for messages in changes)
     later = [each for each in evaluation if each["Group"] == "later"]
     assert 0.2 < greeted / len(changes) < 0.9 and len(changes) > 500 and len(later) > 100

@@ -101,7 +101,8 @@ class Forms:
     absent: str = "，书中没有这个人。"  # behind a name
     absent_chapter: str = ""  # behind a chapter's label; "" where chapters cannot be counted
     beyond: str = "这个我答不了。"  # what was not taught, or is beyond the book, and what can be asked
-    by_heart: Sequence[str] | int = ()  # of whom the model has learnt something by heart; a number: so many, the first
+    by_heart: int = 0  # people, the best known, of whom the model has learnt something by heart
+    mentioned: Sequence[str] = ()  # those of them of whom it has not learnt who they are
 
 
 class Passages:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -18,7 +18,7 @@ from miniglm.book.smalltalk import SmallTalk
 from miniglm.book.wordings import LEADS, MORE_WORDINGS, NEW_WORDINGS, TRAINED_WORDINGS, Words
 from miniglm.errors import refuse
 
-BY_HEART = 30  # people whose facts are learnt by heart, see learnt_by_heart; of the others the book is asked
+BY_HEART = 30  # people, the best known, whose facts are learnt by heart; of the others the book is asked
 HEART = "who courtesy whose alias called first chief most author length"  # kinds that are
 TALKS = {"title": 4, "episode": 6}  # talks for each fact of a kind that is looked up; of others one
 LOOKED_UP_MOST = 240  # talks trained for each kind of fact that is looked up
@@ -27,10 +27,10 @@ UNTOLD = 0.2  # talks in which the book does not tell such a thing of somebody, 
 OFTEN = 12  # questions trained for each fact about somebody whose facts are learnt by heart
 
 
-def learnt_by_heart(facts: Iterable[dict]) -> list[str]:
-    """The best known people of whom the book says more than a mention: BY_HEART of them at most."""
-    told = [fact for fact in facts if fact["kind"] == "who" and fact.get("by_heart", True)]
-    return list(dict.fromkeys(fact["about"] for fact in sorted(told, key=lambda fact: fact["fame"])))[:BY_HEART]
+def mentioned(facts: Iterable[dict]) -> list[str]:
+    """The people among the best known of whom the book says no more than a mention: who they are is looked up."""
+    told = [fact for fact in facts if fact["kind"] == "who" and fact["fame"] < BY_HEART]
+    return list(dict.fromkeys(fact["about"] for fact in told if not fact.get("by_heart", True)))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class Book:
     words: Words
     reader: BookReader
     talk: SmallTalk
-    heart: Sequence[str]  # the people whose facts are learnt by heart
 
     def ask(self, fact, rng: Random) -> list[str]:
         """All questions about a fact in the words that are trained, in random order."""
@@ -56,7 +55,7 @@ class Book:
 
     def is_by_heart(self, fact) -> bool:
         """Whether a fact is learnt by heart."""
-        known = fact["about"] not in self.people or fact["about"] in self.heart
+        known = fact["about"] not in self.people or fact["fame"] < BY_HEART
         return known and fact["kind"] in HEART.split() and fact.get("by_heart", True)
 
     def told(self, fact, question: str) -> dict | None:
@@ -218,7 +217,7 @@ def fact_records(book: Book, held_out: set, wordings: int, rng: Random):
         if fact["about"] in held_out or enough:
             groups["unseen"].append((fact, usual[0]))
             continue
-        often = OFTEN if fact["about"] in book.heart else wordings * MORE_WORDINGS.get(kind, 1)
+        often = OFTEN if fact.get("fame", BY_HEART) < BY_HEART else wordings * MORE_WORDINGS.get(kind, 1)
         count = often if by_heart else TALKS.get(kind, 1)
         trained = [book.told(fact, book.words.as_typed(question, rng)) for question in usual[:count]]
         trained = {question_in(each): each for each in trained if each}
@@ -367,7 +366,7 @@ def follow_ups(book: Book, held_out: set, rng: Random) -> Iterator[dict]:
     """
     by_person = defaultdict(list)
     for fact in book.facts:
-        if fact["about"] in book.heart and fact["about"] not in held_out:
+        if fact["about"] in book.people and fact["about"] not in held_out and fact.get("fame", BY_HEART) < BY_HEART:
             if book.is_by_heart(fact) and fact["kind"] not in ("whose", "called"):
                 by_person[fact["about"]].append(fact)
     people = [person for person, facts in by_person.items() if len(facts) > 1]

@@ -32,6 +32,7 @@ from miniglm.conversation import MARKERS, Messages
 from miniglm.grammar import Grammar
 
 MOST_WORDS = 5  # in a call
+OF_NAMES = "字叫称号名稱號"  # ask how somebody is called; without one, and no 最早, they are asked for themselves
 DEGREES = "最更很太"  # 谁最厉害 names nobody
 BESIDE = "和与與跟同、"  # stand between two who are named together
 HE = ("他", "她", "它", "此人", "这人", "那人", "这个人", "那个人", "这位", "那位")  # stand for somebody named before
@@ -180,7 +181,10 @@ class BookReader:
         people = {book.person(word) for word in words if len(word) > 1} - {""}
         if people:
             told = any(word in meanings() and kinds_of([word]) != ["courtesy"] for word in words)
-            return told or len(people) > 1 or not people & self.by_heart
+            known = people & self.by_heart
+            if not any(word in question for word in OF_NAMES) and not any(asks_first(word) for word in words):
+                known -= set(book.forms.mentioned)
+            return told or len(people) > 1 or not known
         chapter = any(CHAPTER.fullmatch(word) or LAST_CHAPTER.fullmatch(word) for word in words)
         strange = any(book.is_like_name(word) and book.is_missing(word) for word in words)
         return chapter or strange and asks_who(question)
@@ -215,8 +219,7 @@ class BookReader:
     @functools.cached_property
     def by_heart(self) -> set[str]:
         """The people of whom the model has learnt something by heart."""
-        known = self.passages.forms.by_heart
-        return set(list(self.passages.people)[:known] if isinstance(known, int) else known)
+        return set(list(self.passages.people)[: self.passages.forms.by_heart])
 
     @functools.cached_property
     def vocabulary(self) -> re.Pattern:
