@@ -60,6 +60,11 @@ records = read_table(table) if table else None
 models = Models(visitors, out_dir, lora, device, dtype, lookup == "auto")
 
 
+def tool_of(loaded):
+    """Where a model may look something up: the table, or its book."""
+    return Table(records) if records and loaded.searches else loaded.book
+
+
 async def reply(request, turns, name, *settings):
     """The box, emptied once; the talk with an answer to its last question; what that rests on; the speed.
 
@@ -67,9 +72,8 @@ async def reply(request, turns, name, *settings):
     """
     yield gr.Textbox("", submit_btn=False, stop_btn=True), turns, "", ""
     try:
-        loaded = await models.open(name)
-        tool = Table(records) if records and loaded.searches else loaded.book
-        async for said, rests_on, speed in answered(visitors, loaded, tool, messages_of(turns), request, *settings):
+        loaded, messages = await models.open(name), messages_of(turns)
+        async for said, rests_on, speed in answered(visitors, loaded, tool_of(loaded), messages, request, *settings):
             yield gr.skip(), [*turns, *shown(said)], rests_on, speed
     except UserError as error:
         yield gr.skip(), [*turns, failed(trouble(error, request))], "", ""
@@ -107,8 +111,7 @@ async def say_once(question: str) -> AsyncIterator[str]:
     """What the model that the page opens with answers to a question, longer and longer; for clients."""
     messages = [{"role": "user", "content": question}]
     defaults = [0, *(slider.value for slider in chat_settings[1:])]
-    tool = Table(records) if records and models.first.searches else models.first.book
-    async for said, _, _ in answered(visitors, models.first, tool, messages, None, *defaults):
+    async for said, _, _ in answered(visitors, models.first, tool_of(models.first), messages, None, *defaults):
         yield said[-1]["content"]
 
 

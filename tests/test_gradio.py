@@ -612,6 +612,22 @@ def test_an_answer_streams_until_it_is_stopped(browser, slow_page):
     assert conversation() == stopped
 
 
+def test_nobody_leaves_a_talk_while_it_is_answered(browser, slow_page):
+    """The answer would be kept in another one's place: a click on a new talk, or on an old one, waits for its end."""
+    here = browser()
+    conversation = ask(here, slow_page[0], "却说曹操")
+    wait_for(lambda: len(conversation()) > 30)
+    names = open_talks(here)
+    here.execute_script("document.querySelector('#new').click()")
+    first = conversation()
+    wait_for(lambda: "却说曹操" in conversation() and len(conversation()) > len(first))
+    find(here, "#question [data-testid=stop-button]").click()
+    wait_for(lambda: names() == ["却说曹操"])
+    here.execute_script("document.querySelector('#new').click()")
+    wait_for(lambda: "却说曹操" not in conversation())
+    assert names() == ["却说曹操"]
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="CPU time is read from /proc")
 def test_who_closes_the_page_frees_the_model(browser, slow_page):
     """A generation whose reader has gone does not go on to its end."""

@@ -1,4 +1,4 @@
-"""What the page is worked with: lists of models, settings, a button that starts and one that stops."""
+"""What the page is worked with: settings, kept in the browser; a button that starts and one that stops."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,11 +8,12 @@ import gradio as gr
 from miniglm.decoding import Sampling
 from miniglm.page.words import say
 
+LABELS = ("turns", "beams", "length", "longest", "temperature", "penalty", "ngram")  # settings with a word of ours
 CALM, LIVELY = (0, 1), (0.8, 0.9)  # temperature and top-p: the likeliest each time; bold, but not wild
 
 
 def settings(temperature: float, top_p: float, prefix: str, turns: int | None = None) -> list[gr.Slider | gr.Number]:
-    """The settings of a tab, not rendered, in the order of the arguments of the script's `written`.
+    """The settings of a tab, not rendered, in the order of the arguments of speech.written.
 
     prefix: of their ids on the page. turns: how many earlier ones are shown; None for a tab that is no talk.
     """
@@ -39,9 +40,6 @@ def settings(temperature: float, top_p: float, prefix: str, turns: int | None = 
         slider("ngram", 0, 8, 0, 1, "ngram"),
         seed,
     ]
-
-
-LABELS = ("turns", "beams", "length", "longest", "temperature", "penalty", "ngram")
 
 
 def remember(page: gr.Blocks, sliders: Sequence[gr.Slider | gr.Number]):
@@ -81,8 +79,8 @@ def render(sliders: Sequence[gr.Slider | gr.Number]):
                 slider.render()
 
 
-def buttons(function: Callable, inputs: Sequence, outputs: Sequence, box: gr.Textbox, prefix: str, *more) -> list:
-    """A button that starts an action and one that stops it; Enter in `box` starts it too. Gives what runs.
+def buttons(function: Callable, inputs: Sequence, outputs: Sequence, box: gr.Textbox, prefix: str, *more):
+    """A button that starts an action and one that stops it; Enter in `box` starts it too.
 
     more: (an event of a component, its function) that runs in the same place.
     """
@@ -92,4 +90,3 @@ def buttons(function: Callable, inputs: Sequence, outputs: Sequence, box: gr.Tex
     running = [gr.on([start.click, box.submit], function, inputs, outputs, api_visibility="private")]
     running += [event(other, inputs, outputs, api_visibility="private", cancels=running) for event, other in more]
     stop.click(None, cancels=running, api_visibility="private")
-    return running

@@ -30,6 +30,7 @@ const miniglm = (() => {
   // What the page's events call: each gives what is then shown.
   const list = () => "<ul>" + all().map(talk => `<li><button type="button" data-talk="${escaped(talk.id)}"`
     + `${talk.id === current ? ' aria-current="true"' : ""}>${escaped(named(talk))}</button></li>`).join("") + "</ul>";
+  const busy = () => document.querySelector("#question [data-testid=stop-button]");  // an answer is being written
   const shown = () => [read(current)?.messages ?? [], read(current)?.name ?? "", list()];
   return {
     keep(messages) {
@@ -38,11 +39,21 @@ const miniglm = (() => {
       return list();
     },
     choose(id) { chosen = id },
-    open() { point(chosen); return shown() },
-    begin() { point(null); return shown() },
-    forget() { if (current) localStorage.removeItem(current); return this.begin() },
-    rename(name) { if (read(current)) put(read(current).messages, name.trim()); return list() },
-    readBack(talks) { for (const messages of talks ?? []) { point(null); put(messages) } return shown() },
+    // Nobody leaves a talk while it is answered: the answer would be kept in another one's place.
+    open() { if (!busy()) point(chosen); return shown() },
+    begin() { if (!busy()) point(null); return shown() },
+    forget() { if (current && !busy()) localStorage.removeItem(current); return this.begin() },
+    rename(name) {
+      const talk = read(current);
+      if (talk && talk.name !== name.trim()) put(talk.messages, name.trim());
+      return list();
+    },
+    readBack(talks) {
+      const before = current;
+      for (const messages of talks ?? []) { point(null); put(messages) }
+      if (busy()) point(before);
+      return shown();
+    },
     reload() {  // gradio does that, too, when the server comes back
       if (!read(current)) point(null);
       return [...shown(), sessionStorage.getItem(DRAFT) ?? ""];
