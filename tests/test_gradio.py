@@ -509,9 +509,10 @@ def test_another_token_is_chosen_and_the_text_goes_on_from_it(browser, page):
     open_tab(here, page, "看里面")
     find(here, "#inside-go").click()
     heads = "return [...document.querySelectorAll('.inside tbody th')].map(head => head.innerText)"
-    wait_for(lambda: text_of(here, "#speed")() or len(here.execute_script(heads)) > 20)
+    wait_for(lambda: len(here.execute_script(heads)) > 20)
     find(here, "#inside-stop").click()
     time.sleep(2)
+    wait_for(lambda: len(here.execute_script(heads)) > 20)
     before = here.execute_script(heads)
     other = "return [...document.querySelectorAll('.inside tbody tr')][2].querySelector('td:not(.taken) button')"
     wanted = here.execute_script(f"{other}.querySelector('b').innerText")

@@ -37,6 +37,11 @@ def kept_talks(page: gr.Blocks, chatbot: gr.Chatbot, box: gr.Textbox, emptied: S
             elem_id="upload",
         )
 
+    def show(messages):
+        if messages is None:  # the talk that is there is being answered, and stays
+            return [gr.skip()] * (1 + len(emptied))
+        return [shown(messages), *[""] * len(emptied)]
+
     talk, read = gr.JSON(visible=False), gr.JSON(visible=False)  # messages between the browser and the chatbot
     for change in changes:
         kept = change.then(messages_of, [chatbot], [talk], **alone)
@@ -53,4 +58,4 @@ def kept_talks(page: gr.Blocks, chatbot: gr.Chatbot, box: gr.Textbox, emptied: S
             None, [read], js="talks => miniglm.readBack(talks)", **opened
         ),
     ):
-        event.then(lambda messages: (shown(messages or []), *[""] * len(emptied)), [talk], [chatbot, *emptied], **alone)
+        event.then(show, [talk], [chatbot, *emptied], **alone)

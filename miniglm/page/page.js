@@ -31,7 +31,7 @@ const miniglm = (() => {
   const list = () => "<ul>" + all().map(talk => `<li><button type="button" data-talk="${escaped(talk.id)}"`
     + `${talk.id === current ? ' aria-current="true"' : ""}>${escaped(named(talk))}</button></li>`).join("") + "</ul>";
   const busy = () => document.querySelector("#question [data-testid=stop-button]");  // an answer is being written
-  const shown = () => [read(current)?.messages ?? [], read(current)?.name ?? "", list()];
+  const shown = () => [busy() ? null : read(current)?.messages ?? [], read(current)?.name ?? "", list()];
   return {
     keep(messages) {
       if (messages?.length) put(messages);
