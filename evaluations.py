@@ -61,7 +61,7 @@ lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it 
 grammar = True  # calls and quotations keep to the words that they may have; False shows what the model does alone
 batch_size: Positive = 64  # windows of the held-out split that are measured at once
 device = "auto"  # auto, cpu, cuda, mps
-dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
+dtype: WeightDtype = "auto"  # of the weights, auto: as stored; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 SAMPLES = 16  # texts that a model writes for measure_split

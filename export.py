@@ -17,8 +17,9 @@ import torch
 from configurator import FilePath, configure
 from miniglm import origin
 from miniglm.conversation import chat_template
+from miniglm.conversion import gguf_tensors
 from miniglm.errors import UserError, refuse
-from miniglm.families import family_of, folded_shape, gguf_tensors
+from miniglm.families import family_of
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
@@ -37,14 +38,16 @@ DTYPES = {"gguf": ("f32", "f16", "bf16", "q8_0", "q4_0"), "hf": tuple(HF_DTYPES)
 LARGEST_ONNX = 2 << 30  # bytes: a file of protocol buffers
 
 
-def write_gguf(path, model, tokenizer, chat, dtype):
-    """Write model and tokenizer as one GGUF file, of the architecture that computes what the model does."""
+def write_gguf(path, loaded, dtype):
+    """Write a Loaded model as one GGUF file, tokenizer included, of the architecture that computes what it does."""
     import gguf
 
+    model, tokenizer = loaded.model, loaded.tokenizer
     if not isinstance(tokenizer, Tokenizer):
         raise UserError("llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
-    family, config = family_of(model.config), folded_shape(model.config)
-    writer = gguf.GGUFWriter(path, family.model_type)
+    family, config = family_of(model.config, loaded.family)
+    refuse(not family.llama_cpp, f"llama.cpp knows no {family.title}", "choose --to=hf or --to=onnx")
+    writer = gguf.GGUFWriter(path, family.llama_cpp)
     writer.add_name("MiniGLM")
     writer.add_context_length(config.block_size)
     writer.add_embedding_length(config.n_embd)
@@ -60,6 +63,15 @@ def write_gguf(path, model, tokenizer, chat, dtype):
         writer.add_layer_norm_eps(config.norm_eps)
     if config.positions == "rope":
         writer.add_rope_freq_base(config.rope_theta)
+        writer.add_rope_dimension_count(config.rotated)
+        if config.scaling[0] == "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(config.scaling[1][0])
+    if family.title in ("Granite", "MiniCPM"):
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(1 / config.logits_multiplier)
+        writer.add_attention_scale(config.scale)
     padding = range(tokenizer.vocab_size, config.vocab_size)  # rows of the embedding that stand for no token
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -70,11 +82,11 @@ def write_gguf(path, model, tokenizer, chat, dtype):
     writer.add_bos_token_id(tokenizer.end_id)
     writer.add_eos_token_id(tokenizer.end_id)
     writer.add_add_bos_token(False)
-    if chat:
+    if loaded.chat:
         writer.add_chat_template(chat_template())
     kind = gguf.GGMLQuantizationType[dtype.upper()]
     block = gguf.GGML_QUANT_SIZES[kind][0]
-    for name, tensor, exact in gguf_tensors(model):
+    for name, tensor, exact in gguf_tensors(model, loaded.family):
         # As llama.cpp's own converter does: vectors and positions stay exact, what no block divides becomes f16.
         fitting = kind if tensor.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
         used = gguf.GGMLQuantizationType.F32 if exact else fitting
@@ -166,12 +178,12 @@ example = "DIR" if to == "hf" else f"FILE.{to}"
 refuse(not save_path, "no place to write to is named", f"give one as --save_path={example}")
 loaded = origin.load(out_dir, device="cpu", lora=lora)
 if to == "hf":
-    write_hf(save_path, loaded.model, loaded.tokenizer, loaded.chat, dtype)
+    write_hf(save_path, loaded.model, loaded.tokenizer, loaded.chat, dtype, loaded.family)
 else:
     try:
         with replace_whole(save_path) as partial:
             if to == "gguf":
-                write_gguf(partial, loaded.model, loaded.tokenizer, loaded.chat, dtype)
+                write_gguf(partial, loaded, dtype)
             else:
                 write_onnx(partial, loaded.model, dtype)
     except ImportError as error:

@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-LARGEST, LARGEST_TABLE = 1 << 31, 1 << 27  # a number of a configuration; cosines of rotary positions
+LARGEST = 1 << 31  # a number of a configuration
 CHOICES = {
     "norm": ("layer", "rms"),
     "activation": ("gelu", "gelu_tanh", "silu", "relu2"),
@@ -104,11 +104,8 @@ class GLMConfig:
                 f"rotary positions turn pairs, {self.rotated} of {self.head_size} numbers of a head are none;"
                 " choose another --head_dim or --rope_share"
             )
-        if self.rope_theta < 1 or self.block_size * self.rotated > LARGEST_TABLE:
-            raise ValueError(
-                f"rotary positions with a theta of {self.rope_theta} for {self.block_size} places cannot be;"
-                " choose a --rope_theta of 1 or more and a smaller --block_size"
-            )
+        if self.rope_theta < 1:
+            raise ValueError(f"a theta of {self.rope_theta} cannot be; choose a --rope_theta of 1 or more")
         self.scaling  # noqa: B018, it raises
 
     @property
@@ -157,7 +154,7 @@ class GLMConfig:
 
 def rope_frequencies(config: GLMConfig) -> torch.Tensor:
     """How far each pair turns a token, (rotated / 2,) float32, in radians."""
-    exponents = torch.arange(0, config.rotated, 2).float() / config.rotated
+    exponents = torch.arange(0, config.rotated, 2, device="cpu").float() / config.rotated
     frequencies = config.rope_theta**-exponents
     kind, values = config.scaling
     if kind == "linear":
@@ -192,21 +189,19 @@ class Rotary(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        angles = torch.outer(torch.arange(config.block_size).float(), rope_frequencies(config))
-        cos, sin = angles.cos(), angles.sin()  # (block_size, pairs)
-        if config.rope_pairs == "halves":  # number i turns with number i + pairs
-            table = torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
-        else:  # number 2 i with number 2 i + 1
-            table = cos.repeat_interleave(2, 1), torch.stack([-sin, sin], 2).flatten(1)
         self.halves, self.rotated, self.all = config.rope_pairs == "halves", config.rotated, config.rope_share == 1
-        self.cos: torch.Tensor
-        self.sin: torch.Tensor
-        self.register_buffer("cos", table[0], persistent=False)
-        self.register_buffer("sin", table[1], persistent=False)  # with the sign that each number takes its partner with
+        self.frequencies = rope_frequencies(config)  # no buffer: it would become bfloat16 with the weights
 
     def at(self, positions, dtype):
-        """(cos, sin) for positions (T,) or (B, T): (..., T, 1, rotated), the same for every head."""
-        return self.cos[positions, None].to(dtype), self.sin[positions, None].to(dtype)
+        """(cos, sin) for positions (T,) or (B, T): (..., T, 1, rotated), the same for every head.
+
+        sin has the sign with which each number takes its partner.
+        """
+        angles = positions[..., None, None].float() * self.frequencies.to(positions.device)  # (..., T, 1, pairs)
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        if self.halves:  # number i turns with number i + pairs
+            return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        return cos.repeat_interleave(2, -1), torch.stack([-sin, sin], -1).flatten(-2)  # 2 i with 2 i + 1
 
     def forward(self, x, cos, sin):
         """x (B, T, heads, hs), turned."""

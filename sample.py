@@ -57,7 +57,7 @@ num_beams: Annotated[int, Bounds(1, 64)] = 1  # above 1: search for the likelies
 length_penalty: Annotated[float, Bounds(-10, 10)] = 1.0  # of beams: above 0 favours long texts, below 0 short ones
 seed: Annotated[int, Bounds(0, 2**63 - 1)] = 1337  # the same seed gives the same samples
 device = "auto"  # auto, cpu, cuda, mps
-dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
+dtype: WeightDtype = "auto"  # of the weights, auto: as stored; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 configure(globals())

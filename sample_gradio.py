@@ -43,7 +43,7 @@ host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = os.environ.get("MINIGLM_AUTH", "")  # NAME:PASSWORD that a visitor must give; from there nobody can read it off
 share = False  # a public address through gradio's servers, with --auth only
 device = "auto"  # auto, cpu, cuda, mps
-dtype: WeightDtype = "float32"  # of the weights; the narrower, the faster on large models
+dtype: WeightDtype = "auto"  # of the weights, auto: as stored; the narrower, the faster on large models
 # -----------------------------------------------------------------------------
 
 configure(globals())

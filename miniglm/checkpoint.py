@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from miniglm.conversion import Weights
 from miniglm.errors import UserError, refuse
-from miniglm.families import Weights
+from miniglm.families import HEAD
 from miniglm.files import is_plain_name, link_whole, write_json, write_whole
 from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, checked, save_adapter
 from miniglm.typed import Normalisation
@@ -62,6 +63,7 @@ class Checkpoint:
     scaler: dict = field(default_factory=dict)
     adapter: Adapter | None = None
     base: str = ""  # where the model is that the adapter was folded into, once it was
+    family: str = ""  # the title of the family of others that the model came from, see families.py
 
     def to_file(self) -> dict:
         """What is written: nested dicts and lists of tensors, numbers and texts, which weights_only=True opens."""
@@ -72,6 +74,7 @@ class Checkpoint:
             "chat": self.chat,
             "searches": self.searches,
             "tokenizer": self.fingerprint,
+            "family": self.family,
             "optimizers": self.optimizers,
             "scaler": self.scaler,
             "iter_num": self.state.step,
@@ -107,6 +110,7 @@ class Checkpoint:
             chat=content["chat"],
             fingerprint=content["tokenizer"],
             searches=bool(content.get("searches")),
+            family=str(content.get("family", "")),
             state=state,
             optimizers=content["optimizers"],
             scaler=content.get("scaler") or {},
@@ -121,7 +125,7 @@ def save_checkpoint(out_dir, checkpoint: Checkpoint, tokenizer: AnyTokenizer, be
     """
     folder, step = Path(out_dir), checkpoint.state.step
     if checkpoint.adapter:
-        save_adapter(folder, checkpoint.adapter, GLMConfig(**checkpoint.shape))
+        save_adapter(folder, checkpoint.adapter, GLMConfig(**checkpoint.shape), checkpoint.family)
     names = [CHECKPOINT]  # last: a run that is killed in between takes these steps again, and writes the others again
     if keep_last > 1:
         names.insert(0, NUMBERED.format(step))
@@ -184,7 +188,7 @@ def load_checkpoint(place, mmap: bool = False) -> Checkpoint:
     refuse(not path.is_file(), f"no checkpoint {path}", "train first, or check --out_dir")
     try:
         refuse_bombs(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content = unpickled(path, mmap)
         checkpoint = Checkpoint.from_file(content)
         weights = [*checkpoint.weights.values(), *(checkpoint.adapter.weights.values() if checkpoint.adapter else ())]
         if sum(weight.nbytes for weight in weights) > 2 * path.stat().st_size:  # the tied embedding stands twice
@@ -196,6 +200,11 @@ def load_checkpoint(place, mmap: bool = False) -> Checkpoint:
             f"{path} is cut off, damaged or no checkpoint of MiniGLM", "train again, or copy the file again"
         ) from error
     return checkpoint
+
+
+def unpickled(path, mmap: bool = True):
+    """The content of a file of torch's, on the CPU; runs no code from it. mmap: see load_checkpoint."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def refuse_bombs(path):
@@ -234,9 +243,10 @@ def shape_in(checkpoint: Checkpoint, place) -> GLMConfig:
         raise UserError(f"{place} holds a model of no shape", "train again, or copy the file again") from error
 
 
-def build_model(checkpoint: Checkpoint, **changes) -> MiniGLM:
-    """The model of a checkpoint, with its weights. changes: fields of GLMConfig to override (dropout).
+def build_model(checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float32, **changes) -> MiniGLM:
+    """The model of a checkpoint, with copies of its weights, which are read one after the other.
 
+    dtype: of the weights; None: as they are stored. changes: fields of GLMConfig to override (dropout).
     Raises UserError where the weights do not fit the shape.
     """
     try:
@@ -244,15 +254,31 @@ def build_model(checkpoint: Checkpoint, **changes) -> MiniGLM:
         if config.n_layer > len(weights):
             raise ValueError("more blocks than weights")
         with torch.device("meta"):  # takes no memory, whatever shape a file claims
-            shapes = {name: weight.shape for name, weight in MiniGLM(config).state_dict().items()}
-        if shapes != {name: weight.shape for name, weight in weights.items() if weight.is_contiguous()}:
+            model = MiniGLM(config)
+        sizes = {name: weight.shape for name, weight in model.state_dict().items()}
+        if sizes.keys() != set(weights):
             raise ValueError("other weights")
-        if not all(weight.isfinite().all() for weight in weights.values()):
-            raise ValueError("weights that are no numbers")
-        model = MiniGLM(config)
-        model.load_state_dict(weights)
+        # The largest come first: what reading one takes beside it is least when memory is fullest.
+        own = [name for name in sizes if name != HEAD or not config.tied]
+        for name in sorted(own, key=lambda name: sizes[name].numel(), reverse=True):
+            weight = weights[name]
+            finite = all(map(math.isfinite, extremes(weight)))
+            if weight.shape != sizes[name] or not weight.is_contiguous() or not finite:
+                raise ValueError(f"{name} is of another shape, or holds what is no number")
+            dtype = dtype or weight.dtype
+            module, _, part = name.rpartition(".")
+            setattr(model.get_submodule(module), part, torch.nn.Parameter(weight.to(dtype, copy=True)))
+        if config.tied:
+            model.lm_head.weight = model.token_embedding.weight
+    except UserError:
+        raise
     except Exception as error:  # shapes of odd types fail in as many ways
         raise UserError(
             "the checkpoint's weights do not fit its own shape", "train again, or copy the file again"
         ) from error
     return model
+
+
+def extremes(weight: torch.Tensor) -> list[float]:
+    """The least and the largest number of a tensor; nan where there is one."""
+    return [each.item() for each in weight.aminmax()] if weight.numel() else []

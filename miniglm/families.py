@@ -1,19 +1,20 @@
-"""The shapes and names of models that others know, and how they become ours and ours theirs. It knows no files.
+"""The kinds of models that others know, as records. It knows no files and no weights.
 
 A family is a record: which knobs of our decoder make it, what its config.json calls them, how its weights are named and
-stored, what llama.cpp calls its parts. A model of ours that computes the same, only told otherwise, is folded into it.
+stored, what llama.cpp calls its parts. Each is read in both directions: shape_of says what a config.json describes,
+config_of how a shape of ours is told. How weights are carried over stands in conversion.py.
 """
 
+import math
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
 from miniglm.errors import UserError, refuse
-from model import GLMConfig, MiniGLM
-
-Weights = dict[str, torch.Tensor]
+from model import PLACES, GLMConfig
 
 BLOCK = "transformer.h.{}."  # what the names of our block number {} begin with
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # in a state dict of ours
@@ -23,30 +24,88 @@ ROLES = {"attention": ("attn.c_attn",), "output": ("attn.c_proj",), "mlp": ("mlp
 IS_LINEAR = re.compile(re.escape(BLOCK).replace(r"\{\}", r"\d+") + f"({'|'.join(map(re.escape, LINEAR))})")
 NUMBER = re.compile(r"\.(\d+)\.")  # of a block, in a name
 
+Names = dict[str, tuple[str, ...]]  # of modules, ours: theirs, several where we join them; {} is a block's number
+
+
+class Unlike(Exception):
+    """A config.json that tells of something our decoder does not do; the message says what."""
+
+
+def nothing(_) -> dict[str, Any]:
+    """No further values."""
+    return {}
+
+
+def as_stored(_: GLMConfig) -> dict[str, torch.Tensor]:
+    """No module whose rows stand in another order."""
+    return {}
+
 
 @dataclass(frozen=True)
 class Family:
     """A kind of model of others."""
 
     title: str  # as it is called
-    model_type: str  # in config.json, and llama.cpp's name of the architecture
-    architecture: str  # transformers' class
+    model_type: str  # in config.json
+    architecture: str  # transformers' class, or the one in its authors' code
     knobs: dict[str, Any]  # the fields of GLMConfig that all its models share
     fields: dict[str, tuple[str, Any]]  # the others: what config.json calls one, its value where it is not there
     plain: dict[str, tuple]  # what config.json can set otherwise, and the values that mean what our model computes
-    modules: dict[str, tuple[str, ...]]  # ours, {} for a block's number: theirs, several where we join them
-    gguf: dict[str, tuple[str, ...]]  # the same for llama.cpp
+    modules: Names
+    read: Callable[[dict], dict[str, Any]] = nothing  # further fields of GLMConfig, from a config.json. Raises Unlike
+    tell: Callable[[GLMConfig], dict[str, Any]] = nothing  # the same, on the way back
+    biases: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what config.json calls biases: at which PLACES
+    rows: Callable[[GLMConfig], dict[str, torch.Tensor]] = as_stored  # a block's module: the order its rows stand in
     prefix: str = ""  # of all weights' names but the head's, which older files leave away
     transposed: bool = False  # a block's linear layers are stored as (in_features, out_features)
     filled: bool = False  # biases that we have not are zero there
-    buffers: tuple[str, ...] = ()  # of a block, in older files: no weights
+    unit_head: bool = False  # the head's rows are brought to length 1 before they are used
+    buffers: tuple[str, ...] = ()  # in older files: no weights
     dropouts: tuple[str, ...] = ()  # where config.json says our dropout
-    extra: dict[str, Any] = field(default_factory=dict)  # what config.json says beside all this
+    llama_cpp: str = ""  # llama.cpp's name of the architecture; "" for one that it does not know
+    gguf: Names = field(default_factory=dict)  # the modules' names there
+    gguf_pairs: str = "halves"  # which numbers of a head llama.cpp turns together
 
 
-def in_block(names: dict[str, tuple[str, ...]], theirs: str) -> dict[str, tuple[str, ...]]:
+def in_block(names: Names, theirs: str) -> Names:
     """Names of modules of a block, ours and `theirs`, with what they begin with put before them."""
     return {BLOCK + ours: tuple(theirs + name for name in several) for ours, several in names.items()}
+
+
+def rope_read(config: dict) -> dict[str, Any]:
+    """The fields of rotary positions; transformers has told them in one place or another over the years."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope if isinstance(rope, dict) else {"rope_type": rope}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    numbers = {
+        "default": [],
+        "linear": ["factor"],
+        "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
+    }
+    if not isinstance(kind, str) or kind not in numbers:
+        raise Unlike(f"rotary positions of the kind {str(kind)[:50]!r}")
+    values = [rope.get(name) for name in numbers[kind]]
+    if any(type(value) not in (int, float) for value in values):
+        raise Unlike(f"rotary positions of the kind {kind!r} without {', '.join(numbers[kind])}")
+    told = {name: value for name, value in (rope | config).items() if value is not None}
+    return {
+        "rope_theta": told.get("rope_theta", 10000.0),
+        "rope_share": told.get("partial_rotary_factor", 1.0),
+        "rope_scaling": f"{kind}:{','.join(map(str, values))}" if values else "",
+    }
+
+
+def rope_told(shape: GLMConfig) -> dict[str, Any]:
+    """What config.json says of rotary positions, so that old and new versions of transformers read it."""
+    kind, values = shape.scaling
+    scaling = None
+    if kind:
+        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        scaling = {"rope_type": kind, **dict(zip(names, values))}
+        if kind == "llama3":
+            scaling["original_max_position_embeddings"] = round(values[3])
+    share = {} if shape.rope_share == 1 else {"partial_rotary_factor": shape.rope_share}
+    return {"rope_theta": shape.rope_theta, "rope_scaling": scaling, **share}
 
 
 OF_A_GPT2 = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # our names are GPT-2's
@@ -63,6 +122,7 @@ GPT2 = Family(
         "n_embd": ("n_embd", 768),
         "n_inner": ("n_inner", 0),
         "norm_eps": ("layer_norm_epsilon", 1e-5),
+        "tied": ("tie_word_embeddings", True),
     },
     plain={
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -71,12 +131,19 @@ GPT2 = Family(
         "add_cross_attention": (False,),
         "quantization_config": (None,),
     },
-    modules={name: (name,) for name in ("transformer.wte", "transformer.wpe", "transformer.ln_f")}
+    modules={name: (name,) for name in ("transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head")}
     | in_block({name: (name,) for name in OF_A_GPT2}, BLOCK),
+    prefix="transformer.",
+    transposed=True,
+    filled=True,
+    buffers=(BLOCK + "attn.bias", BLOCK + "attn.masked_bias"),  # the causal mask
+    dropouts=("resid_pdrop", "embd_pdrop"),
+    llama_cpp="gpt2",
     gguf={
         "transformer.wte": ("token_embd",),
         "transformer.wpe": ("position_embd",),
         "transformer.ln_f": ("output_norm",),
+        "lm_head": ("output",),
         **in_block(
             {
                 "ln_1": ("attn_norm",),
@@ -89,78 +156,365 @@ GPT2 = Family(
             "blk.{}.",
         ),
     },
-    prefix="transformer.",
-    transposed=True,
-    filled=True,
-    buffers=("attn.bias", "attn.masked_bias"),  # the causal mask
-    dropouts=("resid_pdrop", "embd_pdrop"),
-    extra={"attn_pdrop": 0.0},
 )
-QWEN3 = Family(
+
+TODAYS = GLMConfig(bias=False, norm="rms", activation="silu", gated=True, positions="rope")
+OF_A_LLAMA = {
+    "ln_1": ("input_layernorm",),
+    "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.c_proj": ("self_attn.o_proj",),
+    "ln_2": ("post_attention_layernorm",),
+    "mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.c_proj": ("mlp.down_proj",),
+}
+OF_A_GGUF = {
+    "ln_1": ("attn_norm",),
+    "attn.c_attn": ("attn_q", "attn_k", "attn_v"),
+    "attn.c_proj": ("attn_output",),
+    "ln_2": ("ffn_norm",),
+    "mlp.c_fc": ("ffn_gate", "ffn_up"),
+    "mlp.c_proj": ("ffn_down",),
+}
+
+
+def llama_modules(**in_the_block: tuple[str, ...]) -> Names:
+    """The names of Llama's modules; in_the_block: others for some of a block."""
+    ends = {"transformer.wte": ("model.embed_tokens",), "transformer.ln_f": ("model.norm",), "lm_head": ("lm_head",)}
+    return ends | in_block(OF_A_LLAMA | in_the_block, "model.layers.{}.")
+
+
+def llama_gguf(**in_the_block: tuple[str, ...]) -> Names:
+    """What llama.cpp calls Llama's modules; in_the_block: others for some of a block."""
+    ends = {"transformer.wte": ("token_embd",), "transformer.ln_f": ("output_norm",), "lm_head": ("output",)}
+    return ends | in_block(OF_A_GGUF | in_the_block, "blk.{}.")
+
+
+LLAMA = Family(
+    title="Llama",
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    knobs=vars(TODAYS),
+    fields={
+        "block_size": ("max_position_embeddings", 2048),
+        "vocab_size": ("vocab_size", 32000),
+        "n_layer": ("num_hidden_layers", 32),
+        "n_head": ("num_attention_heads", 32),
+        "n_kv_head": ("num_key_value_heads", 0),
+        "n_embd": ("hidden_size", 4096),
+        "head_dim": ("head_dim", 0),
+        "n_inner": ("intermediate_size", 11008),
+        "norm_eps": ("rms_norm_eps", 1e-6),
+        "tied": ("tie_word_embeddings", False),
+    },
+    plain={"hidden_act": ("silu",), "quantization_config": (None,)},
+    modules=llama_modules(),
+    read=rope_read,
+    tell=rope_told,
+    biases={"attention_bias": ("attention", "output"), "mlp_bias": ("mlp",)},
+    filled=True,
+    buffers=("model.layers.{}.self_attn.rotary_emb.inv_freq",),
+    llama_cpp="llama",
+    gguf=llama_gguf(),
+    gguf_pairs="neighbours",
+)
+QWEN2 = replace(
+    LLAMA,
+    title="Qwen2",
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    knobs=vars(replace(TODAYS, bias=True, bias_at="attention")),
+    fields=LLAMA.fields | {"block_size": ("max_position_embeddings", 32768), "vocab_size": ("vocab_size", 151936)},
+    plain=LLAMA.plain | {"use_sliding_window": (False,)},
+    biases={},
+    llama_cpp="qwen2",
+    gguf_pairs="halves",
+)
+QWEN3 = replace(
+    QWEN2,
     title="Qwen3",
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    knobs=vars(GLMConfig(bias=False, norm="rms", qk_norm=True, activation="silu", gated=True, positions="rope")),
+    knobs=vars(replace(TODAYS, qk_norm=True)),
+    fields=QWEN2.fields | {"head_dim": ("head_dim", 128)},
+    plain=QWEN2.plain | {"attention_bias": (False,)},
+    modules=llama_modules(**{"attn.q_norm": ("self_attn.q_norm",), "attn.k_norm": ("self_attn.k_norm",)}),
+    filled=False,
+    llama_cpp="qwen3",
+    gguf=llama_gguf(**{"attn.q_norm": ("attn_q_norm",), "attn.k_norm": ("attn_k_norm",)}),
+)
+
+
+def granite_read(config: dict) -> dict[str, Any]:
+    """Granite's multipliers and rotary positions."""
+    return {
+        "embedding_multiplier": config.get("embedding_multiplier", 1.0),
+        "residual_multiplier": config.get("residual_multiplier", 1.0),
+        "attention_scale": config.get("attention_multiplier", 1.0),
+        "logits_multiplier": 1 / config.get("logits_scaling", 1.0),
+        **rope_read(config),
+    }
+
+
+def granite_told(shape: GLMConfig) -> dict[str, Any]:
+    """The same as config.json has it."""
+    return {
+        "embedding_multiplier": shape.embedding_multiplier,
+        "residual_multiplier": shape.residual_multiplier,
+        "attention_multiplier": shape.scale,
+        "logits_scaling": 1 / shape.logits_multiplier,
+        **rope_told(shape),
+    }
+
+
+GRANITE = replace(
+    LLAMA,
+    title="Granite",
+    model_type="granite",
+    architecture="GraniteForCausalLM",
+    read=granite_read,
+    tell=granite_told,
+    llama_cpp="granite",
+)
+
+
+def minicpm_read(config: dict) -> dict[str, Any]:
+    """MiniCPM's multipliers, told by what they come from, and rotary positions."""
+    width, layers = config.get("hidden_size", 4096), config.get("num_hidden_layers", 32)
+    return {
+        "embedding_multiplier": config.get("scale_emb", 1),
+        "residual_multiplier": config.get("scale_depth", 1) / math.sqrt(layers),
+        "logits_multiplier": config.get("dim_model_base", 1) / width,
+        **rope_read(config),
+    }
+
+
+def minicpm_told(shape: GLMConfig) -> dict[str, Any]:
+    """The same as config.json has it."""
+    return {
+        "scale_emb": shape.embedding_multiplier,
+        "scale_depth": shape.residual_multiplier * math.sqrt(shape.n_layer),
+        "dim_model_base": shape.logits_multiplier * shape.n_embd,
+        **rope_told(shape),
+    }
+
+
+MINICPM = replace(
+    LLAMA,
+    title="MiniCPM",
+    model_type="minicpm",
+    architecture="MiniCPMForCausalLM",
+    fields=LLAMA.fields | {"tied": ("tie_word_embeddings", True)},
+    read=minicpm_read,
+    tell=minicpm_told,
+    biases={"attention_bias": ("attention", "output")},
+    llama_cpp="minicpm",
+)
+
+
+def baichuan_read(config: dict) -> dict[str, Any]:
+    """A Baichuan of 13 billion parameters, of which no file tells the longest context, has ALiBi."""
+    if "max_position_embeddings" in config and config.get("num_hidden_layers") != 40:
+        return {"positions": "rope", "block_size": config["max_position_embeddings"]} | rope_read(config)
+    return {"positions": "alibi", "block_size": config.get("model_max_length", 4096)}
+
+
+def baichuan_told(shape: GLMConfig) -> dict[str, Any]:
+    """The same as config.json has it."""
+    told = {"model_max_length": shape.block_size}
+    if shape.positions == "rope":
+        return told | {"max_position_embeddings": shape.block_size, **rope_told(shape)}
+    first = shape.vocab_size != BAICHUAN2_VOCABULARY  # the large Baichuan of before has the second one's class
+    return told | ({"architectures": ["BaichuanForCausalLM"]} if first else {})
+
+
+BAICHUAN = replace(
+    LLAMA,
+    title="Baichuan",
+    model_type="baichuan",
+    architecture="BaiChuanForCausalLM",
+    fields={ours: LLAMA.fields[ours] for ours in LLAMA.fields if ours not in ("block_size", "n_kv_head", "head_dim")},
+    modules=llama_modules(**{"attn.c_attn": ("self_attn.W_pack",)}),
+    read=baichuan_read,
+    tell=baichuan_told,
+    biases={},
+    filled=False,
+    llama_cpp="baichuan",
+)
+BAICHUAN2 = replace(BAICHUAN, title="Baichuan2", architecture="BaichuanForCausalLM", unit_head=True)
+BAICHUAN2_VOCABULARY = 125696  # ids of all its models
+
+GLM = replace(
+    LLAMA,
+    title="GLM",
+    model_type="glm",
+    architecture="GlmForCausalLM",
+    knobs=vars(replace(TODAYS, rope_pairs="neighbours")),
+    fields=LLAMA.fields | {"block_size": ("max_position_embeddings", 131072), "vocab_size": ("vocab_size", 151552)},
+    modules=llama_modules(**{"mlp.c_fc": ("mlp.gate_up_proj",)}),
+    biases={"attention_bias": ("attention",)},
+    llama_cpp="chatglm",
+    gguf=llama_gguf(**{"attn.c_attn": ("attn_qkv",), "mlp.c_fc": ("ffn_up",)}),
+)
+GLM4 = replace(
+    GLM,
+    title="GLM-4-0414",
+    model_type="glm4",
+    architecture="Glm4ForCausalLM",
+    knobs=vars(replace(TODAYS, rope_pairs="neighbours", post_norms=True)),
+    modules=llama_modules(
+        **{
+            "mlp.c_fc": ("mlp.gate_up_proj",),
+            "ln_1_post": ("post_self_attn_layernorm",),
+            "ln_2_post": ("post_mlp_layernorm",),
+        }
+    ),
+    llama_cpp="glm4",
+    gguf=llama_gguf(
+        **{"mlp.c_fc": ("ffn_up",), "ln_1_post": ("post_attention_norm",), "ln_2_post": ("post_ffw_norm",)}
+    ),
+)
+
+
+def chatglm_read(config: dict) -> dict[str, Any]:
+    """Groups of queries are optional, rotary positions are told by how much slower than usual they turn."""
+    groups = config.get("multi_query_group_num", 1) if config.get("multi_query_attention") else 0
+    ratio = config.get("rope_ratio", 1)
+    return {
+        "n_kv_head": groups,
+        "vocab_size": config.get("padded_vocab_size", config.get("vocab_size", 65024)),
+        "rope_theta": 10000.0 * ratio,
+    }
+
+
+def chatglm_told(shape: GLMConfig) -> dict[str, Any]:
+    """The same as config.json has it."""
+    return {
+        "multi_query_attention": shape.kv_heads < shape.n_head,
+        "multi_query_group_num": shape.kv_heads,
+        "padded_vocab_size": shape.vocab_size,
+        "vocab_size": shape.vocab_size,
+        "rope_ratio": shape.rope_theta / 10000,
+    }
+
+
+CHATGLM = replace(
+    GLM,
+    title="ChatGLM2",
+    model_type="chatglm",
+    architecture="ChatGLMForConditionalGeneration",
+    knobs=vars(replace(TODAYS, rope_pairs="neighbours", rope_share=0.5)),
     fields={
-        "block_size": ("max_position_embeddings", 32768),
-        "vocab_size": ("vocab_size", 151936),
-        "n_layer": ("num_hidden_layers", 32),
+        "block_size": ("seq_length", 2048),
+        "n_layer": ("num_layers", 28),
         "n_head": ("num_attention_heads", 32),
-        "n_kv_head": ("num_key_value_heads", 32),
         "n_embd": ("hidden_size", 4096),
-        "head_dim": ("head_dim", 128),
-        "n_inner": ("intermediate_size", 22016),
-        "norm_eps": ("rms_norm_eps", 1e-6),
-        "rope_theta": ("rope_theta", 10000.0),
+        "head_dim": ("kv_channels", 128),
+        "n_inner": ("ffn_hidden_size", 13696),
+        "norm_eps": ("layernorm_epsilon", 1e-5),
         "tied": ("tie_word_embeddings", False),
     },
     plain={
-        "hidden_act": ("silu",),
-        "attention_bias": (False,),
-        "use_sliding_window": (False,),
+        "rmsnorm": (True,),
+        "post_layer_norm": (True,),
+        "original_rope": (True,),
+        "apply_residual_connection_post_layernorm": (False,),
+        "quantization_bit": (0,),
+        "pre_seq_len": (None,),
         "quantization_config": (None,),
     },
     modules={
-        "transformer.wte": ("model.embed_tokens",),
-        "transformer.ln_f": ("model.norm",),
-        "lm_head": ("lm_head",),
+        "transformer.wte": ("transformer.embedding.word_embeddings",),
+        "transformer.ln_f": ("transformer.encoder.final_layernorm",),
+        "lm_head": ("transformer.output_layer",),
         **in_block(
             {
                 "ln_1": ("input_layernorm",),
-                "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                "attn.q_norm": ("self_attn.q_norm",),
-                "attn.k_norm": ("self_attn.k_norm",),
-                "attn.c_proj": ("self_attn.o_proj",),
+                "attn.c_attn": ("self_attention.query_key_value",),
+                "attn.c_proj": ("self_attention.dense",),
                 "ln_2": ("post_attention_layernorm",),
-                "mlp.c_fc": ("mlp.gate_proj", "mlp.up_proj"),
-                "mlp.c_proj": ("mlp.down_proj",),
+                "mlp.c_fc": ("mlp.dense_h_to_4h",),
+                "mlp.c_proj": ("mlp.dense_4h_to_h",),
             },
-            "model.layers.{}.",
+            "transformer.encoder.layers.{}.",
         ),
     },
-    gguf={
-        "transformer.wte": ("token_embd",),
-        "transformer.ln_f": ("output_norm",),
-        "lm_head": ("output",),
+    read=chatglm_read,
+    tell=chatglm_told,
+    biases={"add_qkv_bias": ("attention",), "add_bias_linear": ("attention", "output", "mlp")},
+    buffers=("transformer.rotary_pos_emb.inv_freq",),
+)
+
+
+def codegen_read(config: dict) -> dict[str, Any]:
+    """How many of a head's numbers turn; the vocabulary's head has a bias."""
+    heads, width = config.get("n_head", 16), config.get("n_embd", 4096)
+    turning = config.get("rotary_dim", 64)
+    if heads % QKV_BLOCKS:
+        raise Unlike(f"{heads} heads, which {QKV_BLOCKS} blocks of queries, values and keys do not share")
+    return {"rope_share": turning * heads / width if turning else 1.0}
+
+
+def codegen_told(shape: GLMConfig) -> dict[str, Any]:
+    """The same as config.json has it."""
+    return {"rotary_dim": shape.rotated, "n_ctx": shape.block_size}
+
+
+QKV_BLOCKS = 4  # so many devices computed one layer together when CodeGen was trained
+
+
+def codegen_rows(shape: GLMConfig) -> dict[str, torch.Tensor]:
+    """Queries, values and keys of a quarter of the heads, then those of the next quarter, and so on."""
+    queries, keys, values = torch.arange(3 * shape.n_head * shape.head_size).view(3, QKV_BLOCKS, -1)
+    return {"attn.c_attn": torch.stack([queries, values, keys], 1).flatten()}
+
+
+CODEGEN = Family(
+    title="CodeGen",
+    model_type="codegen",
+    architecture="CodeGenForCausalLM",
+    knobs=vars(GLMConfig(bias_at="mlp,norm", positions="rope", rope_pairs="neighbours", parallel=True, head_bias=True)),
+    fields={
+        "block_size": ("n_positions", 2048),
+        "vocab_size": ("vocab_size", 50400),
+        "n_layer": ("n_layer", 28),
+        "n_head": ("n_head", 16),
+        "n_embd": ("n_embd", 4096),
+        "n_inner": ("n_inner", 0),
+        "norm_eps": ("layer_norm_epsilon", 1e-5),
+        "tied": ("tie_word_embeddings", False),
+    },
+    plain={"activation_function": ("gelu_new", "gelu_pytorch_tanh"), "quantization_config": (None,)},
+    modules={
+        **{name: (name,) for name in ("transformer.wte", "transformer.ln_f", "lm_head")},
         **in_block(
             {
-                "ln_1": ("attn_norm",),
-                "attn.c_attn": ("attn_q", "attn_k", "attn_v"),
-                "attn.q_norm": ("attn_q_norm",),
-                "attn.k_norm": ("attn_k_norm",),
-                "attn.c_proj": ("attn_output",),
-                "ln_2": ("ffn_norm",),
-                "mlp.c_fc": ("ffn_gate", "ffn_up"),
-                "mlp.c_proj": ("ffn_down",),
+                "ln_1": ("ln_1",),
+                "attn.c_attn": ("attn.qkv_proj",),
+                "attn.c_proj": ("attn.out_proj",),
+                "mlp.c_fc": ("mlp.fc_in",),
+                "mlp.c_proj": ("mlp.fc_out",),
             },
-            "blk.{}.",
+            BLOCK,
         ),
     },
+    read=codegen_read,
+    tell=codegen_told,
+    rows=codegen_rows,
+    filled=True,
+    buffers=(BLOCK + "attn.causal_mask", BLOCK + "attn.bias", BLOCK + "attn.masked_bias"),
+    dropouts=("resid_pdrop", "embd_pdrop"),
 )
-FAMILIES = {family.model_type: family for family in (GPT2, QWEN3)}
+MOSS = replace(CODEGEN, title="MOSS", model_type="moss", architecture="MossForCausalLM")
+
+# Where several compute the same, the first is taken: those that transformers knows stand before the others.
+FAMILIES = (
+    *(GPT2, LLAMA, QWEN2, QWEN3, GLM, GLM4, GRANITE, CODEGEN),
+    *(BAICHUAN, BAICHUAN2, CHATGLM, MINICPM, MOSS),
+)
 # Knobs of which nothing is left once a model is folded, and what they are then.
 FOLDED = {"norm_weight": True, "embedding_norm": False, "attention_scale": 0.0, "embedding_multiplier": 1.0}
-FOLDED |= {"residual_multiplier": 1.0, "logits_multiplier": 1.0, "zero_init": False, "dropout": 0.0}
+FOLDED |= {"residual_multiplier": 1.0, "logits_multiplier": 1.0}
+KNOWN = "GPT-2, Llama, Qwen2, Qwen3, GLM, ChatGLM2 or later, Baichuan, MiniCPM, Granite, CodeGen or MOSS"
 
 
 def is_linear(name: str) -> bool:
@@ -182,282 +536,125 @@ def lora_layers(targets: str) -> tuple[str, ...]:
     return tuple(layer for layer in LINEAR if layer in chosen)
 
 
-def module_names(names: dict[str, tuple[str, ...]], module: str) -> tuple[str, ...]:
+def module_names(names: Names, module: str) -> tuple[str, ...]:
     """What `names`, a family's modules or gguf, calls a module of ours; () for one that it has not."""
     number = NUMBER.search(module)
     pattern = NUMBER.sub(".{}.", module, count=1)
     return tuple(name.format(number[1]) if number else name for name in names.get(pattern, ()))
 
 
-def joined_sizes(shape: GLMConfig, module: str, several: int) -> tuple[int, ...]:
-    """How many rows each of `several` modules of theirs has that are joined in one of ours."""
-    if module.endswith("c_attn"):
-        return tuple(heads * shape.head_size for heads in (shape.n_head, shape.kv_heads, shape.kv_heads))
-    return (shape.inner,) * several
-
-
-def split(weight: torch.Tensor, shape: GLMConfig, module: str, several: int) -> tuple[torch.Tensor, ...]:
-    """The parts of a weight or bias of ours, joined from `several` of theirs."""
-    return (weight,) if several == 1 else weight.split(joined_sizes(shape, module, several))
+def family_told(config: dict, place) -> Family:
+    """The family that a config.json names. `place` names it in messages. Raises UserError."""
+    kind = config.get("model_type")
+    of_its_type = [family for family in FAMILIES if family.model_type == kind]
+    if not of_its_type:
+        raise UserError(f"{place} holds a model of the type {str(kind)[:50]!r}", f"choose a {KNOWN}")
+    if kind == "baichuan":
+        named = BAICHUAN2.architecture in (config.get("architectures") or ())
+        of_7b = "max_position_embeddings" in config
+        return BAICHUAN2 if named and (of_7b or config.get("vocab_size") == BAICHUAN2_VOCABULARY) else BAICHUAN
+    return of_its_type[0]
 
 
 def shape_of(config: dict, place) -> tuple[Family, GLMConfig]:
     """The family and the shape that a config.json describes. `place` names it in messages. Raises UserError."""
-    kind = config.get("model_type")
-    family = FAMILIES.get(kind) if isinstance(kind, str) else None
-    if family is None:
-        known = " or ".join(each.title for each in FAMILIES.values())
-        raise UserError(f"{place} holds a model of the type {str(kind)[:50]!r}", f"choose a {known}")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # where it lies has changed
-    rope = rope if isinstance(rope, dict) else {"rope_type": rope}
-    config = {"rope_theta": rope.get("rope_theta"), **config}
-    turning = rope.get("rope_type", rope.get("type", "default"))
-    refuse(
-        turning != "default",
-        f"{place} has rotary positions of the kind {str(turning)[:50]!r}",
-        f"choose a {family.title} without",
-    )
+    family = family_told(config, place)
+    first_chatglm = family is CHATGLM and not {"position_encoding_2d", "inner_hidden_size"}.isdisjoint(config)
+    refuse(first_chatglm, f"{place} is a ChatGLM-6B of the first version", "choose its successor, ChatGLM2-6B")
+    try:
+        return family, GLMConfig(**{**family.knobs, **values_told(config, family)})
+    except Unlike as error:
+        raise UserError(f"{place} has {error}", f"choose a {family.title} without") from error
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"{place}/config.json tells of no {family.title}", "copy the folder again") from error
+
+
+def values_told(config: dict, family: Family) -> dict[str, Any]:
+    """The fields of GLMConfig that a family's config.json tells. Raises Unlike, and others for values of odd types."""
     for key, plain in family.plain.items():
         value = config.get(key, plain[0])
-        known = value in plain and type(value) is type(plain[0])
-        refuse(not known, f"{place} has {key} {str(value)[:50]!r}", f"choose a {family.title} with {plain[0]!r}")
-    values: dict[str, Any] = {}
+        if value not in plain or type(value) is not type(plain[0]):
+            raise Unlike(f"{key} {str(value)[:50]!r} instead of {plain[0]!r}")
+    if set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise Unlike("layers that see only some of what stands before")
+    values = {}
     for ours, (theirs, default) in family.fields.items():
         value = config.get(theirs)
         values[ours] = default if value is None else value
+    values |= family.read(config)
+    if there := {place for key, places in family.biases.items() if config.get(key) for place in places}:
+        values |= {"bias": True, "bias_at": ",".join(place for place in PLACES if place in there)}
+    return values
+
+
+def config_of(family: Family, shape: GLMConfig) -> dict[str, Any]:
+    """What a family's config.json says of a shape; it need not be all, see differing."""
+    biases, reached = {}, set()
+    for key, places in family.biases.items():
+        biases[key] = any(shape.has_bias(place) for place in places if place not in reached)
+        reached.update(places)
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **{theirs: resolved(shape, ours) for ours, (theirs, _) in family.fields.items()},
+        **{key: plain[0] for key, plain in family.plain.items() if plain[0] is not None},
+        **biases,
+        **family.tell(shape),
+    }
+
+
+def told_back(family: Family, shape: GLMConfig) -> tuple[Family, GLMConfig]:
+    """What a family's config.json that is told of a shape describes, see shape_of; where it has biases, for one."""
+    return shape_of(config_of(family, shape), family.title)
+
+
+def resolved(shape: GLMConfig, name: str):
+    """The value of a field of a shape, with what 0 stands for in its place."""
+    properties = {"n_kv_head": "kv_heads", "head_dim": "head_size", "n_inner": "inner", "attention_scale": "scale"}
+    return getattr(shape, properties.get(name, name))
+
+
+def differing(family: Family, shape: GLMConfig) -> list[str]:
+    """The fields of a shape that a family's config.json cannot tell: read again, it says something else."""
     try:
-        shape = GLMConfig(**{**family.knobs, **values})
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{place}/config.json tells of no {family.title}", "copy the folder again") from error
-    return family, shape
+        told_family, told = told_back(family, shape)
+    except (UserError, ArithmeticError):
+        return [each.name for each in fields(shape)]
+    names = {each.name for each in fields(shape)} - {"dropout", "zero_init", "bias", "bias_at"}
+    if shape.positions != "rope":
+        names = {name for name in names if not name.startswith("rope_")}
+    found = [name for name in sorted(names) if not alike(resolved(shape, name), resolved(told, name))]
+    places = [{place for place in PLACES if each.has_bias(place)} for each in (shape, told)]
+    biased = places[0] <= places[1] if family.filled else places[0] == places[1]
+    return found + ["bias_at"] * (not biased or told_family is not family)
 
 
-def ours_from(tensors: Weights, family: Family, shape: GLMConfig, place) -> Weights:
-    """Our model's state dict, float32, from the tensors of a folder, which are used up.
-
-    shape: what its config.json describes. `place` names the folder in messages. Raises UserError.
-    """
-    head = tensors.pop(HEAD, tensors.pop(family.prefix + HEAD, None)) if shape.tied else None
-    if family.prefix:
-        tensors = {family.prefix + name.removeprefix(family.prefix): tensor for name, tensor in tensors.items()}
-    buffers = re.compile(re.escape(BLOCK).replace(r"\{\}", r"\d+") + f"({'|'.join(family.buffers)})")
-    tensors = {name: tensor for name, tensor in tensors.items() if not buffers.fullmatch(name)}
-    (embedding,) = module_names(family.modules, EMBEDDING.removesuffix(".weight"))
-    tied = tensors.get(f"{embedding}.weight")
-    refuse(
-        head is not None and (tied is None or head.shape != tied.shape or not head.equal(tied)),
-        f"{place} has an lm_head of its own",
-        f"choose a {family.title} whose lm_head is its embedding",
-    )
-    with torch.device("meta"):  # takes no memory, whatever shape is told
-        first = MiniGLM(replace(shape, n_layer=1)).state_dict()
-    sizes = {name: weight.shape for name, weight in first.items() if name != HEAD or not shape.tied}
-    of_a_block = {name: size for name, size in sizes.items() if name.startswith(BLOCK.format(0))}
-    ours = {name: size for name, size in sizes.items() if name not in of_a_block}
-    for layer in range(min(shape.n_layer, len(tensors) + 1)):  # one of them must be missing beyond
-        ours |= {NUMBER.sub(f".{layer}.", name, count=1): size for name, size in of_a_block.items()}
-    expected = {}  # ours: theirs
-    for name in ours:
-        module, _, part = name.rpartition(".")
-        expected[name] = [f"{theirs}.{part}" for theirs in module_names(family.modules, module)]
-    theirs = {name for several in expected.values() for name in several}
-    missing, strange = sorted(theirs - tensors.keys()), sorted(tensors.keys() - theirs)
-    for names, what in (
-        (missing, "lacks the weights"),
-        (strange, f"has weights that no {family.title} of its shape has:"),
-    ):
-        refuse(names, f"{place} {what} {', '.join(names)[:100]} ({len(names)})", "copy the folder again")
-    weights = {}
-    for name, size in ours.items():
-        module, several, parts = name.rpartition(".")[0], expected[name], []
-        rows = size[:1] if len(several) == 1 else joined_sizes(shape, module, len(several))
-        for one, its_rows in zip(several, rows, strict=True):
-            stored = tensors.pop(one)
-            part = stored.t() if family.transposed and is_linear(module) and stored.dim() == 2 else stored
-            refuse(
-                part.shape != (its_rows, *size[1:]) or not part.is_floating_point(),
-                f"{one} of {place} is {tuple(stored.shape)} in {stored.dtype}, which does not fit config.json",
-                "copy the folder again",
-            )
-            parts.append(part.float())
-        weights[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
-    return weights | ({HEAD: weights[EMBEDDING]} if shape.tied else {})
+def alike(one, other) -> bool:
+    """Whether two values are the same, numbers as far as arithmetic keeps them."""
+    return math.isclose(one, other, rel_tol=1e-6) if isinstance(one, float) else one == other
 
 
 def folded_shape(shape: GLMConfig) -> GLMConfig:
-    """The shape that a model has once it is folded, see folded."""
+    """The shape that a model has once its scales and its embedding's norm are folded in, see conversion.folded."""
     untied = shape.embedding_norm or shape.embedding_multiplier != 1 or shape.logits_multiplier != 1
     return replace(shape, **FOLDED, tied=shape.tied and not untied)
 
 
-def family_of(shape: GLMConfig) -> Family:
-    """The family that computes what a model of ours of a shape computes. Raises UserError where there is none."""
-    plain, closest = folded_shape(shape), []
-    for family in FAMILIES.values():
-        differing = [
-            name
-            for name, value in family.knobs.items()
-            if name not in family.fields and name not in ("n_kv_head", "head_dim") and getattr(plain, name) != value
-        ]
-        if family.filled:  # biases that are not there can be zero
-            differing = [name for name in differing if name not in ("bias", "bias_at")]
-        elif not plain.bias:
-            differing = [name for name in differing if name != "bias_at"]
-        if plain.kv_heads != plain.n_head and "n_kv_head" not in family.fields:
-            differing.append("n_kv_head")
-        if plain.head_size * plain.n_head != plain.n_embd and "head_dim" not in family.fields:
-            differing.append("head_dim")
-        if not differing:
-            return family
-        closest.append(differing)
-    names = ", ".join(f"{name}={getattr(plain, name)}" for name in min(closest, key=len))
+def family_of(shape: GLMConfig, preferred: str = "") -> tuple[Family, GLMConfig]:
+    """(a family, the shape of its model) that computes what a model of ours of a shape does.
+
+    The shape is the model's own, or that of the folded model. preferred: the title of a family to be tried first.
+    Raises UserError where no family fits.
+    """
+    shapes = (shape, folded_shape(shape))
+    first = [family for family in FAMILIES if family.title == preferred]
+    trials = [(family, each) for family in first for each in shapes]
+    trials += [(family, each) for each in shapes for family in FAMILIES]
+    for family, each in trials:
+        if not differing(family, each):
+            return family, each
+    closest = min((differing(family, shapes[1]) for family in FAMILIES), key=len)
+    names = ", ".join(f"{name}={getattr(shape, name)}" for name in closest)
     raise UserError(
         f"no architecture of others computes what this model does ({names})", "use --to=onnx, or train another shape"
     )
-
-
-@torch.no_grad()
-def folded(model: MiniGLM) -> tuple[Weights, GLMConfig]:
-    """(state dict, float32; shape) of a model that computes the same with none of the knobs in FOLDED.
-
-    A norm on the embedding is one on the rows of its table; the scales go into the weights that they follow.
-    """
-    shape, plain = model.config, folded_shape(model.config)
-    weights = {name: weight.float() for name, weight in model.state_dict().items()}
-    weights[HEAD] = weights[HEAD] * shape.logits_multiplier
-    if shape.embedding_norm or shape.embedding_multiplier != 1:
-        table = model.token_embedding.weight * shape.embedding_multiplier
-        norm = model.transformer["ln_e"] if shape.embedding_norm else torch.nn.Identity()
-        weights[EMBEDDING] = norm(table).float()
-        weights = {name: weight for name, weight in weights.items() if ".ln_e." not in name}
-    with torch.device("meta"):
-        for name, weight in MiniGLM(plain).state_dict().items():
-            if name not in weights:  # of a norm
-                weights[name] = (torch.zeros if name.endswith("bias") else torch.ones)(weight.shape, device="cpu")
-    stronger = shape.scale * shape.head_size**0.5  # the queries, than with the usual scale
-    changed = ("q_norm.",) if shape.qk_norm else ("attn.c_attn.",)
-    scaled = ("ln_1_post.", "ln_2_post.") if shape.post_norms else ("c_proj.",)
-    for name, weight in weights.items():
-        if stronger != 1 and name.startswith("transformer.h.") and any(part in name for part in changed):
-            weight = weights[name] = weight.clone()
-            weight[: shape.head_size if shape.qk_norm else shape.n_head * shape.head_size] *= stronger
-        if shape.residual_multiplier != 1 and any(part in name for part in scaled):
-            weights[name] = weight * shape.residual_multiplier
-    if plain.tied:
-        weights[HEAD] = weights[EMBEDDING]
-    return weights, plain
-
-
-def theirs_from(model: MiniGLM, end_id: int, dtype: torch.dtype) -> tuple[dict, Weights]:
-    """(config.json's content, weights in `dtype`) of a model of ours, as transformers has them.
-
-    A model trained without biases gets zeros where its family has some. Raises UserError where no family is its own.
-    """
-    family, (weights, shape) = family_of(model.config), folded(model)
-    stored = {}
-    for module, several, tensors in parts_of(weights, shape, family, family.modules):
-        for part, tensor in tensors.items():
-            turned = family.transposed and is_linear(module) and part == "weight"
-            for name, piece in zip(several, split(tensor, shape, module, len(several)), strict=True):
-                stored[f"{name}.{part}"] = (piece.t() if turned else piece).to(dtype).contiguous()
-    values = {
-        theirs: getattr(shape, {"n_kv_head": "kv_heads", "head_dim": "head_size", "n_inner": "inner"}.get(ours, ours))
-        for ours, (theirs, _) in family.fields.items()
-    }
-    config = {
-        "architectures": [family.architecture],
-        "model_type": family.model_type,
-        **values,
-        **{key: plain[0] for key, plain in family.plain.items() if plain[0] is not None},
-        **dict.fromkeys(family.dropouts, model.config.dropout),
-        **family.extra,
-        "tie_word_embeddings": shape.tied,
-        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id),
-        "dtype": str(dtype).removeprefix("torch."),
-    }
-    return config, stored
-
-
-def parts_of(weights: Weights, shape: GLMConfig, family: Family, names: dict[str, tuple[str, ...]]):
-    """(our module, its names in `names`, {"weight" or "bias": tensor}) of each module of folded weights.
-
-    Biases that the family has and the model has not are zero.
-    """
-    modules: dict[str, Weights] = {}
-    for name, tensor in weights.items():
-        if name != HEAD or not shape.tied:
-            module, _, part = name.rpartition(".")
-            modules.setdefault(module, {})[part] = tensor
-    for module, tensors in modules.items():
-        if family.filled and (tensors["weight"].dim() == 1 or is_linear(module)):
-            tensors.setdefault("bias", torch.zeros(len(tensors["weight"])))
-        yield module, module_names(names, module), tensors
-
-
-def gguf_tensors(model: MiniGLM):
-    """(llama.cpp's name, float32 tensor, whether it is never quantized) of each tensor of a model of ours.
-
-    A layer trained without biases gets zeros where llama.cpp expects some. Raises UserError as family_of does.
-    """
-    family, (weights, shape) = family_of(model.config), folded(model)
-    for module, several, tensors in parts_of(weights, shape, family, family.gguf):
-        for part, tensor in tensors.items():
-            exact = tensor.dim() == 1 or module.endswith("wpe")
-            for name, piece in zip(several, split(tensor, shape, module, len(several)), strict=True):
-                yield f"{name}.{part}", piece, exact
-
-
-def adapter_to_theirs(parts: Weights, shape: GLMConfig) -> tuple[Weights, list[str], bool]:
-    """(parts, the layers' last names, whether their weights are transposed) of an adapter on a model of a shape.
-
-    parts: {"LAYER.lora_A.weight": …} of ours. Where no family computes what the model does, the names stay ours.
-    """
-    try:
-        family = family_of(shape)
-    except UserError:
-        family = None
-    rows_change = shape.residual_multiplier != 1 or (shape.attention_scale and not shape.qk_norm)
-    if family is None or rows_change:
-        return parts, sorted({NUMBER.split(name)[-1].rpartition(".lora_")[0] for name in parts}), False
-    theirs, targets = {}, []
-    for name, part in parts.items():
-        layer, _, rest = name.partition(".lora_")
-        several = module_names(family.modules, layer)
-        pieces = split(part, shape, layer, len(several)) if rest.startswith("B") else (part,) * len(several)
-        theirs |= {f"{one}.lora_{rest}": piece.clone() for one, piece in zip(several, pieces, strict=True)}
-        targets += [NUMBER.split(one)[-1] for one in several]
-    return theirs, sorted(set(targets)), family.transposed
-
-
-def adapter_to_ours(parts: Weights, shape: GLMConfig, rank: int) -> tuple[Weights, int]:
-    """(parts, rank) with our names of an adapter that may have a family's.
-
-    Where layers that we join have changes of their own, those stand side by side in a larger rank. Raises KeyError for
-    layers of another model and for half a change, and others where a part does not fit.
-    """
-    if all(is_linear(name.partition(".lora_")[0]) for name in parts):
-        return parts, rank
-    names, ours_of = family_of(shape).modules, {}
-    for module in (BLOCK.format(number) + layer for number in range(shape.n_layer) for layer in LINEAR):
-        ours_of |= {theirs: (module, place) for place, theirs in enumerate(module_names(names, module))}
-    changes: dict[str, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
-    for theirs in {name.partition(".lora_")[0] for name in parts}:
-        module, place = ours_of[theirs]
-        A, B = (parts[f"{theirs}.lora_{letter}.weight"].float() for letter in "AB")
-        if len(A) != rank or B.size(1) != rank:
-            raise ValueError(f"{theirs} has another rank")
-        changes.setdefault(module, {})[place] = (A, B)
-    shared = all(A.equal(next(iter(pieces.values()))[0]) for pieces in changes.values() for A, _ in pieces.values())
-    width = rank if shared else rank * max(map(len, changes.values()))
-    weights = {}
-    for module, pieces in changes.items():
-        several = len(module_names(names, module))
-        sizes = joined_sizes(shape, module, several) if several > 1 else (len(pieces[0][1]),)
-        joined_A = torch.zeros(width, next(iter(pieces.values()))[0].size(1))
-        joined_B = torch.zeros(sum(sizes), width)
-        for number, (place, (A, B)) in enumerate(sorted(pieces.items())):
-            columns = slice(0, rank) if shared else slice(number * rank, (number + 1) * rank)
-            joined_A[columns] = A
-            joined_B[sum(sizes[:place]) : sum(sizes[: place + 1]), columns] = B
-        weights |= {f"{module}.lora_A.weight": joined_A, f"{module}.lora_B.weight": joined_B}
-    return weights, width

@@ -1,26 +1,32 @@
 """Hugging Face folders: read the weights that others trained, write ours for transformers.
 
-Such a folder holds config.json, model.safetensors (or several, with an index) and the tokenizer's files. Nothing in it
-is executed and nothing is fetched. Whose names and shapes are known stands in families.py.
+Such a folder holds config.json, model.safetensors or pytorch_model.bin (or several, with an index) and the tokenizer's
+files. Nothing in it is executed and nothing is fetched. Whose names and shapes are known stands in families.py.
 """
 
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import torch
 from safetensors.torch import save_file
 
-from miniglm.checkpoint import Checkpoint
+from miniglm.checkpoint import Checkpoint, refuse_bombs, unpickled
 from miniglm.conversation import chat_template
+from miniglm.conversion import Joined, theirs_from
 from miniglm.errors import UserError, refuse
-from miniglm.families import ours_from, shape_of, theirs_from
+from miniglm.families import shape_of
 from miniglm.files import is_plain_name, new_folder, read_json, write_json, write_whole
 from miniglm.tokenizer import FAST_FILE
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer
 
 CONFIG, TEMPLATE = "config.json", "chat_template.jinja"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "pytorch_model.bin")  # what holds all weights; several of them have an index
+INDEX = ".index.json"
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+SAFETENSORS_DTYPES = {name.upper(): dtype for name, dtype in DTYPES.items()} | {"F64": torch.float64}
 
 
 def is_hf(folder) -> bool:
@@ -30,16 +36,15 @@ def is_hf(folder) -> bool:
 
 
 def read_hf(folder) -> tuple[Checkpoint, AnyTokenizer]:
-    """The model, in float32, and the tokenizer of a Hugging Face folder. Raises UserError."""
+    """The model, of which each weight is read when it is asked for, and the tokenizer of a Hugging Face folder.
+
+    Raises UserError.
+    """
     family, shape = shape_of(read_json(Path(folder, CONFIG), "give a Hugging Face folder"), folder)
-    tensors = {}
+    stored = {}
     for path in weight_files(folder):
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        except Exception as error:  # safetensors' own kind, and torch's
-            raise UserError(f"{path} is cut off or damaged", "copy the folder again") from error
-    weights = ours_from(tensors, family, shape, folder)
+        stored |= tensors_in(path)
+    weights = Joined(stored, family, shape, folder)
     tokenizer = load_tokenizer(folder)
     refuse(
         tokenizer.vocab_size > shape.vocab_size,
@@ -49,33 +54,80 @@ def read_hf(folder) -> tuple[Checkpoint, AnyTokenizer]:
     template = Path(folder, TEMPLATE)
     written = template.read_text(encoding="utf-8", errors="replace") if template.is_file() else ""
     chat = written == chat_template(tokenizer.end)
-    return Checkpoint(weights, vars(shape), {}, chat, fingerprint(tokenizer)), tokenizer
+    return Checkpoint(weights, vars(shape), {}, chat, fingerprint(tokenizer), family=family.title), tokenizer
+
+
+@dataclass(frozen=True)
+class InFile:
+    """A tensor in a file, which is opened anew for each, so that no more of it stays in memory than was asked for."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read(self) -> torch.Tensor:
+        """The tensor, in memory of its own. Raises UserError."""
+        with told_if_damaged(self.path):
+            if self.path.suffix == ".bin":
+                return unpickled(self.path)[self.name].clone(memory_format=torch.contiguous_format)
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                return file.get_tensor(self.name).clone()
+
+
+@contextmanager
+def told_if_damaged(path):
+    """Raise UserError where the block meets a file that is damaged."""
+    try:
+        yield
+    except Exception as error:  # safetensors' own kind, and torch's
+        if isinstance(error, MemoryError):
+            raise
+        raise UserError(f"{path} is cut off or damaged", "copy the folder again") from error
+
+
+def tensors_in(path: Path) -> dict[str, InFile]:
+    """The tensors of a file, safetensors or torch's, none of which is read yet. Raises UserError."""
+    with told_if_damaged(path):
+        if path.suffix == ".bin":
+            refuse_bombs(path)
+            content = unpickled(path)
+            if sum(each.nbytes for each in content.values()) > 2 * path.stat().st_size:
+                raise ValueError("tensors that claim more than the file holds")
+            return {name: InFile(path, name, tuple(each.shape), each.dtype) for name, each in content.items()}
+        with safetensors.safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            return {
+                name: InFile(path, name, tuple(each.get_shape()), SAFETENSORS_DTYPES.get(each.get_dtype(), torch.uint8))
+                for name, each in slices.items()
+            }
 
 
 def weight_files(folder) -> list[Path]:
-    """The safetensors files of a folder. Raises UserError."""
-    single, index = Path(folder, WEIGHTS), Path(folder, INDEX)
-    if single.is_file() or not index.is_file():
-        others = ", ".join(sorted(path.name for path in Path(folder).glob("*.bin"))[:3])
-        there = f"{folder} holds no {WEIGHTS}" + (f", only {others}" if others else "")
-        refuse(not single.is_file(), there, "copy the folder again, or save the model as safetensors")
-        return [single]
-    names = read_json(index, "copy the folder again").get("weight_map")
-    files = set(names.values()) if isinstance(names, dict) else set()
-    broken = not files or not all(isinstance(name, str) and is_plain_name(name) for name in files)
-    refuse(broken, f"{index} is broken", "copy the folder again")
-    paths = [Path(folder, name) for name in sorted(files)]
-    missing = [path.name for path in paths if not path.is_file()]
-    refuse(missing, f"{folder} lacks {', '.join(missing[:3])}", "copy the folder again")
-    return paths
+    """The files of a folder that hold its weights, safetensors where there are some. Raises UserError."""
+    for single in (Path(folder, name) for name in FILES):
+        index = single.with_name(single.name + INDEX)
+        if single.is_file():
+            return [single]
+        if not index.is_file():
+            continue
+        names = read_json(index, "copy the folder again").get("weight_map")
+        files = set(names.values()) if isinstance(names, dict) else set()
+        broken = not files or not all(isinstance(name, str) and is_plain_name(name) for name in files)
+        refuse(broken, f"{index} is broken", "copy the folder again")
+        paths = [Path(folder, name) for name in sorted(files)]
+        missing = [path.name for path in paths if not path.is_file()]
+        refuse(missing, f"{folder} lacks {', '.join(missing[:3])}", "copy the folder again")
+        return paths
+    raise UserError(f"{folder} holds no {' or '.join(FILES)}", "copy the folder again")
 
 
-def write_hf(path, model, tokenizer: AnyTokenizer, chat: bool, dtype: str):
+def write_hf(path, model, tokenizer: AnyTokenizer, chat: bool, dtype: str, family: str = ""):
     """Write model and tokenizer as a folder that AutoModelForCausalLM and AutoTokenizer open.
 
-    dtype: of the weights, f32, f16 or bf16. Raises UserError.
+    dtype: of the weights, f32, f16 or bf16. family: the title of the one that the model came from. Raises UserError.
     """
-    config, weights = theirs_from(model, tokenizer.end_id, DTYPES[dtype])
+    config, weights = theirs_from(model, family, tokenizer.end_id, DTYPES[dtype])
     end_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.end_id)
     with new_folder(path) as folder:
         try:

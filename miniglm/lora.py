@@ -12,6 +12,7 @@ arXiv:2305.14314). The model knows nothing of this: its linear layers are replac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -25,8 +26,9 @@ import torch.nn as nn
 from safetensors.torch import save
 from torch.nn import functional as F
 
+from miniglm.conversion import Changed, Weights, adapter_to_ours, adapter_to_theirs, sizes_of
 from miniglm.errors import UserError, refuse
-from miniglm.families import EMBEDDING, HEAD, LINEAR, Weights, adapter_to_ours, adapter_to_theirs, is_linear
+from miniglm.families import EMBEDDING, HEAD, LINEAR, is_linear
 from miniglm.files import read_json, write_json, write_whole
 from model import GLMConfig
 
@@ -67,7 +69,7 @@ class Adapter:
         model.load_state_dict(self.weights, strict=False)
 
 
-def parts_of(model: nn.Module) -> Weights:
+def parts_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """The matrices of the adapters in a model."""
     return {name: part.detach() for name, part in model.state_dict().items() if PART.fullmatch(name)}
 
@@ -184,33 +186,43 @@ def attach(model: nn.Module, adapter: Adapter, quantize: str = "none"):
 
 
 def merged(weights: Weights, adapter: Adapter) -> Weights:
-    """The weights of a base model with the adapter folded in. Raises UserError where it does not fit."""
+    """The weights of a base model with the adapter folded in, each when it is asked for.
+
+    Raises UserError where it does not fit.
+    """
     foreign = "the adapter belongs to another model", "choose the model that it was trained on as --out_dir"
     refuse(adapter.base and not stands_on(adapter, weights), *foreign)
-    result = dict(weights)
-    for name, part in adapter.weights.items():
+    sizes, changes = sizes_of(weights), {}
+    for name, A in adapter.weights.items():
         layer, letter = _layer_and_letter(name)
         if letter == "A":
-            A, B, W = part.float(), adapter.weights[f"{layer}.lora_B.weight"].float(), weights.get(f"{layer}.weight")
-            if W is None or W.shape != (B.size(0), A.size(1)):
-                raise UserError(*foreign)
-            result[f"{layer}.weight"] = (W.float() + adapter.alpha / adapter.rank * (B @ A)).to(W.dtype)
-    return result
+            B = adapter.weights[f"{layer}.lora_B.weight"]
+            refuse(sizes.get(f"{layer}.weight") != (B.size(0), A.size(1)), *foreign)
+            changes[f"{layer}.weight"] = functools.partial(changed, A, B, adapter.alpha / adapter.rank)
+    return Changed(weights, changes)
 
 
-def merged_state(model: nn.Module, adapter: Adapter) -> Weights:
+def changed(A: torch.Tensor, B: torch.Tensor, scale: float, W: torch.Tensor) -> torch.Tensor:
+    """A linear layer's weight (out_features, in_features) with scale * B A added, in its own number format."""
+    return (W.float() + scale * (B.float() @ A.float())).to(W.dtype)
+
+
+def merged_state(model: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
     """The state dict, on the CPU, that `model` would have without its adapters: folded in, 4 bits dequantized."""
     weights = {name: part for name, part in model.state_dict().items() if not PART.fullmatch(name)}
     weights |= {
         f"{name}.weight": layer.dequantized() for name, layer in model.named_modules() if isinstance(layer, NF4Linear)
     }
     weights = {name.replace(".base.", "."): part.cpu() for name, part in weights.items()}
-    return merged(weights, dataclasses.replace(adapter.of(model), base=""))
+    return dict(merged(weights, dataclasses.replace(adapter.of(model), base="")))
 
 
-def save_adapter(folder, adapter: Adapter, shape: GLMConfig):
-    """Write the adapter of a model of a shape into `folder` as peft does, for what export.py makes of the model."""
-    parts, targets, transposed = adapter_to_theirs(adapter.weights, shape)
+def save_adapter(folder, adapter: Adapter, shape: GLMConfig, family: str = ""):
+    """Write the adapter of a model of a shape into `folder` as peft does, for what export.py makes of the model.
+
+    family: the title of the one that the model came from, "" for none.
+    """
+    parts, targets, transposed = adapter_to_theirs(adapter.weights, shape, family)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -228,8 +240,11 @@ def save_adapter(folder, adapter: Adapter, shape: GLMConfig):
     write_json(Path(folder, ADAPTER_CONFIG), config)
 
 
-def read_adapter(folder, shape: GLMConfig) -> Adapter:
-    """The Adapter that peft or save_adapter has written into `folder`, for a model of a shape. Raises UserError."""
+def read_adapter(folder, shape: GLMConfig, family: str = "") -> Adapter:
+    """The Adapter that peft or save_adapter has written into `folder`, for a model of a shape. Raises UserError.
+
+    family: the title of the one that the model came from, "" for none.
+    """
     todo = "copy the whole directory again, or train it again"
     path = Path(folder, ADAPTER_WEIGHTS)
     config = read_json(Path(folder, ADAPTER_CONFIG), "give the directory of a LoRA adapter")
@@ -249,7 +264,7 @@ def read_adapter(folder, shape: GLMConfig) -> Adapter:
     try:
         if type(rank) is not int or not 0 < rank < 1 << 16 or type(alpha) not in (int, float):
             raise ValueError("no rank or no alpha")
-        joined, width = adapter_to_ours(weights, shape, rank)
+        joined, width = adapter_to_ours(weights, shape, rank, family)
         fields = {"rank": width, "alpha": alpha * width / rank, "dropout": 0.0, "targets": ()}
     except Exception as error:  # values of odd types fail in as many ways
         raise UserError(*damaged(folder)) from error

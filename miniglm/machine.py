@@ -17,7 +17,7 @@ import torch.utils.checkpoint
 from miniglm.errors import refuse
 
 DTYPES = ("float32", "bfloat16", "float16")  # of the matrix products
-WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]  # what cast_weights offers
+WeightDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]  # auto: as stored; others: see cast_weights
 
 
 def pick_device(device: str) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
 from miniglm.book.passages import Passages
 from miniglm.book.reader import BookReader
 from miniglm.checkpoint import (
@@ -49,6 +51,7 @@ class Loaded:
     settings: dict  # of its training; empty for a model from elsewhere
     normalisation: Normalisation | None = None  # of what it is asked; None: it is read as it stands
     book: BookReader | None = None  # that it looks into
+    family: str = ""  # the title of the family of others that it came from
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,24 @@ class Start:
     ckpt_dir: str  # where the model comes from, or the base of its adapter
     adapter: Adapter | None  # that is put on the model
     checkpoint: Checkpoint | None  # of the run that is resumed
+    family: str  # the title of the family of others that the model came from, "" for none
     dtype: str  # of the matrix products: auto is decided, once for a run
     replaces: bool  # whether out_dir holds a checkpoint that this run will replace
 
 
-def load(place, device: str = "auto", dtype: str = "float32", lora: str = "", lookup: bool = False) -> Loaded:
+def load(place, device: str = "auto", dtype: str = "auto", lora: str = "", lookup: bool = False) -> Loaded:
     """The model at `place`, see open_model, on a device.
 
-    dtype: of the weights, see machine.cast_weights. lookup: with the book that it has learnt to look into, if any.
-    Raises UserError.
+    dtype: of the weights, auto as they are stored, others see machine.cast_weights. lookup: with the book that it has
+    learnt to look into, if any. Raises UserError.
     """
     checkpoint, tokenizer = open_model(place, lora)
-    model = cast_weights(build_model(checkpoint).eval().to(pick_device(device)), dtype)
+    model = build_model(checkpoint, None if dtype == "auto" else torch.float32).eval().to(pick_device(device))
+    if dtype != "auto":
+        model = cast_weights(model, dtype)
     about = (checkpoint.chat, checkpoint.searches, checkpoint.settings, checkpoint.normalisation)
     passages = Passages.load(locate(lora or place)[0]) if lookup and checkpoint.searches else None
-    return Loaded(model, tokenizer, *about, BookReader(passages) if passages else None)
+    return Loaded(model, tokenizer, *about, BookReader(passages) if passages else None, checkpoint.family)
 
 
 def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
@@ -98,7 +104,7 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
     if lora:
         of_ours = Path(lora).suffix == ".pt"
         shape = shape_in(checkpoint, place)
-        adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, shape)
+        adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, shape, checkpoint.family)
         checkpoint.weights = merged(checkpoint.weights, adapter)
         path = locate(lora)[0] / "config.json"
         about = read_config(path.parent)
@@ -142,19 +148,19 @@ def begin(settings: dict, data, group: Group) -> Start:
     if group.main and trains(settings) and (resumable or init_from != "resume"):
         claim(s.out_dir)
     if init_from == "scratch":
-        model, checkpoint = new_model(s, data.tokenizer), None
+        model, checkpoint, family = new_model(s, data.tokenizer), None, ""
         parameters, block_size, ckpt_dir, adapter = model.num_parameters(), s.block_size, s.ckpt_dir, None
     else:
         checkpoint = load_checkpoint(s.out_dir) if init_from == "resume" else None
         ckpt_dir = best_of(s.ckpt_dir or (str(checkpoint.settings.get("ckpt_dir", "")) if checkpoint else ""))
         base = starting_point(s, checkpoint, ckpt_dir, data)
-        model = build_model(base, dropout=s.dropout)
+        model, family = build_model(base, dropout=s.dropout), base.family
         parameters, block_size = model.num_parameters(), row_length(s, checkpoint, base, data)
         adapter = put_on(model, s, checkpoint, base, ckpt_dir) if s.lora_rank else None
     data.check(block_size)  # data that do not fit the model are told before anything is written
     replaces = resumable and init_from != "resume"
     dtype = decided_dtype(s.dtype, checkpoint, group)
-    return Start(init_from, model, parameters, block_size, ckpt_dir, adapter, checkpoint, dtype, replaces)
+    return Start(init_from, model, parameters, block_size, ckpt_dir, adapter, checkpoint, family, dtype, replaces)
 
 
 def decided(s, resumable):

@@ -249,6 +249,7 @@ class Run:
             settings=self.settings,
             chat=self.data.chat,
             fingerprint=fingerprint(self.data.tokenizer),
+            family=self.start.family,
             searches=self.data.searches,
             normalisation=self.data.normalisation,
             state=self.state,

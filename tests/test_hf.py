@@ -158,6 +158,50 @@ def test_several_files_and_older_names_are_read(tmp_path):
     assert logits_differ(theirs, model, 50257) < 1e-2
 
 
+def test_files_of_torchs_are_read(tmp_path):
+    """pytorch_model.bin, whole and in shards, as older folders have it; without one of the shards they are told."""
+    theirs = random_gpt2(tmp_path, vocab_size=50257, n_embd=16, n_head=2, n_layer=2, n_positions=32)
+    write_gpt2_tokenizer(tmp_path)
+    weights = {name: weight for name, weight in theirs.state_dict().items() if name != "lm_head.weight"}
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert logits_differ(theirs, build_model(open_model(tmp_path)[0]).eval(), 50257) < 1e-4
+    (tmp_path / "pytorch_model.bin").unlink()
+    file_of = {name: f"pytorch_model-0000{1 + place % 2}-of-00002.bin" for place, name in enumerate(weights)}
+    for file in set(file_of.values()):
+        torch.save({name: weight.half() for name, weight in weights.items() if file_of[name] == file}, tmp_path / file)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": file_of}), encoding="utf-8")
+    checkpoint, _ = open_model(tmp_path)
+    assert {weight.dtype for weight in checkpoint.weights.values()} == {torch.float16}
+    assert logits_differ(theirs, build_model(checkpoint).eval(), 50257) < 1e-2
+    (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(UserError, match="lacks pytorch_model-00002-of-00002.bin"):
+        open_model(tmp_path)
+
+
+class Hostile:
+    """What a pickle could do."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"transformer.wte.weight": Hostile()}, {"transformer.wte.weight": torch.ones(1).expand(1 << 30)}, [1], "text"],
+    ids=["calls", "bomb", "list", "text"],
+)
+def test_a_hostile_file_of_torchs_is_refused(tmp_path, capsys, content):
+    """It runs nothing, and takes no memory that it does not hold."""
+    random_gpt2(tmp_path, vocab_size=50257, n_embd=16, n_head=2, n_layer=1, n_positions=32)
+    write_gpt2_tokenizer(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pytorch_model.bin is cut off or damaged"):
+        open_model(tmp_path)
+    assert "run" not in capsys.readouterr().out
+
+
 def test_a_chinese_gpt2_reads_with_its_own_vocabulary(project, chinese):
     """Ids as BertTokenizer gives them on the whole book; what is decoded stands without spaces."""
     theirs = transformers.BertTokenizer(str(chinese / "vocab.txt"))
@@ -248,12 +292,17 @@ def edit_tokenizer(path, **changes):
 
 LN = "transformer__ln_f__bias"
 BROKEN = {
-    "holds no model.safetensors": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+    "holds no model.safetensors": lambda f: (f / "model.safetensors").unlink(),
+    "pytorch_model.bin is cut off": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
     "model.safetensors is cut off": lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 900),
     "lacks the weights transformer.ln_f.bias": lambda f: edit_weights(f / "model.safetensors", **{LN: None}),
     "has weights that no GPT-2": lambda f: edit_weights(f / "model.safetensors", extra=torch.ones(2)),
     "ln_f.bias of": lambda f: edit_weights(f / "model.safetensors", **{LN: torch.ones(3)}),
-    "of the type 'llama'": lambda f: edit_json(f / "config.json", model_type="llama"),
+    "of the type 'mamba'; choose a GPT-2, Llama": lambda f: edit_json(f / "config.json", model_type="mamba"),
+    "lacks the weights model.embed_tokens": lambda f: edit_json(f / "config.json", model_type="llama"),
+    "a ChatGLM-6B of the first version; choose its successor, ChatGLM2-6B": lambda f: edit_json(
+        f / "config.json", model_type="chatglm", position_encoding_2d=True
+    ),
     "activation_function 'relu'": lambda f: edit_json(f / "config.json", activation_function="relu"),
     "tells of no GPT-2": lambda f: edit_json(f / "config.json", n_head=7),
     "lacks the weights": lambda f: edit_json(f / "config.json", n_layer=3),

@@ -392,5 +392,6 @@ def llama_server(path):
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.verbosity = 1, 0
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     return xllamacpp.Server(params)

@@ -1,0 +1,365 @@
+"""Weights of others' models to ours and back, by the records of families.py. It knows tensors and names, no files."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from miniglm.errors import UserError, refuse
+from miniglm.families import (
+    BLOCK,
+    EMBEDDING,
+    HEAD,
+    LINEAR,
+    NUMBER,
+    Family,
+    Names,
+    config_of,
+    family_of,
+    is_linear,
+    module_names,
+    told_back,
+)
+from model import GLMConfig, MiniGLM, rope_frequencies
+
+Weights = Mapping[str, torch.Tensor]
+
+
+class Stored(Protocol):
+    """A tensor that lies somewhere."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its number format."""
+        ...
+
+    def read(self) -> torch.Tensor:
+        """The tensor, in memory of its own."""
+        ...
+
+
+class Changed(Mapping[str, torch.Tensor]):
+    """Weights of which some are computed anew whenever they are asked for."""
+
+    def __init__(self, weights: Weights, changes: dict):
+        """changes: {name: function of the weight}."""
+        self.weights, self.changes = weights, changes
+
+    def __getitem__(self, name):
+        weight = self.weights[name]
+        return self.changes[name](weight) if name in self.changes else weight
+
+    def __iter__(self):
+        return iter(self.weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+    def __contains__(self, name):
+        return name in self.weights
+
+
+class Joined(Mapping[str, torch.Tensor]):
+    """The weights of our model, out of a family's: each is read and put together when it is asked for."""
+
+    def __init__(self, stored: Mapping[str, Stored], family: Family, shape: GLMConfig, place):
+        """stored: {the family's name: where it lies}. shape: what its config.json describes.
+
+        `place` names the folder in messages. Raises UserError where names or sizes do not fit.
+        """
+        self.family, self.shape, self.place = family, shape, place
+        if family.prefix:
+            own_head = stored.get(HEAD, stored.get(family.prefix + HEAD))
+            stored = {family.prefix + name.removeprefix(family.prefix): each for name, each in stored.items()}
+            stored.pop(family.prefix + HEAD, None)
+            stored |= {HEAD: own_head} if own_head else {}
+        buffer = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in family.buffers))
+        stored = {name: each for name, each in stored.items() if not buffer.fullmatch(name)}
+        if shape.tied:
+            self.refuse_another_head(stored)
+        self.stored = stored
+        self.sizes = self.sizes_of_ours()
+        self.names = {name: self.theirs(name) for name in self.sizes}
+        self.refuse_what_differs()
+
+    def refuse_another_head(self, stored: dict[str, Stored]):
+        """Take out a head that is stored beside the embedding it is tied to. Raises UserError where they differ."""
+        head, embedding = (self.theirs(name)[0] for name in (HEAD, EMBEDDING))
+        own = stored.pop(head, None)
+        table = stored.get(embedding)
+        refuse(
+            own is not None and (table is None or own.shape != table.shape or not own.read().equal(table.read())),
+            f"{self.place} has an lm_head of its own",
+            f"choose a {self.family.title} whose lm_head is its embedding, as its config.json says",
+        )
+
+    def sizes_of_ours(self) -> dict[str, torch.Size]:
+        """{name of ours: its size}, without a tied head; of so many blocks as the folder can hold, and one more."""
+        with torch.device("meta"):  # takes no memory, whatever shape is told
+            first = MiniGLM(replace(self.shape, n_layer=1)).state_dict()
+        of_a_block = {name: each.shape for name, each in first.items() if name.startswith(BLOCK.format(0))}
+        sizes = {name: each.shape for name, each in first.items() if name not in of_a_block}
+        for layer in range(min(self.shape.n_layer, len(self.stored) + 1)):  # one must be missing beyond
+            sizes |= {NUMBER.sub(f".{layer}.", name, count=1): size for name, size in of_a_block.items()}
+        if self.shape.tied:
+            del sizes[HEAD]
+        return sizes
+
+    def theirs(self, name: str) -> list[str]:
+        """The family's names of the tensors that one of ours is joined from."""
+        module, _, part = name.rpartition(".")
+        return [f"{theirs}.{part}" for theirs in module_names(self.family.modules, module)]
+
+    def refuse_what_differs(self):
+        """Raise UserError where tensors are missing, strange or of another size than config.json tells."""
+        theirs = {name for several in self.names.values() for name in several}
+        missing, strange = sorted(theirs - self.stored.keys()), sorted(self.stored.keys() - theirs)
+        for names, what in (
+            (missing, "lacks the weights"),
+            (strange, f"has weights that no {self.family.title} of its shape has:"),
+        ):
+            refuse(names, f"{self.place} {what} {', '.join(names)[:100]} ({len(names)})", "copy the folder again")
+        for name, size in self.sizes.items():
+            module, several = name.rpartition(".")[0], self.names[name]
+            rows = size[:1] if len(several) == 1 else joined_sizes(self.shape, module, len(several))
+            for one, its_rows in zip(several, rows, strict=True):
+                stored, fitting = self.stored[one], (its_rows, *size[1:])
+                if self.family.transposed and is_linear(module):
+                    fitting = fitting[::-1]
+                refuse(
+                    tuple(stored.shape) != fitting or not stored.dtype.is_floating_point,
+                    f"{one} of {self.place} is {tuple(stored.shape)} in {stored.dtype}, which does not fit config.json",
+                    "copy the folder again",
+                )
+
+    def __getitem__(self, name):
+        """A weight in the number format that it is stored in."""
+        if name == HEAD and self.shape.tied:
+            name = EMBEDDING
+        module = name.rpartition(".")[0]
+        parts = [self.stored[one].read() for one in self.names[name]]
+        if self.family.transposed and is_linear(module):
+            parts = [part.t() for part in parts]
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if (order := order_of_rows(self.family, self.shape, module)) is not None:
+            weight = weight[order.argsort()]
+        if name == HEAD and self.family.unit_head:
+            weight = torch.nn.functional.normalize(weight.float()).to(weight.dtype)
+        return weight.contiguous()
+
+    def __iter__(self):
+        yield from self.sizes
+        if self.shape.tied:
+            yield HEAD
+
+    def __len__(self):
+        return len(self.sizes) + self.shape.tied
+
+    def __contains__(self, name):
+        return name in self.sizes or (name == HEAD and self.shape.tied)
+
+
+def sizes_of(weights: Weights) -> dict[str, torch.Size]:
+    """{name: size} of weights, of which none is read for it."""
+    if isinstance(weights, Changed):
+        return sizes_of(weights.weights)
+    return weights.sizes if isinstance(weights, Joined) else {name: each.shape for name, each in weights.items()}
+
+
+def joined_sizes(shape: GLMConfig, module: str, several: int) -> tuple[int, ...]:
+    """How many rows each of `several` modules of theirs has that are joined in one of ours."""
+    if module.endswith("c_attn"):
+        return tuple(heads * shape.head_size for heads in (shape.n_head, shape.kv_heads, shape.kv_heads))
+    return (shape.inner,) * several
+
+
+def order_of_rows(family: Family, shape: GLMConfig, module: str) -> torch.Tensor | None:
+    """Which rows of ours a module of a family's is made of, in their order; None where they stand as ours do."""
+    return family.rows(shape).get(NUMBER.split(module, maxsplit=1)[-1])
+
+
+def pieces(tensor: torch.Tensor, family: Family, shape: GLMConfig, module: str, names: Names):
+    """[(their name, part)] of a weight or bias of one of our modules, with `names`, a family's modules or gguf."""
+    several = module_names(names, module)
+    if (order := order_of_rows(family, shape, module)) is not None:
+        tensor = tensor[order]
+    parts = (tensor,) if len(several) == 1 else tensor.split(joined_sizes(shape, module, len(several)))
+    return list(zip(several, parts, strict=True))
+
+
+@torch.no_grad()
+def folded(model: MiniGLM, plain: GLMConfig) -> dict[str, torch.Tensor]:
+    """The state dict, float32, of a model of the shape `plain`, see families.folded_shape, that computes the same.
+
+    A norm on the embedding is one on the rows of its table; the scales go into the weights that they follow.
+    """
+    shape = model.config
+    weights = {name: weight.float() for name, weight in model.state_dict().items()}
+    weights[HEAD] = weights[HEAD] * shape.logits_multiplier
+    if shape.embedding_norm or shape.embedding_multiplier != 1:
+        table = model.token_embedding.weight * shape.embedding_multiplier
+        norm = model.transformer["ln_e"] if shape.embedding_norm else torch.nn.Identity()
+        weights[EMBEDDING] = norm(table).float()
+        weights = {name: weight for name, weight in weights.items() if ".ln_e." not in name}
+    with torch.device("meta"):
+        for name, weight in MiniGLM(plain).state_dict().items():
+            if name not in weights:  # of a norm
+                weights[name] = (torch.zeros if name.endswith("bias") else torch.ones)(weight.shape, device="cpu")
+    stronger = shape.scale * shape.head_size**0.5  # the queries, than with the usual scale
+    changed = ("q_norm.",) if shape.qk_norm else ("attn.c_attn.",)
+    scaled = ("ln_1_post.", "ln_2_post.") if shape.post_norms else ("c_proj.",)
+    for name, weight in weights.items():
+        if stronger != 1 and name.startswith("transformer.h.") and any(part in name for part in changed):
+            weight = weights[name] = weight.clone()
+            weight[: shape.head_size if shape.qk_norm else shape.n_head * shape.head_size] *= stronger
+        if shape.residual_multiplier != 1 and any(part in name for part in scaled):
+            weights[name] = weight * shape.residual_multiplier
+    if plain.tied:
+        weights[HEAD] = weights[EMBEDDING]
+    return weights
+
+
+def told_as(model: MiniGLM, preferred: str) -> tuple[Family, GLMConfig, dict[str, torch.Tensor]]:
+    """(family, shape, weights) as others have a model of ours. preferred: see family_of. Raises UserError."""
+    family, shape = family_of(model.config, preferred)
+    head = model.lm_head.weight
+    if family.unit_head and not torch.allclose(head.float().norm(dim=1), torch.ones(len(head)), atol=1e-2):
+        family, shape = family_of(model.config)  # it has been trained since
+    plain = shape == model.config
+    return family, shape, dict(model.state_dict()) if plain else folded(model, shape)
+
+
+def modules_of(weights: Weights, family: Family, shape: GLMConfig) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """(our module, {"weight" or "bias": tensor}) of a model; biases that the family has and the model has not are zero.
+
+    A tied head is left out.
+    """
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in weights.items():
+        if name != HEAD or not shape.tied:
+            module, _, part = name.rpartition(".")
+            modules.setdefault(module, {})[part] = tensor
+    with torch.device("meta"):  # which biases the family has, once its config.json is read again
+        has = MiniGLM(replace(told_back(family, shape)[1], n_layer=1)).state_dict() if family.filled else {}
+    for module, tensors in modules.items():
+        if f"{NUMBER.sub('.0.', module, count=1)}.bias" in has:
+            tensors.setdefault("bias", torch.zeros(len(tensors["weight"])))
+        yield module, tensors
+
+
+def theirs_from(model: MiniGLM, preferred: str, end_id: int, dtype: torch.dtype) -> tuple[dict, dict]:
+    """(config.json's content, weights in `dtype`) of a model of ours, as others have them.
+
+    preferred: the title of the family that the model came from, "" for none. Raises UserError where no family fits.
+    """
+    family, shape, weights = told_as(model, preferred)
+    stored = {}
+    for module, tensors in modules_of(weights, family, shape):
+        for part, tensor in tensors.items():
+            turned = family.transposed and is_linear(module) and part == "weight"
+            for name, piece in pieces(tensor, family, shape, module, family.modules):
+                stored[f"{name}.{part}"] = (piece.t() if turned else piece).to(dtype).contiguous()
+    config = {
+        **config_of(family, shape),
+        **dict.fromkeys(family.dropouts, model.config.dropout),
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id),
+        "tie_word_embeddings": shape.tied,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    return config, stored
+
+
+def gguf_tensors(model: MiniGLM, preferred: str) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """(llama.cpp's name, float32 tensor, whether it is never quantized) of each tensor of a model of ours.
+
+    preferred: see theirs_from. Raises UserError where llama.cpp knows no family that fits.
+    """
+    family, shape, weights = told_as(model, preferred)
+    turned = family.gguf_pairs == "neighbours" and shape.positions == "rope" and shape.rope_pairs == "halves"
+    for module, tensors in modules_of(weights, family, shape):
+        for part, tensor in tensors.items():
+            exact = tensor.dim() == 1 or module.endswith("wpe")
+            for place, (name, piece) in enumerate(pieces(tensor.float(), family, shape, module, family.gguf)):
+                if turned and module.endswith("attn.c_attn") and place < 2:  # queries and keys
+                    piece = as_neighbours(piece, shape)
+                yield f"{name}.{part}", piece, exact
+    if shape.scaling[0] == "llama3":  # how much slower each pair turns
+        yield "rope_freqs.weight", rope_frequencies(replace(shape, rope_scaling="")) / rope_frequencies(shape), True
+
+
+def as_neighbours(rows: torch.Tensor, shape: GLMConfig) -> torch.Tensor:
+    """The rows of queries or keys, in the order in which numbers that turn together stand side by side."""
+    heads = torch.arange(len(rows)).view(-1, shape.head_size)
+    pairs = heads[:, : shape.rotated].unflatten(1, (2, -1)).transpose(1, 2).flatten(1)
+    return rows[torch.cat([pairs, heads[:, shape.rotated :]], 1).flatten()]
+
+
+def adapter_to_theirs(parts: Weights, shape: GLMConfig, preferred: str) -> tuple[dict, list[str], bool]:
+    """(parts, the layers' last names, whether their weights are transposed) of an adapter on a model of a shape.
+
+    parts: {"LAYER.lora_A.weight": …} of ours. preferred: see theirs_from. Where no family computes what the model
+    does, or its layers are others once it is folded, the names stay ours.
+    """
+    try:
+        family, as_told = family_of(shape, preferred)
+    except UserError:
+        family, as_told = None, shape
+    rows_change = as_told != shape and (shape.residual_multiplier != 1 or (shape.attention_scale and not shape.qk_norm))
+    if family is None or rows_change:
+        return dict(parts), sorted({NUMBER.split(name)[-1].rpartition(".lora_")[0] for name in parts}), False
+    theirs, targets = {}, []
+    for name, part in parts.items():
+        layer, _, rest = name.partition(".lora_")
+        several = module_names(family.modules, layer)
+        of_each = (
+            pieces(part, family, shape, layer, family.modules)
+            if rest.startswith("B")
+            else zip(several, (part,) * len(several))
+        )
+        theirs |= {f"{one}.lora_{rest}": piece.clone() for one, piece in of_each}
+        targets += [NUMBER.split(one)[-1] for one in several]
+    return theirs, sorted(set(targets)), family.transposed
+
+
+def adapter_to_ours(parts: Weights, shape: GLMConfig, rank: int, preferred: str) -> tuple[Weights, int]:
+    """(parts, rank) with our names of an adapter that may have a family's. preferred: see theirs_from.
+
+    Where layers that we join have changes of their own, those stand side by side in a larger rank. Raises KeyError for
+    layers of another model and for half a change, and others where a part does not fit.
+    """
+    if all(is_linear(name.partition(".lora_")[0]) for name in parts):
+        return parts, rank
+    family, ours_of = family_of(shape, preferred)[0], {}
+    for module in (BLOCK.format(number) + layer for number in range(shape.n_layer) for layer in LINEAR):
+        several = module_names(family.modules, module)
+        ours_of |= {theirs: (module, place) for place, theirs in enumerate(several)}
+    changes: dict[str, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
+    for theirs in {name.partition(".lora_")[0] for name in parts}:
+        module, place = ours_of[theirs]
+        A, B = (parts[f"{theirs}.lora_{letter}.weight"].float() for letter in "AB")
+        if len(A) != rank or B.size(1) != rank:
+            raise ValueError(f"{theirs} has another rank")
+        changes.setdefault(module, {})[place] = (A, B)
+    shared = all(A.equal(next(iter(placed.values()))[0]) for placed in changes.values() for A, _ in placed.values())
+    width = rank if shared else rank * max(map(len, changes.values()))
+    weights = {}
+    for module, placed in changes.items():
+        several = len(module_names(family.modules, module))
+        sizes = joined_sizes(shape, module, several) if several > 1 else (len(placed[0][1]),)
+        joined_A = torch.zeros(width, next(iter(placed.values()))[0].size(1))
+        joined_B = torch.zeros(sum(sizes), width)
+        for number, (place, (A, B)) in enumerate(sorted(placed.items())):
+            columns = slice(0, rank) if shared else slice(number * rank, (number + 1) * rank)
+            joined_A[columns] = A
+            joined_B[sum(sizes[:place]) : sum(sizes[: place + 1]), columns] = B
+        if (order := order_of_rows(family, shape, module)) is not None:
+            joined_B = joined_B[order.argsort()]
+        weights |= {f"{module}.lora_A.weight": joined_A, f"{module}.lora_B.weight": joined_B}
+    return weights, width
