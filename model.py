@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 LARGEST = 1 << 31  # a number of a configuration
 CHOICES = {
@@ -445,6 +446,16 @@ class KVCache:
             self.last = self.last[rows]
 
 
+class Unfilled(TorchFunctionMode):
+    """A context in which new weights stay as they are: what would fill them does nothing."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call a function of torch's, unless it is one that fills a tensor (on meta it would import the compiler)."""
+        if func in (nn.init.normal_, nn.init.kaiming_uniform_, torch.Tensor.uniform_):
+            return (kwargs or {}).get("tensor", args[:1])
+        return func(*args, **(kwargs or {}))
+
+
 class MiniGLM(nn.Module):
     """A decoder-only language model; with the default configuration its logits are GPT-2's (Radford et al. 2019)."""
 
@@ -478,6 +489,12 @@ class MiniGLM(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    @classmethod
+    def outline(cls, config):
+        """A model of a shape on the device meta: names and sizes alone, which take no time and no memory."""
+        with torch.device("meta"), Unfilled():
+            return cls(config)
 
     @property
     def blocks(self) -> nn.ModuleList:

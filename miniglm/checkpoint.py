@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from miniglm.conversion import Weights
+from miniglm.conversion import Joined, Weights
 from miniglm.errors import UserError, refuse
 from miniglm.families import HEAD
 from miniglm.files import is_plain_name, link_whole, write_json, write_whole
@@ -246,28 +246,30 @@ def shape_in(checkpoint: Checkpoint, place) -> GLMConfig:
 def build_model(checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float32, **changes) -> MiniGLM:
     """The model of a checkpoint, with copies of its weights, which are read one after the other.
 
-    dtype: of the weights; None: as they are stored. changes: fields of GLMConfig to override (dropout).
-    Raises UserError where the weights do not fit the shape.
+    dtype: of the weights. None: as they are stored; those of a folder of others stay in its files, mapped, where they
+    can. changes: fields of GLMConfig to override (dropout). Raises UserError where the weights do not fit the shape.
     """
     try:
         config, weights = GLMConfig(**{**checkpoint.shape, **changes}), checkpoint.weights
         if config.n_layer > len(weights):
             raise ValueError("more blocks than weights")
-        with torch.device("meta"):  # takes no memory, whatever shape a file claims
-            model = MiniGLM(config)
+        model = MiniGLM.outline(config)
         sizes = {name: weight.shape for name, weight in model.state_dict().items()}
         if sizes.keys() != set(weights):
             raise ValueError("other weights")
+        mapped = weights.mapped if dtype is None and isinstance(weights, Joined) else None
         # The largest come first: what reading one takes beside it is least when memory is fullest.
         own = [name for name in sizes if name != HEAD or not config.tied]
         for name in sorted(own, key=lambda name: sizes[name].numel(), reverse=True):
-            weight = weights[name]
-            finite = all(map(math.isfinite, extremes(weight)))
-            if weight.shape != sizes[name] or not weight.is_contiguous() or not finite:
-                raise ValueError(f"{name} is of another shape, or holds what is no number")
+            weight = mapped(name) if mapped else weights[name]
+            if weight.shape != sizes[name] or not weight.is_contiguous():
+                raise ValueError(f"{name} is of another shape")
+            if not mapped and not all(map(math.isfinite, extremes(weight))):
+                raise ValueError(f"{name} holds what is no number")
             dtype = dtype or weight.dtype
+            weight = weight.to(dtype, copy=not isinstance(weights, Joined))
             module, _, part = name.rpartition(".")
-            setattr(model.get_submodule(module), part, torch.nn.Parameter(weight.to(dtype, copy=True)))
+            setattr(model.get_submodule(module), part, torch.nn.Parameter(weight))
         if config.tied:
             model.lm_head.weight = model.token_embedding.weight
     except UserError:

@@ -40,8 +40,12 @@ class Stored(Protocol):
         """Its number format."""
         ...
 
-    def read(self) -> torch.Tensor:
-        """The tensor, in memory of its own."""
+    def mapped(self) -> torch.Tensor:
+        """The tensor as it lies there; of its memory only what is looked at is taken."""
+        ...
+
+    def read_into(self, target: torch.Tensor):
+        """Copy the tensor to `target`, of its shape, and keep no more of it."""
         ...
 
 
@@ -95,15 +99,14 @@ class Joined(Mapping[str, torch.Tensor]):
         own = stored.pop(head, None)
         table = stored.get(embedding)
         refuse(
-            own is not None and (table is None or own.shape != table.shape or not own.read().equal(table.read())),
+            own is not None and (table is None or own.shape != table.shape or not own.mapped().equal(table.mapped())),
             f"{self.place} has an lm_head of its own",
             f"choose a {self.family.title} whose lm_head is its embedding, as its config.json says",
         )
 
     def sizes_of_ours(self) -> dict[str, torch.Size]:
         """{name of ours: its size}, without a tied head; of so many blocks as the folder can hold, and one more."""
-        with torch.device("meta"):  # takes no memory, whatever shape is told
-            first = MiniGLM(replace(self.shape, n_layer=1)).state_dict()
+        first = MiniGLM.outline(replace(self.shape, n_layer=1)).state_dict()
         of_a_block = {name: each.shape for name, each in first.items() if name.startswith(BLOCK.format(0))}
         sizes = {name: each.shape for name, each in first.items() if name not in of_a_block}
         for layer in range(min(self.shape.n_layer, len(self.stored) + 1)):  # one must be missing beyond
@@ -140,19 +143,30 @@ class Joined(Mapping[str, torch.Tensor]):
                 )
 
     def __getitem__(self, name):
-        """A weight in the number format that it is stored in."""
+        """A weight in the number format that it is stored in, in memory of its own."""
         if name == HEAD and self.shape.tied:
             name = EMBEDDING
         module = name.rpartition(".")[0]
-        parts = [self.stored[one].read() for one in self.names[name]]
-        if self.family.transposed and is_linear(module):
-            parts = [part.t() for part in parts]
-        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        stored = [self.stored[one] for one in self.names[name]]
+        weight = torch.empty(self.sizes[name], dtype=stored[0].dtype)
+        turned = self.family.transposed and is_linear(module) and weight.dim() == 2
+        rows = [each.shape[-1] if turned else each.shape[0] for each in stored]
+        for each, target in zip(stored, weight.split(rows)):
+            each.read_into(target.t() if turned else target)
         if (order := order_of_rows(self.family, self.shape, module)) is not None:
             weight = weight[order.argsort()]
         if name == HEAD and self.family.unit_head:
             weight = torch.nn.functional.normalize(weight.float()).to(weight.dtype)
-        return weight.contiguous()
+        return weight
+
+    def mapped(self, name):
+        """A weight as it lies in its file, where it stands there as ours does; otherwise as above."""
+        several, module = self.names[name], name.rpartition(".")[0]
+        turned = self.family.transposed and is_linear(module)
+        ordered = order_of_rows(self.family, self.shape, module) is not None
+        if len(several) > 1 or turned or ordered or (name == HEAD and self.family.unit_head):
+            return self[name]
+        return self.stored[several[0]].mapped()
 
     def __iter__(self):
         yield from self.sizes
@@ -208,10 +222,9 @@ def folded(model: MiniGLM, plain: GLMConfig) -> dict[str, torch.Tensor]:
         norm = model.transformer["ln_e"] if shape.embedding_norm else torch.nn.Identity()
         weights[EMBEDDING] = norm(table).float()
         weights = {name: weight for name, weight in weights.items() if ".ln_e." not in name}
-    with torch.device("meta"):
-        for name, weight in MiniGLM(plain).state_dict().items():
-            if name not in weights:  # of a norm
-                weights[name] = (torch.zeros if name.endswith("bias") else torch.ones)(weight.shape, device="cpu")
+    for name, weight in MiniGLM.outline(plain).state_dict().items():
+        if name not in weights:  # of a norm
+            weights[name] = (torch.zeros if name.endswith("bias") else torch.ones)(weight.shape)
     stronger = shape.scale * shape.head_size**0.5  # the queries, than with the usual scale
     changed = ("q_norm.",) if shape.qk_norm else ("attn.c_attn.",)
     scaled = ("ln_1_post.", "ln_2_post.") if shape.post_norms else ("c_proj.",)
@@ -246,8 +259,8 @@ def modules_of(weights: Weights, family: Family, shape: GLMConfig) -> Iterator[t
         if name != HEAD or not shape.tied:
             module, _, part = name.rpartition(".")
             modules.setdefault(module, {})[part] = tensor
-    with torch.device("meta"):  # which biases the family has, once its config.json is read again
-        has = MiniGLM(replace(told_back(family, shape)[1], n_layer=1)).state_dict() if family.filled else {}
+    # Which biases the family has its config.json tells, once it is read again.
+    has = MiniGLM.outline(replace(told_back(family, shape)[1], n_layer=1)).state_dict() if family.filled else {}
     for module, tensors in modules.items():
         if f"{NUMBER.sub('.0.', module, count=1)}.bias" in has:
             tensors.setdefault("bias", torch.zeros(len(tensors["weight"])))

@@ -4,6 +4,8 @@ Such a folder holds config.json, model.safetensors or pytorch_model.bin (or seve
 files. Nothing in it is executed and nothing is fetched. Whose names and shapes are known stands in families.py.
 """
 
+import functools
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,22 +59,38 @@ def read_hf(folder) -> tuple[Checkpoint, AnyTokenizer]:
     return Checkpoint(weights, vars(shape), {}, chat, fingerprint(tokenizer), family=family.title), tokenizer
 
 
+class TensorFile:
+    """A file of tensors, safetensors or torch's."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @functools.cached_property
+    def tensors(self) -> Callable[[str], torch.Tensor]:
+        """What gives the tensor of a name; it stays in the file, which is mapped into memory."""
+        if self.path.suffix == ".bin":
+            return unpickled(self.path).__getitem__
+        return safetensors.safe_open(self.path, framework="pt").__enter__().get_tensor
+
+
 @dataclass(frozen=True)
 class InFile:
-    """A tensor in a file, which is opened anew for each, so that no more of it stays in memory than was asked for."""
+    """A tensor in a file."""
 
-    path: Path
+    file: TensorFile
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    def read(self) -> torch.Tensor:
-        """The tensor, in memory of its own. Raises UserError."""
-        with told_if_damaged(self.path):
-            if self.path.suffix == ".bin":
-                return unpickled(self.path)[self.name].clone(memory_format=torch.contiguous_format)
-            with safetensors.safe_open(self.path, framework="pt") as file:
-                return file.get_tensor(self.name).clone()
+    def mapped(self) -> torch.Tensor:
+        """The tensor as it lies in the file. Raises UserError."""
+        with told_if_damaged(self.file.path):
+            return self.file.tensors(self.name)
+
+    def read_into(self, target: torch.Tensor):
+        """Copy the tensor to `target`. The file is opened anew, so that what was read leaves memory at the end."""
+        with told_if_damaged(self.file.path):
+            target.copy_(TensorFile(self.file.path).tensors(self.name))
 
 
 @contextmanager
@@ -88,17 +106,18 @@ def told_if_damaged(path):
 
 def tensors_in(path: Path) -> dict[str, InFile]:
     """The tensors of a file, safetensors or torch's, none of which is read yet. Raises UserError."""
+    file = TensorFile(path)
     with told_if_damaged(path):
         if path.suffix == ".bin":
             refuse_bombs(path)
             content = unpickled(path)
             if sum(each.nbytes for each in content.values()) > 2 * path.stat().st_size:
                 raise ValueError("tensors that claim more than the file holds")
-            return {name: InFile(path, name, tuple(each.shape), each.dtype) for name, each in content.items()}
-        with safetensors.safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            return {name: InFile(file, name, tuple(each.shape), each.dtype) for name, each in content.items()}
+        with safetensors.safe_open(path, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118, it is no dict
             return {
-                name: InFile(path, name, tuple(each.get_shape()), SAFETENSORS_DTYPES.get(each.get_dtype(), torch.uint8))
+                name: InFile(file, name, tuple(each.get_shape()), SAFETENSORS_DTYPES.get(each.get_dtype(), torch.uint8))
                 for name, each in slices.items()
             }
 

@@ -269,3 +269,15 @@ def test_onnxruntime_computes_each_knob(project, name):
             expected = model(ids[row : row + 1, padding:])[0][0].numpy()
             ours = np.concatenate(found, axis=1)[row, padding:]
             assert np.abs(ours - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_a_long_context_takes_no_memory_until_it_is_used():
+    """Rotary positions have no table: whatever context a file tells, the model is as large as its weights."""
+    shape = GLMConfig(block_size=1 << 30, vocab_size=64, n_layer=1, n_head=1, n_embd=8, positions="rope")
+    model = MiniGLM(shape).eval()
+    kept = [*model.parameters(), *model.buffers(), model.rotary.frequencies]
+    assert sum(each.nbytes for each in kept) < 10_000
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    with torch.no_grad():
+        far = model.rotary.at(torch.tensor([1 << 29]), torch.float32)
+        assert model(ids)[0].isfinite().all() and all(each.isfinite().all() for each in far)

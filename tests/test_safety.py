@@ -65,10 +65,6 @@ def malicious(kind, original, path, marker):
         checkpoint = torch.load(original, weights_only=True)
         if kind == "claims":
             checkpoint["model_args"] |= {"n_embd": 1 << 20, "n_layer": 1 << 20}
-        elif kind == "turning":  # rotary positions have a table, and no weights that would pay for it
-            model = MiniGLM(GLMConfig(16, 4096, 1, 1, 1, positions="rope", head_dim=4096))
-            checkpoint["model_args"] = vars(model.config) | {"block_size": 1 << 30}
-            checkpoint["model"] = model.state_dict()
         elif kind == "wide":
             checkpoint["model_args"] |= {"positions": "rope", "head_dim": 1 << 31}
         elif kind == "stretched":
@@ -92,7 +88,6 @@ KINDS = [
     "bytearray",
     "bomb",
     "claims",
-    "turning",
     "wide",
     "stretched",
     "doubling",
