@@ -15,7 +15,6 @@ import zipfile
 import pytest
 import torch
 
-from model import GLMConfig, MiniGLM
 from tools import ROOT, SMALL, TALK, lines, serve_page
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, limits and certificates as Windows does not have them")
