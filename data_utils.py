@@ -22,6 +22,7 @@ import torch
 from miniglm.batch import Batch
 from miniglm.errors import refuse
 from miniglm.files import is_plain_name
+from miniglm.tokenizer import id_dtype
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer, read_meta
 
@@ -65,7 +66,7 @@ class Books(DataSet):
     def __init__(self, dataset: str):
         """Maps train.bin and val.bin. Raises UserError where one is missing or damaged."""
         super().__init__(dataset)
-        self.ids = {split: _map_tokens(dataset, split) for split in SPLITS}  # (tokens,) uint16
+        self.ids = {split: _map_tokens(dataset, split) for split in SPLITS}  # (tokens,) uint16 or uint32
 
     def check(self, block_size: int):
         """Raise UserError where a split is too short for rows of block_size."""
@@ -110,9 +111,9 @@ class Talks(DataSet):
         super().__init__(dataset)
         self.normalisation = normalisation_in(self.meta, self.folder / "meta.json")
         mapped = {split: _map_sft(dataset, split) for split in SPLITS}
-        self.rows = {split: rows for split, (rows, _, _) in mapped.items()}  # (rows, block_size + 1) uint16
-        self.masks = {split: mask for split, (_, mask, _) in mapped.items()}  # uint8 like the rows
-        self.samples = {split: sample for split, (_, _, sample) in mapped.items()}  # uint16 like the rows, or None
+        self.rows = {split: rows for split, (rows, _, _) in mapped.items()}  # (rows, block_size + 1)
+        self.masks = {split: mask for split, (_, mask, _) in mapped.items()}  # uint8, of their shape
+        self.samples = {split: sample for split, (_, _, sample) in mapped.items()}  # uint16, of their shape, or None
 
     @property
     def row_length(self) -> int:
@@ -278,9 +279,10 @@ def _map_sft(dataset, split):
 
 
 def _map_tokens(dataset, split, row_length=None):
-    """The ids of a split as (tokens,) or (rows, row_length) uint16, checked against the vocabulary."""
+    """The ids of a split as (tokens,) or (rows, row_length) uint16 or uint32, checked against the vocabulary."""
     vocab_size = read_meta(Path("data", dataset)).get("vocab_size")
-    data = _map(dataset, split, np.uint16, row_length and (-1, row_length))
+    dtype = id_dtype(vocab_size if isinstance(vocab_size, int) else 0)
+    data = _map(dataset, split, dtype, row_length and (-1, row_length))
     largest = max((int(data[i : i + (1 << 24)].max()) for i in range(0, len(data), 1 << 24)), default=-1)
     refuse(
         not isinstance(vocab_size, int) or largest >= vocab_size,

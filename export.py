@@ -16,13 +16,13 @@ import torch
 
 from configurator import FilePath, configure
 from miniglm import origin
-from miniglm.conversation import chat_template
 from miniglm.conversion import gguf_tensors
 from miniglm.errors import UserError, refuse
 from miniglm.families import family_of
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
+from miniglm.template import chat_template
 from miniglm.tokenizer import Tokenizer, visible
 
 # -----------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def write_gguf(path, loaded, dtype):
     writer.add_eos_token_id(tokenizer.end_id)
     writer.add_add_bos_token(False)
     if loaded.chat:
-        writer.add_chat_template(chat_template())
+        writer.add_chat_template(chat_template(tokenizer.end))
     kind = gguf.GGMLQuantizationType[dtype.upper()]
     block = gguf.GGML_QUANT_SIZES[kind][0]
     for name, tensor, exact in gguf_tensors(model, loaded.family):

@@ -28,13 +28,13 @@ from miniglm.chat import (
     stream,
     unborne,
 )
-from miniglm.conversation import MARKERS
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
 from miniglm.files import write_whole
 from miniglm.machine import WeightDtype
 from miniglm.records import read_prompts
 from miniglm.search import Table, read_table
+from miniglm.template import MARKERS
 
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family

@@ -14,10 +14,12 @@ from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
 from configurator import Bounds, FilePath, configure
 from miniglm.errors import refuse
 from miniglm.files import claim, is_plain_name, reading_utf8, sha256, write_json, write_whole
-from miniglm.tokenizer import FAST_FILE, RANK_FILE, Tokenizer
+from miniglm.tokenizer import Tokenizer, clear_tokenizer, id_dtype
 from miniglm.vocabulary import encode_stream, load_tokenizer
 
 # -----------------------------------------------------------------------------
@@ -33,8 +35,9 @@ NORMALISATION = "white space at both ends of a line is cut; several empty lines 
 LONGEST_LINE = 1 << 20  # characters; a longer line is read in parts
 PIECE = 1 << 17  # characters tokenised in one go by one core
 TRAINING_CHARACTERS = 100_000_000  # a bpe tokenizer is learnt from the first so many of the training split
-# Where a text can be cut without changing its tokens: GPT-2's split pattern always begins a new word there.
-SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)|(?<=[，。！？；：、])(?=[\u4e00-\u9fff])")
+# Where a text can be cut without changing its tokens: every split pattern begins a new word behind a line end, and in a
+# text that has none GPT-2's before a letter (others may join it with the mark before).
+SAFE_CUTS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=[，。！？；：、])(?=[\u4e00-\u9fff])"))
 
 
 def normalised(path):
@@ -75,8 +78,8 @@ def pieces(path, start, stop):
         buffer += line[max(0, start - position) : max(0, stop - position)]
         position += len(line)
         while len(buffer) >= 2 * PIECE:
-            found = SAFE_CUT.search(buffer, PIECE)
-            cut = found.end() if found else PIECE
+            found = [match.end() for cut in SAFE_CUTS if (match := cut.search(buffer, PIECE))]
+            cut = found[0] if found else PIECE
             yield buffer[:cut]
             buffer = buffer[cut:]
         if position >= stop:
@@ -92,7 +95,7 @@ def joined(spans):
 
 
 def write_tokens(path, texts, encoder):
-    """Tokenise an iterator of texts with all cores into the file `path` of uint16 ids; its counts for meta.json."""
+    """Tokenise an iterator of texts with all cores into the file `path` of ids; its counts for meta.json."""
     counts = {"tokens": 0, "characters": 0, "bytes": 0}
     with write_whole(path, "wb") as file:
         for text, ids in encode_stream(encoder, texts):
@@ -131,11 +134,12 @@ else:
 
 claim(target)
 (target / "meta.json").unlink(missing_ok=True)  # until everything is written there is no data set
-for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin"), target / RANK_FILE, target / FAST_FILE):
-    stale.unlink(missing_ok=True)
+for stale in (*target.glob("*_mask.bin"), *target.glob("*_sample.bin")):
+    stale.unlink()
+clear_tokenizer(target)
 meta = {
     "kind": "books",
-    "dtype": "uint16",
+    "dtype": np.dtype(id_dtype(encoder.vocab_size)).name,
     "tokenizer": encoder.name,
     "vocab_size": encoder.vocab_size,
     "splits": {

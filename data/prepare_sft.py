@@ -29,8 +29,9 @@ from miniglm.conversation import encode_conversation, normalised
 from miniglm.errors import UserError, refuse
 from miniglm.files import claim, is_plain_name, sha256, write_json, write_whole
 from miniglm.records import BadRecord, Turn, conditions, read_records, turns_of, unlike
+from miniglm.tokenizer import id_dtype
 from miniglm.typed import Normalisation, normalisation_in
-from miniglm.vocabulary import load_tokenizer, read_config
+from miniglm.vocabulary import AnyTokenizer, load_tokenizer, read_config
 
 # -----------------------------------------------------------------------------
 files: list[FilePath] = []  # the records, one or more FILE.jsonl given without --
@@ -188,14 +189,15 @@ def samples(paths, read: Callable[[Any], Sample], wanted, strict, tally: Tally) 
 class Rows:
     """The rows of one split, packed and written as the samples come."""
 
-    def __init__(self, folder: Path, split: str, row_length: int, end_id: int, pack: bool, stack: ExitStack):
+    def __init__(self, folder: Path, split: str, row_length: int, encoder: AnyTokenizer, pack: bool, stack: ExitStack):
         """Open folder/SPLIT*.bin, which take their places when `stack` closes well.
 
-        end_id: of the token that fills up a row. pack: several samples in a row, with a column that numbers them.
+        encoder: whose end fills up a row. pack: several samples in a row, with a column that numbers them.
         """
         columns = ["", "_mask", "_sample"] if pack else ["", "_mask"]
         self.files = [stack.enter_context(write_whole(folder / f"{split}{column}.bin", "wb")) for column in columns]
-        self.row_length, self.end_id = row_length, end_id
+        self.row_length, self.end_id = row_length, encoder.end_id
+        self.dtypes = (id_dtype(encoder.vocab_size), np.uint8, np.uint16)
         self.most_open = OPEN_ROWS if pack else 0
         self.open = []  # (length, samples) of rows that may have room
         self.rows = self.samples = self.learned_tokens = 0
@@ -219,7 +221,7 @@ class Rows:
         gap = self.row_length - length
         numbered = enumerate([*row, ([self.end_id] * gap, [0] * gap)])
         columns = zip(*((i, m, number) for number, (ids, mask) in numbered for i, m in zip(ids, mask)))
-        for file, column, dtype in zip(self.files, columns, (np.uint16, np.uint8, np.uint16)):
+        for file, column, dtype in zip(self.files, columns, self.dtypes):
             file.write(np.array(column, dtype).tobytes())
         self.rows += 1
 
@@ -247,8 +249,8 @@ read = partial(sample_of, **how, searches=searches)
 tally = Tally(Counter(), Counter(), Counter())
 sample = None  # the last one
 with ExitStack() as stack:
-    train = Rows(target, "train", row_length, encoder.end_id, pack, stack)
-    val = Rows(target, "val", row_length, encoder.end_id, pack, stack)
+    train = Rows(target, "train", row_length, encoder, pack, stack)
+    val = Rows(target, "val", row_length, encoder, pack, stack)
     for sample in samples(val_files, read, wanted, strict, tally):
         val.add(sample)
     for sample in samples(files, read, wanted, strict, tally):
@@ -260,7 +262,7 @@ with ExitStack() as stack:
         refuse(not rows.samples, f"no good record in {', '.join(paths)}", "see the reasons above and mend the records")
     meta = {
         "kind": "talks",
-        "dtype": "uint16",
+        "dtype": np.dtype(id_dtype(encoder.vocab_size)).name,
         "tokenizer": encoder.name,
         "vocab_size": encoder.vocab_size,
         "row_length": row_length,

@@ -9,11 +9,12 @@ from typing import NamedTuple, Protocol
 
 from miniglm.book.passages import Place
 from miniglm.book.reader import BookReader
-from miniglm.conversation import LEARNED, MARKERS, Messages, encode_conversation, encode_prompt, normalised
+from miniglm.conversation import Messages, encode_conversation, encode_prompt, normalised
 from miniglm.decoding import Sampling, beam_search, filter_logits, generate
 from miniglm.errors import UserError
 from miniglm.grammar import Grammar, Guide, Trie
 from miniglm.origin import Loaded
+from miniglm.template import LEARNED, MARKERS
 from miniglm.tokenizer import Tokenizer
 
 CHAT_TOKENS = 200  # an answer without an end by then is cut off
@@ -91,11 +92,12 @@ def prompt_ids(loaded: Loaded, prompt: str | Messages, choosing: bool = False) -
     if not loaded.chat:
         if not isinstance(prompt, str) or not prompt:
             raise Blank("nothing to go on from", "write some text (--start=TEXT)")
-        return tokenizer.encode(prompt)
+        return [*tokenizer.start_ids, *tokenizer.encode(prompt)]
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages = normalised(messages, loaded.normalisation)
     if not messages or not messages[-1]["content"]:
         raise Blank("the question is empty", "ask something (--start=QUESTION)")
+    choosing = choosing and not tokenizer.template  # a template of others knows no call: it is said in an answer
     ids = encode_conversation(tokenizer, messages)[0] if choosing else encode_prompt(tokenizer, messages)
     if len(ids) >= block_size:
         long = f"the question and what goes with it are {len(ids)} tokens long, the model reads {block_size - 1}"
@@ -119,8 +121,8 @@ def stream(
 
     A prompt that has ended yields None. guides: of each prompt, or of none.
     """
-    decoders, end_id = [loaded.tokenizer.decoder() for _ in prompts], loaded.tokenizer.end_id
-    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_id, guides=guides):
+    decoders, end_ids = [loaded.tokenizer.decoder() for _ in prompts], loaded.tokenizer.end_ids
+    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_ids, guides=guides):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step.ids, decoders)]
 
 
@@ -280,7 +282,7 @@ def look_inside(
     which candidates are marked, each alone; what is chosen follows `sampling`.
     """
     heat = sampling.temperature or 1.0
-    for (token,), logits in generate(loaded.model, [prompt], max_new_tokens, sampling, loaded.tokenizer.end_id):
+    for (token,), logits in generate(loaded.model, [prompt], max_new_tokens, sampling, loaded.tokenizer.end_ids):
         assert token is not None  # with a prompt alone the generator ends as it does
         probabilities, ids = (logits / heat).softmax(-1)[0].topk(5)
         by_k = filter_logits(logits, heat, top_k=kept_k)[0].isfinite()
@@ -306,7 +308,7 @@ def complete(
     num_beams above 1 searches for the likeliest texts, the best first, instead of drawing; num_samples is at most
     num_beams then, and of sampling the penalties are heeded.
     """
-    end_id = loaded.tokenizer.end_id
+    end_ids = loaded.tokenizer.end_ids
     if num_beams == 1:
         prompts = [prompt for prompt in prompts for _ in range(num_samples)]
     completions = []
@@ -322,11 +324,12 @@ def complete(
             drawn = sampling
             if sampling.seed is not None:  # another one for each batch, or all would draw the same
                 drawn = replace(sampling, seed=(sampling.seed + start) % 2**63)
-            steps = zip(*(step.ids for step in generate(loaded.model, batch, max_new_tokens, drawn, end_id)))
+            steps = zip(*(step.ids for step in generate(loaded.model, batch, max_new_tokens, drawn, end_ids)))
             generated = [[token for token in row if token is not None] for row in steps]
         seconds = (time.perf_counter() - started) / len(generated)
         completions += [
-            Completion(loaded.tokenizer.decode(ids), len(ids), ids[-1:] == [end_id], seconds) for ids in generated
+            Completion(loaded.tokenizer.decode(ids), len(ids), not {*ids[-1:]}.isdisjoint(end_ids), seconds)
+            for ids in generated
         ]
     return completions
 
@@ -378,7 +381,7 @@ def beams(
         prompt,
         max_new_tokens,
         num_beams,
-        loaded.tokenizer.end_id,
+        loaded.tokenizer.end_ids,
         length_penalty,
         sampling.repetition_penalty,
         sampling.no_repeat_ngram_size,

@@ -4,15 +4,15 @@ A conversation is a list of {"role", "content"}. How it is written for a model o
 
     问：张飞字什么？\n答：张飞字翼德。<|endoftext|>
     0 0 0 0 0 0 0 0 0  0 0 1 1 1 1 1 1 1     the loss mask: what the assistant says, and its end
+
+A model of others whose tokenizer has a chat template gets it as that writes it.
 """
 
-from miniglm.tokenizer import END
+from miniglm.errors import UserError
+from miniglm.foreign import Foreign
+from miniglm.template import LEARNED, MARKERS
 from miniglm.typed import Normalisation
 from miniglm.vocabulary import AnyTokenizer
-
-# How each role's turn begins. What the assistant says (an answer, or a call of the search tool) closes with the end.
-MARKERS = {"system": "系统：", "user": "问：", "assistant": "答：", "search": "查：", "return": "果："}
-LEARNED = ("assistant", "search")
 
 Messages = list[dict[str, str]]
 
@@ -33,7 +33,10 @@ def encode_conversation(
 
     The mask is 1 on what the assistant says and on its end. Where the model must choose, the markers 答： and 查：
     count too: choosing says that it may search in any conversation, and in one with a search call it does.
+    Raises UserError where a chat template of others fails.
     """
+    if isinstance(tokenizer, Foreign) and tokenizer.template:
+        return encode_by_template(tokenizer, messages)
     ids, mask, prompt = [], [], ""
     choosing = choosing or any(message["role"] == "search" for message in messages)
     for message in messages:
@@ -52,17 +55,47 @@ def encode_conversation(
 
 
 def encode_prompt(tokenizer: AnyTokenizer, messages: Messages) -> list[int]:
-    """The ids after which the assistant's next answer begins: the conversation so far and 答：."""
+    """The ids after which the assistant's next answer begins: the conversation so far and 答：.
+
+    Raises UserError where a chat template of others fails.
+    """
+    if isinstance(tokenizer, Foreign) and tokenizer.template:
+        return tokenizer.encode_rendered(tokenizer.template.write(messages, begin=True))[0]
     ids, _ = encode_conversation(tokenizer, messages)
     return ids + tokenizer.encode(MARKERS["assistant"])
 
 
-def chat_template(end: str = END) -> str:
-    """How encode_prompt writes a conversation, as a Jinja template for other programs. end: the text of end_id."""
-    turns = []
-    for role, marker in MARKERS.items():
-        close = end if role in LEARNED else "\\n"
-        turn = f"{{{{ '{marker}' + message['content'] + '{close}' }}}}"
-        turns.append(f"{{%- if message['role'] == '{role}' %}}{turn}{{%- endif %}}")
-    begin = f"{{%- if add_generation_prompt %}}{{{{ '{MARKERS['assistant']}' }}}}{{%- endif %}}"
-    return "{%- for message in messages %}" + "".join(turns) + "{%- endfor %}" + begin
+def encode_by_template(tokenizer: Foreign, messages: Messages) -> tuple[list[int], list[int]]:
+    """(ids, loss_mask) of a conversation as its model's chat template writes it.
+
+    What the assistant says begins where the template would have it begin and reaches to its end token; one that the
+    template does not write is added at the end of the conversation.
+    """
+    assert tokenizer.template
+    write, spans = tokenizer.template.write, []
+    text = write(messages, begin=False)
+    places = [place for place, message in enumerate(messages) if message["role"] in LEARNED]
+    for place in places:
+        before = write(messages[:place], begin=True)
+        if not text.startswith(before):
+            raise UserError(
+                "the chat template of the model writes a talk otherwise once it is answered",
+                "mend its chat_template, or leave earlier turns away",
+            )
+        spans.append((len(before), messages[place]["content"]))
+    ids, starts = tokenizer.encode_rendered(text)
+    mask = [0] * len(ids)
+    limits = [start for start, _ in spans[1:]] + [len(text)]
+    for (start, content), limit in zip(spans, limits):
+        said = text.find(content, start, limit)
+        stop = said + len(content) if said >= 0 else limit
+        ends = [each for each, number in zip(starts, ids) if number in tokenizer.end_ids and stop <= each < limit]
+        ended = bool(ends) and not text[stop : ends[0]].strip()
+        last = limit == len(text) and messages[-1]["role"] in LEARNED
+        stop = ends[0] + 1 if ended else limit if last else stop
+        for place, each in enumerate(starts):
+            if start <= each < stop:
+                mask[place] = 1
+        if last and not ended:
+            ids, mask = [*ids, tokenizer.end_id], [*mask, 1]
+    return ids, mask

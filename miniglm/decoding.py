@@ -4,7 +4,7 @@ It knows a model and ids, no text and no tokenizer. Prompts are lists of ids; a 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -50,14 +50,14 @@ def generate(
     prompts: list[list[int]],
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
-    end_id: int | None = None,
+    end_ids: Collection[int] = (),
     use_cache: bool = True,
     guides: Sequence[Guide | None] = (),
 ) -> Iterator[Step]:
     """Go on from all prompts at once, a Step at a time. guides: of each prompt, or of none.
 
-    A prompt that has given end_id gives None from then on; when all have, the generator ends. A context that outgrows
-    block_size keeps its last half and is read again; with or without the cache the rule is the same.
+    A prompt that has given one of end_ids gives None from then on; when all have, the generator ends. A context that
+    outgrows block_size keeps its last half and is read again; with or without the cache the rule is the same.
     """
     rng = None if sampling.seed is None else torch.Generator(model.device).manual_seed(sampling.seed)
     texts = [list(prompt) for prompt in prompts]  # all ids so far, for the penalties
@@ -78,7 +78,7 @@ def generate(
             if guide and not done:
                 guide.push(token)
         step = Step([None if done else token for token, done in zip(chosen, ended)], logits)
-        ended = [done or token == end_id for token, done in zip(chosen, ended)]
+        ended = [done or token in end_ids for token, done in zip(chosen, ended)]
         yield step
         if all(ended):
             return
@@ -96,7 +96,7 @@ def beam_search(
     prompt: list[int],
     max_new_tokens: int,
     num_beams: int,
-    end_id: int | None = None,
+    end_ids: Collection[int] = (),
     length_penalty: float = 1.0,
     repetition_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
@@ -104,8 +104,8 @@ def beam_search(
     """Search the likeliest continuations of a prompt; yields None at each step and last what was found.
 
     What was found is a list of num_beams (ids, score), the best first. At each step the num_beams likeliest beginnings
-    are kept. A continuation that ends, with end_id or at max_new_tokens, scores its summed log-probability over its
-    length to the power of length_penalty (above 0 favours longer ones). The search ends when no open beginning,
+    are kept. A continuation that ends, with one of end_ids or at max_new_tokens, scores its summed log-probability over
+    its length to the power of length_penalty (above 0 favours longer ones). The search ends when no open beginning,
     scored at its present length, beats the worst of num_beams ended ones; these are transformers' rules with
     early_stopping=False.
     """
@@ -121,16 +121,16 @@ def beam_search(
         else:
             logits = decode(model, contexts, cache)
         log_probs = penalize(logits.float().log_softmax(-1), texts, repetition_penalty, no_repeat_ngram_size)
-        # Twice as many as are kept, since each of the best may be an end.
-        best, places = (sums + log_probs).flatten().topk(2 * num_beams)
+        # More than are kept, since the best of each beginning may be its ends.
+        best, places = (sums + log_probs).flatten().topk((1 + max(1, len(end_ids))) * num_beams)
         candidates = [
             (score, *divmod(place, log_probs.size(-1))) for score, place in zip(best.tolist(), places.tolist())
         ]
         for score, beam, token in candidates[:num_beams]:
-            if token == end_id or length == max_new_tokens:
+            if token in end_ids or length == max_new_tokens:
                 ended.append(([*texts[beam][len(prompt) :], token], score / length**length_penalty))
         ended = sorted(ended, key=lambda found: -found[1])[:num_beams]
-        open_ones = [candidate for candidate in candidates if candidate[2] != end_id][:num_beams]
+        open_ones = [candidate for candidate in candidates if candidate[2] not in end_ids][:num_beams]
         if len(ended) == num_beams and open_ones[0][0] / length**length_penalty <= ended[-1][1]:
             break
         beams = torch.tensor([beam for _, beam, _ in open_ones], device=device)

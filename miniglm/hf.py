@@ -15,15 +15,16 @@ import torch
 from safetensors.torch import save_file
 
 from miniglm.checkpoint import Checkpoint, refuse_bombs, unpickled
-from miniglm.conversation import chat_template
 from miniglm.conversion import Joined, theirs_from
 from miniglm.errors import UserError, refuse
 from miniglm.families import shape_of
 from miniglm.files import is_plain_name, new_folder, read_json, write_json, write_whole
+from miniglm.foreign import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE, Foreign
+from miniglm.template import chat_template
 from miniglm.tokenizer import FAST_FILE
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer
 
-CONFIG, TEMPLATE = "config.json", "chat_template.jinja"
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "pytorch_model.bin")  # what holds all weights; several of them have an index
 INDEX = ".index.json"
@@ -53,9 +54,9 @@ def read_hf(folder) -> tuple[Checkpoint, AnyTokenizer]:
         f"the tokenizer in {folder} has {tokenizer.vocab_size:,} ids, the model {shape.vocab_size:,}",
         "copy the folder again",
     )
-    template = Path(folder, TEMPLATE)
+    template = Path(folder, TEMPLATE_FILE)
     written = template.read_text(encoding="utf-8", errors="replace") if template.is_file() else ""
-    chat = written == chat_template(tokenizer.end)
+    chat = bool(tokenizer.template) or written == chat_template(tokenizer.end)
     return Checkpoint(weights, vars(shape), {}, chat, fingerprint(tokenizer), family=family.title), tokenizer
 
 
@@ -154,12 +155,15 @@ def write_hf(path, model, tokenizer: AnyTokenizer, chat: bool, dtype: str, famil
         except safetensors.SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}", "free some space or choose another place") from error
         write_json(folder / CONFIG, config)
-        write_json(folder / "generation_config.json", end_ids)
+        if isinstance(tokenizer, Foreign):
+            tokenizer.save(folder)
+            return
+        write_json(folder / GENERATION_FILE, end_ids)
         with write_whole(folder / FAST_FILE) as file:
             file.write(tokenizer.to_fast().to_str(pretty=True))
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size}
         about |= dict.fromkeys(("bos_token", "eos_token", "pad_token"), tokenizer.end)
-        write_json(folder / "tokenizer_config.json", about | {"clean_up_tokenization_spaces": False})
+        write_json(folder / CONFIG_FILE, about | {"clean_up_tokenization_spaces": False})
         if chat:
-            with write_whole(folder / TEMPLATE) as file:
+            with write_whole(folder / TEMPLATE_FILE) as file:
                 file.write(chat_template(tokenizer.end))

@@ -5,10 +5,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from miniglm.conversation import MARKERS, Messages
+from miniglm.conversation import Messages
 from miniglm.errors import refuse
 from miniglm.files import read_json_lines
 from miniglm.grammar import Grammar
+from miniglm.template import MARKERS
 
 MOST = 1  # records given back, the first that fit: a small model reads one, and mixes up several
 FEW = 100  # values that a column has at most, if it is said in the place of a word of the talk

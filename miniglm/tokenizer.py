@@ -4,7 +4,7 @@ import base64
 import codecs
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from miniglm.errors import UserError, refuse
 from miniglm.files import write_whole
 
 END = "<|endoftext|>"
+ANY_FILE = ("tokenizer.*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "*.tiktoken")
+ANY_FILE += ("tokenizer_config.json", "chat_template.*", "generation_config.json")  # of a tokenizer, in a folder
 RANK_FILE = "tokenizer.tiktoken"  # a line a token: its bytes in base64, its id
 FAST_FILE = "tokenizer.json"  # the form of the package tokenizers, which Hugging Face folders hold
 LONGEST_RUN = 500_000  # characters of white space; more end tiktoken's search for words
@@ -34,12 +36,15 @@ class Tokenizer:
 
     end = END
     options = ""  # what else than the ranks the ids depend on
+    start_ids = ()  # what is put before a text to go on from
+    template = None  # conversations are written in our own form
 
     def __init__(self, name: str, ranks: dict[bytes, int]):
         """name: 'gpt2' or 'bpe'. ranks: {bytes of a token: its id}."""
         self.name = name
         self.ranks = dict(sorted(ranks.items(), key=lambda pair: pair[1]))
         self.end_id = len(ranks)
+        self.end_ids = (self.end_id,)
         self.vocab_size = len(ranks) + 1
         self._encoding = tiktoken.Encoding(
             name, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={END: self.end_id}
@@ -69,9 +74,9 @@ class Tokenizer:
 
     def save(self, folder):
         """Write the rank file into `folder`, in place of another tokenizer's."""
-        Path(folder, FAST_FILE).unlink(missing_ok=True)
         with write_whole(Path(folder, RANK_FILE), "wb") as file:
             file.writelines(base64.b64encode(token) + b" %d\n" % rank for token, rank in self.ranks.items())
+        clear_tokenizer(folder, {RANK_FILE})
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text`. `<|endoftext|>` in it is ordinary text. Raises UserError."""
@@ -120,6 +125,18 @@ class Tokenizer:
         fast.decoder = decoders.ByteLevel()
         fast.add_special_tokens([AddedToken(END, special=True, normalized=False)])
         return fast
+
+
+def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The number format of a file of ids: uint16, and uint32 where the vocabulary has more than 65,536 ids."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def clear_tokenizer(folder, kept: Collection[str] = ()):
+    """Take the files of any tokenizer out of a folder, but for those that are kept."""
+    for path in {path for name in ANY_FILE for path in Path(folder).glob(name)}:
+        if path.name not in kept:
+            path.unlink()
 
 
 class StreamDecoder:

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import numpy as np
 from miniglm import wordpiece
 from miniglm.errors import UserError, refuse
 from miniglm.files import read_json
+from miniglm.foreign import CONFIG_FILE, PIECE_FILE, Foreign, read_foreign, read_pairs, template_in
+from miniglm.template import chat_template
 from miniglm.tokenizer import BYTE_CHARACTERS, END, FAST_FILE, RANK_FILE, Tokenizer, visible
 from miniglm.wordpiece import WordPiece
 
-AnyTokenizer = Tokenizer | WordPiece
+AnyTokenizer = Tokenizer | WordPiece | Foreign
 
 LONGEST_TOKEN = 4096  # bytes; how a token was joined takes the square of its length to find
 MOST_MERGING = 1 << 26  # summed squares of the tokens' lengths, in a tokenizer of others; GPT-2's are 1 << 22
@@ -36,7 +39,9 @@ def load_tokenizer(folder) -> AnyTokenizer:
     Raises UserError.
     """
     path = Path(folder, RANK_FILE)
-    if not path.exists() and any(Path(folder, name).exists() for name in (FAST_FILE, "vocab.json", "vocab.txt")):
+    theirs = [Path(folder, name) for name in (FAST_FILE, PIECE_FILE, "vocab.json", "vocab.txt")]
+    others = [each for each in Path(folder).glob("*.tiktoken") if each != path]
+    if not path.exists() and (others or any(each.exists() for each in theirs)):
         return read_hf_tokenizer(folder)
     meta = read_meta(folder) if Path(folder, "meta.json").exists() else {}
     name = meta.get("tokenizer")
@@ -62,7 +67,7 @@ def fingerprint(tokenizer: AnyTokenizer) -> str:
 
 
 def encode_stream(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(text, its token ids as a uint16 array) of each of the texts, in order, on all cores.
+    """(text, its token ids as an array) of each of the texts, in order, on all cores.
 
     Only a few texts are in memory at a time.
     """
@@ -102,26 +107,28 @@ def read_ranks(path) -> dict[bytes, int]:
 
 
 def read_hf_tokenizer(folder) -> AnyTokenizer:
-    """The tokenizer of a Hugging Face folder: tokenizer.json, or vocab.json and merges.txt, or BERT's vocab.txt.
+    """The tokenizer of a Hugging Face folder; ours where it is of GPT-2's kind or BERT's, else one of others.
 
-    Raises UserError for one that is neither GPT-2's kind nor BERT's.
+    Raises UserError.
     """
-    todo = "copy the folder again, or choose a model with GPT-2's byte-pair encoding or a BERT vocabulary"
+    todo = "copy the folder again, or choose a model with a tokenizer.json, a tokenizer.model or a rank file"
+    config = read_json(Path(folder, CONFIG_FILE), todo) if Path(folder, CONFIG_FILE).exists() else {}
     try:
-        if Path(folder, FAST_FILE).exists():
-            return from_fast_file(read_json(Path(folder, FAST_FILE), todo))
-        if Path(folder, "vocab.json").exists():
-            vocab = read_json(Path(folder, "vocab.json"), todo)
-            lines = Path(folder, "merges.txt").read_text(encoding="utf-8").split("\n")
-            merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-            return byte_pairs(vocab, {}, merges)
-        path = Path(folder, "tokenizer_config.json")
-        config = read_json(path, todo) if path.exists() else {}
-        # Not splitlines: one of the pieces is a line separator of Unicode's.
-        lines = Path(folder, "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        theirs = {"lowercase": "do_lower_case", "handle_chinese_chars": "tokenize_chinese_chars"}
-        flags = {name: config.get(theirs.get(name, name), flag) for name, flag in BERT_FLAGS.items()}
-        return word_pieces({piece: rank for rank, piece in enumerate(lines)}, {}, flags)
+        ours = template_in(Path(folder), config) in ("", *map(chat_template, (END, wordpiece.END)))
+        if ours and Path(folder, FAST_FILE).exists():
+            content = read_json(Path(folder, FAST_FILE), todo)
+            with suppress(ValueError, KeyError):
+                return from_fast_file(content)
+        elif ours and Path(folder, "vocab.json").exists():
+            with suppress(ValueError):
+                return byte_pairs(*read_pairs(folder, todo))
+        elif Path(folder, "vocab.txt").exists():
+            # Not splitlines: one of the pieces is a line separator of Unicode's.
+            lines = Path(folder, "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            theirs = {"lowercase": "do_lower_case", "handle_chinese_chars": "tokenize_chinese_chars"}
+            flags = {name: config.get(theirs.get(name, name), flag) for name, flag in BERT_FLAGS.items()}
+            return word_pieces({piece: rank for rank, piece in enumerate(lines)}, {}, flags)
+        return read_foreign(Path(folder), config, todo)
     except UserError:
         raise
     except Exception as error:  # what is in a file of somebody else's fails in many ways
@@ -160,7 +167,10 @@ def byte_pairs(vocab: dict[str, int], special: dict[str, int], merges: list[tupl
     bytes_of = {character: byte for byte, character in BYTE_CHARACTERS.items()}
     end = {**vocab, **special}.get(END)
     ranks = {bytes(bytes_of[c] for c in t): rank for t, rank in vocab.items() if rank != end and t not in special}
-    complete = type(end) is int and end == len(ranks) < 1 << 16 and sorted(ranks.values()) == list(range(end))
+    special = {text: rank for text, rank in special.items() if text != END}
+    complete = (
+        not special and type(end) is int and end == len(ranks) < 1 << 16 and sorted(ranks.values()) == list(range(end))
+    )
     complete = complete and len(merges) == end - 256 and all(bytes([b]) in ranks for b in range(256))
     if not complete or sum(len(token) ** 2 for token in ranks) > MOST_MERGING:
         raise ValueError("ids with gaps, some behind the end of text, or very long ones")

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
 from miniglm.files import write_whole
-from miniglm.tokenizer import FAST_FILE, RANK_FILE
+from miniglm.tokenizer import FAST_FILE, clear_tokenizer
 
 END, UNKNOWN, PREFIX = "[SEP]", "[UNK]", "##"
 SPECIAL = (END, UNKNOWN, "[CLS]", "[PAD]", "[MASK]")
@@ -21,10 +21,12 @@ class WordPiece:
     """
 
     name, end = "wordpiece", END
+    start_ids, template = (), None  # see Tokenizer
 
     def __init__(self, vocab: dict[str, int], **normalizer):
         """vocab: {piece: its id}. normalizer: what tokenizers.normalizers.BertNormalizer takes."""
         self.end_id = vocab[END]
+        self.end_ids = (self.end_id,)
         self.ranks = {
             piece.encode("utf-8", "replace"): rank for piece, rank in sorted(vocab.items(), key=lambda pair: pair[1])
         }
@@ -42,9 +44,9 @@ class WordPiece:
 
     def save(self, folder):
         """Write tokenizer.json into `folder`, in place of another tokenizer's file."""
-        Path(folder, RANK_FILE).unlink(missing_ok=True)
         with write_whole(Path(folder, FAST_FILE)) as file:
             file.write(self._fast.to_str(pretty=True))
+        clear_tokenizer(folder, {FAST_FILE})
 
     def to_fast(self) -> FastTokenizer:
         """This tokenizer as transformers reads it."""

@@ -90,7 +90,7 @@ def test_a_packed_row_equals_its_samples_alone():
 
 def generated(model, prompts, n, **settings):
     """What each prompt is followed by, a list of lists."""
-    more = {name: settings.pop(name) for name in ("end_id", "use_cache") if name in settings}
+    more = {name: settings.pop(name) for name in ("end_ids", "use_cache") if name in settings}
     steps = generate(model, prompts, n, Sampling(**settings), **more)
     return [list(row) for row in zip(*(step.ids for step in steps))]
 
@@ -131,13 +131,13 @@ def test_beam_search_equals_transformers(pair, num_beams, settings):
     model, theirs = pair
     prompt = [3, 1, 4, 1, 5, 9]
     likely = generated(model, [prompt], 8, temperature=0)[0][5]
-    for end_id in (None, likely):
+    for end_ids in ([], [likely]):
         expected = theirs.generate(
             torch.tensor([prompt]), max_new_tokens=20, do_sample=False, num_beams=num_beams,
-            num_return_sequences=num_beams, eos_token_id=end_id, pad_token_id=127,
+            num_return_sequences=num_beams, eos_token_id=end_ids or None, pad_token_id=127,
             output_scores=True, return_dict_in_generate=True, **settings,
         )  # fmt: skip
-        *_, found = beam_search(model, prompt, 20, num_beams, end_id, **settings)
+        *_, found = beam_search(model, prompt, 20, num_beams, end_ids, **settings)
         for row, score, (ids, ours) in zip(
             expected.sequences.tolist(), expected.sequences_scores.tolist(), found, strict=True
         ):
@@ -227,7 +227,7 @@ def test_generation_stops_at_the_end_token():
     model = small_model()
     free = generated(model, [[1], [2]], 40, temperature=0)
     end = free[0][3]
-    rows = generated(model, [[1], [2]], 40, temperature=0, end_id=end)
+    rows = generated(model, [[1], [2]], 40, temperature=0, end_ids=[end])
     stop = free[0].index(end)
     assert rows[0][: stop + 1] == free[0][: stop + 1] and all(token is None for token in rows[0][stop + 1 :])
 

@@ -28,8 +28,9 @@ from miniglm.book.asking import (
 from miniglm.book.mentions import any_of
 from miniglm.book.passages import Passages, Place
 from miniglm.book.quoting import clause_edges
-from miniglm.conversation import MARKERS, Messages
+from miniglm.conversation import Messages
 from miniglm.grammar import Grammar
+from miniglm.template import MARKERS
 
 MOST_WORDS = 5  # in a call
 OF_NAMES = "字叫称号名稱號"  # ask how somebody is called; without one, and no 最早, they are asked for themselves

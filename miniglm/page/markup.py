@@ -15,8 +15,7 @@ from miniglm.errors import UserError
 from miniglm.origin import Loaded
 from miniglm.page.words import TEXTS, told
 from miniglm.records import BadRecord, question_of, read_records
-from miniglm.tokenizer import Tokenizer
-from miniglm.wordpiece import WordPiece
+from miniglm.vocabulary import AnyTokenizer
 
 NOVEL = [("beginning", text) for text in ("却说曹操", "次日，玄德引关、张", "孔明曰：“")]  # what can be gone on from
 KNOWN_BOOK = [  # what can be asked about the demo's book: (kind, a good example)
@@ -101,7 +100,7 @@ def marked(text: str, quote: str) -> str:
     return shown.replace(quote, f"<mark>{quote}</mark>") if quote else shown
 
 
-def inside_html(tokenizer: Tokenizer | WordPiece, choices: Sequence[Choice], request: gr.Request | None) -> str:
+def inside_html(tokenizer: AnyTokenizer, choices: Sequence[Choice], request: gr.Request | None) -> str:
     """A table, a row a token: what was chosen, then the candidates with bars and marks, each a button.
 
     Tokens that share a character stand under it together.
@@ -136,7 +135,7 @@ def cell(shown: str, candidate: Candidate, place: int, chosen: bool, index: str)
     )
 
 
-def characters(tokenizer: Tokenizer | WordPiece, choices: Sequence[Choice]) -> list[tuple[str, list[Choice]]]:
+def characters(tokenizer: AnyTokenizer, choices: Sequence[Choice]) -> list[tuple[str, list[Choice]]]:
     """The text of a row of choices in pieces that hold whole characters, each with its choices."""
     pieces, group, utf8 = [], [], codecs.getincrementaldecoder("utf-8")(errors="ignore")
     text = ""
@@ -149,7 +148,7 @@ def characters(tokenizer: Tokenizer | WordPiece, choices: Sequence[Choice]) -> l
     return [*pieces, (text + "…", group)] if group else pieces
 
 
-def candidate_html(tokenizer: Tokenizer | WordPiece, begun: bytes, token: int) -> str:
+def candidate_html(tokenizer: AnyTokenizer, begun: bytes, token: int) -> str:
     """A token behind the bytes of a character that is begun; where it is a part of one, its bytes."""
     held = tokenizer.token_bytes(token)
     if not held:

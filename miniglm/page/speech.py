@@ -75,7 +75,7 @@ async def looked_inside(
     ids = [*await visitors.compute(prompt_ids, loaded, text), *(choice.token for choice in chosen)]
     yield inside_html(loaded.tokenizer, chosen, request), chosen
     longest = min(int(max_new_tokens), MOST_SEEN) - len(chosen)
-    if longest <= 0 or ids[-1] == loaded.tokenizer.end_id:
+    if longest <= 0 or ids[-1] in loaded.tokenizer.end_ids:
         return
     seen = look_inside(loaded, ids, longest, int(kept_k), kept_p, sampling_of(*sampling))
     async for added in visitors.gathered(seen):

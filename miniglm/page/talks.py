@@ -5,10 +5,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from miniglm.conversation import MARKERS, Messages
+from miniglm.conversation import Messages
 from miniglm.errors import UserError
 from miniglm.page.words import Trouble
 from miniglm.records import BadRecord, read_records, turns_of
+from miniglm.template import MARKERS
 
 WARNING = "⚠ "  # stands before what went wrong
 
