@@ -16,14 +16,11 @@ import torch
 
 from configurator import FilePath, configure
 from miniglm import origin
-from miniglm.conversion import gguf_tensors
 from miniglm.errors import UserError, refuse
-from miniglm.families import family_of
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
-from miniglm.template import chat_template
-from miniglm.tokenizer import Tokenizer, visible
+from miniglm.llama_cpp import write_gguf
 
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the trained model
@@ -36,65 +33,6 @@ dtype: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = "f32"
 
 DTYPES = {"gguf": ("f32", "f16", "bf16", "q8_0", "q4_0"), "hf": tuple(HF_DTYPES), "onnx": ("f32", "f16")}
 LARGEST_ONNX = 2 << 30  # bytes: a file of protocol buffers
-
-
-def write_gguf(path, loaded, dtype):
-    """Write a Loaded model as one GGUF file, tokenizer included, of the architecture that computes what it does."""
-    import gguf
-
-    model, tokenizer = loaded.model, loaded.tokenizer
-    if not isinstance(tokenizer, Tokenizer):
-        raise UserError("llama.cpp runs no GPT-2 with a BERT vocabulary", "choose --to=hf or --to=onnx")
-    family, config = family_of(model.config, loaded.family)
-    refuse(not family.llama_cpp, f"llama.cpp knows no {family.title}", "choose --to=hf or --to=onnx")
-    writer = gguf.GGUFWriter(path, family.llama_cpp)
-    writer.add_name("MiniGLM")
-    writer.add_context_length(config.block_size)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(config.inner)
-    writer.add_block_count(config.n_layer)
-    writer.add_head_count(config.n_head)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_size)
-    writer.add_value_length(config.head_size)
-    if config.norm == "rms":
-        writer.add_layer_norm_rms_eps(config.norm_eps)
-    else:
-        writer.add_layer_norm_eps(config.norm_eps)
-    if config.positions == "rope":
-        writer.add_rope_freq_base(config.rope_theta)
-        writer.add_rope_dimension_count(config.rotated)
-        if config.scaling[0] == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(config.scaling[1][0])
-    if family.title in ("Granite", "MiniCPM"):
-        writer.add_embedding_scale(config.embedding_multiplier)
-        writer.add_residual_scale(config.residual_multiplier)
-        writer.add_logit_scale(1 / config.logits_multiplier)
-        writer.add_attention_scale(config.scale)
-    padding = range(tokenizer.vocab_size, config.vocab_size)  # rows of the embedding that stand for no token
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*map(visible, tokenizer.ranks), tokenizer.end, *(f"[PAD{token}]" for token in padding)])
-    kinds = gguf.TokenType
-    writer.add_token_types([kinds.NORMAL] * len(tokenizer.ranks) + [kinds.CONTROL] + [kinds.UNUSED] * len(padding))
-    writer.add_token_merges([f"{visible(left)} {visible(right)}" for left, right in tokenizer.merges()])
-    writer.add_bos_token_id(tokenizer.end_id)
-    writer.add_eos_token_id(tokenizer.end_id)
-    writer.add_add_bos_token(False)
-    if loaded.chat:
-        writer.add_chat_template(chat_template(tokenizer.end))
-    kind = gguf.GGMLQuantizationType[dtype.upper()]
-    block = gguf.GGML_QUANT_SIZES[kind][0]
-    for name, tensor, exact in gguf_tensors(model, loaded.family):
-        # As llama.cpp's own converter does: vectors and positions stay exact, what no block divides becomes f16.
-        fitting = kind if tensor.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
-        used = gguf.GGMLQuantizationType.F32 if exact else fitting
-        writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), used), raw_dtype=used)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 class Onnx(torch.nn.Module):

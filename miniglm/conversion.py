@@ -301,17 +301,17 @@ def gguf_tensors(model: MiniGLM, preferred: str) -> Iterator[tuple[str, torch.Te
             exact = tensor.dim() == 1 or module.endswith("wpe")
             for place, (name, piece) in enumerate(pieces(tensor.float(), family, shape, module, family.gguf)):
                 if turned and module.endswith("attn.c_attn") and place < 2:  # queries and keys
-                    piece = as_neighbours(piece, shape)
+                    piece = piece[neighbours_order(len(piece), shape)]
                 yield f"{name}.{part}", piece, exact
     if shape.scaling[0] == "llama3":  # how much slower each pair turns
         yield "rope_freqs.weight", rope_frequencies(replace(shape, rope_scaling="")) / rope_frequencies(shape), True
 
 
-def as_neighbours(rows: torch.Tensor, shape: GLMConfig) -> torch.Tensor:
-    """The rows of queries or keys, in the order in which numbers that turn together stand side by side."""
-    heads = torch.arange(len(rows)).view(-1, shape.head_size)
+def neighbours_order(rows: int, shape: GLMConfig) -> torch.Tensor:
+    """Which of so many rows of queries or keys stand where numbers that turn together stand side by side."""
+    heads = torch.arange(rows).view(-1, shape.head_size)
     pairs = heads[:, : shape.rotated].unflatten(1, (2, -1)).transpose(1, 2).flatten(1)
-    return rows[torch.cat([pairs, heads[:, shape.rotated :]], 1).flatten()]
+    return torch.cat([pairs, heads[:, shape.rotated :]], 1).flatten()
 
 
 def adapter_to_theirs(parts: Weights, shape: GLMConfig, preferred: str) -> tuple[dict, list[str], bool]:

@@ -58,6 +58,7 @@ class Engine(ABC):
 
     tokens: dict[int, bytes]  # the bytes of each ordinary token
     special: dict[str, int]  # the others
+    added: frozenset[int] = frozenset()  # ordinary ones that are cut out of a text before all else
     size: int  # one more than the largest id
     strips = False  # whether the space before a text's first word is none
     start_ids: list[int]  # what its own programs put before a text
@@ -89,14 +90,17 @@ class Fast(Engine):
         self.size = max([*vocabulary.values(), *added]) + 1
         if self.size > MOST_IDS or min(vocabulary.values()) < 0:
             raise ValueError("ids that cannot be")
-        if "ByteLevel" in steps:
+        self.described, self.byte_level = described, "ByteLevel" in steps
+        self.prefixes = bool(self._fast.encode("a", add_special_tokens=False).tokens[0].startswith(SPACE))
+        if self.byte_level:
             bytes_of = from_visible
         elif steps & {"Metaspace", "ByteFallback", "Replace"}:
             bytes_of, self.strips = from_piece, "Strip" in steps or "Metaspace" in steps
         else:
             raise ValueError("tokens whose bytes are not known")
         self.tokens = {number: bytes_of(piece) for piece, number in vocabulary.items() if number not in added}
-        self.tokens |= {number: token.content.encode() for number, token in added.items() if not token.special}
+        self.added = frozenset(number for number, token in added.items() if not token.special)
+        self.tokens |= {number: added[number].content.encode() for number in self.added}
         self.start_ids = self._fast.encode("", add_special_tokens=True).ids
 
     def encode(self, text):
@@ -164,6 +168,7 @@ class Ranks(Engine):
     def __init__(self, ranks: dict[bytes, int], pattern: str, special: dict[str, int], start: Sequence[str] = ()):
         """pattern: how words are cut. start: the special tokens that are put before a text."""
         self._encoding = tiktoken.Encoding("foreign", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+        self.ranks, self.pattern = ranks, pattern
         self.tokens, self.special = {number: token for token, number in ranks.items()}, special
         self.size = max([*self.tokens, *special.values()]) + 1
         self.start_ids = [special[each] for each in start]
@@ -195,7 +200,7 @@ class Pieces(Engine):
 
     def __init__(self, content: bytes, added: dict[str, int], start: Sequence[str] = ()):
         """added: special tokens beside those in the file. start: those that are put before a text."""
-        self._model = model = sentencepiece.SentencePieceProcessor(model_proto=content)
+        self.model = model = sentencepiece.SentencePieceProcessor(model_proto=content)
         numbers = range(model.get_piece_size())
         special = {model.id_to_piece(number): number for number in numbers if model.is_control(number)}
         self.special = special | added
@@ -209,14 +214,14 @@ class Pieces(Engine):
 
     def encode(self, text):
         """See Engine."""
-        return self._model.encode(text)
+        return self.model.encode(text)
 
     def encode_rendered(self, text):
         """See Engine."""
         ids, starts, at = [], [], 0
         for match in [*self._cut.finditer(text), None]:
             part = text[at : match.start() if match else None]
-            found: Any = self._model.encode(part, out_type="offset_mapping")
+            found: Any = self.model.encode(part, out_type="offset_mapping")
             ids += found["ids"]
             starts += [at + start for start, _ in found["offsets"]]
             if match:
@@ -236,7 +241,7 @@ class Foreign:
 
         template: how it writes a conversation; None: as our form is.
         """
-        self._engine, self._files, self.template = engine, files, template
+        self.engine, self._files, self.template = engine, files, template
         more = ends_written(template, engine.special) if template else []
         self.end_ids, self.end_id = tuple(dict.fromkeys([*ends, *more])), ends[0]
         texts = {number: text for text, number in engine.special.items()}
@@ -257,7 +262,7 @@ class Foreign:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, in which special tokens are ordinary text; nothing is put before it."""
-        return self._engine.encode(text.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates are no text
+        return self.engine.encode(text.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates are no text
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """The ids of `text`, uint16 or uint32."""
@@ -265,7 +270,7 @@ class Foreign:
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[int]]:
         """(ids, at which character each begins) of a text with special tokens, as a chat template writes it."""
-        return self._engine.encode_rendered(text.encode("utf-8", "replace").decode("utf-8"))
+        return self.engine.encode_rendered(text.encode("utf-8", "replace").decode("utf-8"))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens and without bytes that form no character."""
@@ -273,11 +278,11 @@ class Foreign:
 
     def decoder(self):
         """A decoder: ids in, finished characters out."""
-        return ForeignDecoder(self, self._engine.strips)
+        return ForeignDecoder(self, self.engine.strips)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; none for special tokens and for ids that only pad the model's vocabulary."""
-        return b"" if token in self.end_ids else self._engine.tokens.get(token, b"")
+        return b"" if token in self.end_ids else self.engine.tokens.get(token, b"")
 
     def show(self, token: int) -> str:
         """One token for a reader: its text, or its bytes where they are only part of a character."""

@@ -6,6 +6,7 @@ conversation and nothing else.
 
 import datetime
 import json
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -58,7 +59,8 @@ class Template:
         extensions = [Marked, "jinja2.ext.loopcontrols"]
         sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
         sandbox.filters["tojson"] = as_json
-        sandbox.globals.update(raise_exception=refuse_by_template, strftime_now=today)
+        functions: dict[str, Any] = {"raise_exception": refuse_by_template, "strftime_now": today}
+        sandbox.globals.update(functions)
         return sandbox.from_string(self.source)
 
     def write(self, messages: list[dict[str, str]], begin: bool) -> str:

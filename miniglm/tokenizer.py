@@ -4,7 +4,7 @@ import base64
 import codecs
 import importlib.util
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -106,16 +106,7 @@ class Tokenizer:
 
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The pairs of byte strings whose joining makes each token, in the tokens' order."""
-        pairs = []
-        for token, rank in self.ranks.items():
-            parts = [token[i : i + 1] for i in range(len(token))]
-            while len(parts) > 2:  # join as encoding would, with what was known before this token
-                joined = [self.ranks.get(left + right, rank) for left, right in zip(parts, parts[1:])]
-                first = min(range(len(joined)), key=joined.__getitem__)
-                parts[first : first + 2] = [parts[first] + parts[first + 1]]
-            if len(parts) == 2:
-                pairs.append((parts[0], parts[1]))
-        return pairs
+        return merges_of(self.ranks)
 
     def to_fast(self) -> FastTokenizer:
         """This tokenizer as transformers reads it: it gives the same ids for any text without END in it."""
@@ -125,6 +116,20 @@ class Tokenizer:
         fast.decoder = decoders.ByteLevel()
         fast.add_special_tokens([AddedToken(END, special=True, normalized=False)])
         return fast
+
+
+def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The pairs of byte strings whose joining makes each token, of tokens in the order of their ranks."""
+    pairs = []
+    for token, rank in ranks.items():
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:  # join as encoding would, with what was known before this token
+            joined = [ranks.get(left + right, rank) for left, right in zip(parts, parts[1:])]
+            first = min(range(len(joined)), key=joined.__getitem__)
+            parts[first : first + 2] = [parts[first] + parts[first + 1]]
+        if len(parts) == 2:
+            pairs.append((parts[0], parts[1]))
+    return pairs
 
 
 def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
