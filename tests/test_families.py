@@ -3,10 +3,12 @@
 import json
 import math
 import re
+import shutil
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
+import peft
 import pytest
 import safetensors.torch
 import torch
@@ -15,9 +17,11 @@ import transformers
 from miniglm import origin
 from miniglm.checkpoint import build_model
 from miniglm.decoding import Sampling, generate
+from miniglm.errors import UserError
 from miniglm.hf import write_hf
+from miniglm.lora import Adapter, attach, save_adapter
 from miniglm.origin import open_model
-from tools import llama_server, logits_differ
+from tools import fill_adapters, llama_server, logits_differ
 
 VOCABULARY = 320  # ids of the tiny models
 SMALL = {
@@ -281,3 +285,69 @@ def test_llama_cpp_computes_the_same(project, folders, name):
     theirs = log_probabilities(llama_server(path), ids[0].tolist())
     told = ~theirs.isnan()
     assert told.sum() > 250 and (ours - theirs)[told].abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.weights])
+def test_what_peft_has_made_is_loaded_and_ours_is_loaded_by_peft(folders, name, tmp_path):
+    """Random changes of every linear layer, each way: the same logits."""
+    folder, _ = folders(name)
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    torch.manual_seed(3)
+    config = peft.LoraConfig(
+        r=3, lora_alpha=7, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = origin.load(folder, lora=str(tmp_path / "theirs"))
+    assert logits_differ(theirs, ours.model, VOCABULARY, 48) < 1e-4
+    assert logits_differ(theirs, origin.load(folder).model, VOCABULARY, 48) > 0.01
+    model = origin.load(folder).model
+    attach(model, adapter := Adapter(rank=2, alpha=5.0))
+    fill_adapters(model, 0.1)
+    save_adapter(tmp_path, adapter.of(model), model.config, CASES[name].title)
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert logits_differ(peft.PeftModel.from_pretrained(base, tmp_path).eval(), model, VOCABULARY, 48) < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.weights])
+def test_an_adapter_has_the_familys_own_names(folders, name, tmp_path):
+    """Where transformers has no class for it: written, read again, the same logits."""
+    folder, _ = folders(name)
+    model = origin.load(folder).model
+    attach(model, adapter := Adapter(rank=2, alpha=5.0))
+    fill_adapters(model, 0.1)
+    save_adapter(tmp_path, adapter.of(model), model.config, CASES[name].title)
+    stored = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
+    named = {part.removeprefix("base_model.model.").split(".lora_")[0] + ".weight" for part in stored}
+    assert named <= safetensors.torch.load_file(folder / "model.safetensors").keys()
+    ids = torch.randint(VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        again = origin.load(folder, lora=str(tmp_path)).model
+        assert (again(ids)[0] - model(ids)[0]).abs().max() < 1e-4
+
+
+def test_an_adapter_for_another_family_is_told(folders, tmp_path):
+    """One line."""
+    folder, _ = folders("glm-4-9b-hf")
+    model = origin.load(folder).model
+    attach(model, adapter := Adapter(rank=2, alpha=5.0))
+    save_adapter(tmp_path, adapter.of(model), model.config, "GLM")
+    with pytest.raises(UserError, match="is damaged or of layers that the model has not"):
+        open_model(folders("llama-2")[0], str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "qwen3", "baichuan-7b", "chatglm2-6b"])
+def test_narrow_weights_stay_as_they_are(folders, name, tmp_path):
+    """A folder in bfloat16 opens in bfloat16, and is written again to the bit."""
+    folder, _ = folders(name)
+    shutil.copytree(folder, tmp_path / "narrow", ignore=shutil.ignore_patterns("*.gguf"))
+    path = tmp_path / "narrow/model.safetensors"
+    stored = {key: weight.bfloat16() for key, weight in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(stored, path)
+    loaded = origin.load(tmp_path / "narrow")
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
+    write_hf(tmp_path / "again", loaded.model, loaded.tokenizer, False, "bf16", loaded.family)
+    again = safetensors.torch.load_file(tmp_path / "again/model.safetensors")
+    assert all(weight.equal(stored[key]) for key, weight in again.items())
+    assert origin.load(tmp_path / "narrow", dtype="float32").model.dtype == torch.float32

@@ -229,7 +229,9 @@ class Project:
         self.folder = Path(folder)
         if self.folder.exists():
             return
-        shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(".*", "out*", "__pycache__", "tests"))
+        shutil.copytree(
+            ROOT, self.folder, ignore=shutil.ignore_patterns(".*", "out*", "models", "__pycache__", "tests")
+        )
         (self.folder / "tests").mkdir()  # what the demo reads there
         shutil.copyfile(ROOT / "tests/natural.jsonl", self.folder / "tests/natural.jsonl")
         for data_set in [path for path in (self.folder / "data").iterdir() if path.is_dir()]:
