@@ -203,8 +203,8 @@ def merged(weights: Weights, adapter: Adapter) -> Weights:
 
 
 def changed(A: torch.Tensor, B: torch.Tensor, scale: float, W: torch.Tensor) -> torch.Tensor:
-    """A linear layer's weight (out_features, in_features) with scale * B A added, in its own number format."""
-    return (W.float() + scale * (B.float() @ A.float())).to(W.dtype)
+    """A linear layer's weight (out_features, in_features) with scale * B A added; float32, a narrower one loses it."""
+    return W.float() + scale * (B.float() @ A.float())
 
 
 def merged_state(model: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:

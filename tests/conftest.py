@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from tools import HOTELS, LORA, MODERN, SMALL, SWAPPED, TALK, Project, lines, talk
 
-SLOWEST = ["gradio", "demo", "faults", "resume", "fuzz", "bench", "safety", "train", "hf", "llm"]
+SLOWEST = ["gradio", "demo", "smollm2", "faults", "resume", "fuzz", "bench", "families", "safety", "train", "hf", "llm"]
 
 
 def pytest_collection_modifyitems(items):
