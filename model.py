@@ -490,9 +490,13 @@ class MiniGLM(nn.Module):
         self.transformer = nn.ModuleDict(parts)
         self.rotary = rotary
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
-        if config.tied:  # Press and Wolf 2017, arXiv:1608.05859
-            self.lm_head.weight = self.token_embedding.weight
+        self.tie()
         self._initialise()
+
+    def tie(self):
+        """Make the head's weight the embedding, if the shape says so (Press and Wolf 2017, arXiv:1608.05859)."""
+        if self.config.tied:
+            self.lm_head.weight = self.token_embedding.weight
 
     def _initialise(self):
         """Weights from a normal distribution as GPT-2's, biases from zero."""

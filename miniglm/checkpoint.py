@@ -21,9 +21,9 @@ import torch
 
 from miniglm.conversion import Joined, Weights
 from miniglm.errors import UserError, refuse
-from miniglm.families import HEAD
+from miniglm.families import HEAD, is_linear
 from miniglm.files import is_plain_name, link_whole, write_json, write_whole
-from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, checked, save_adapter
+from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, NF4Linear, checked, save_adapter
 from miniglm.typed import Normalisation
 from miniglm.vocabulary import AnyTokenizer
 from model import GLMConfig, MiniGLM
@@ -243,11 +243,14 @@ def shape_in(checkpoint: Checkpoint, place) -> GLMConfig:
         raise UserError(f"{place} holds a model of no shape", "train again, or copy the file again") from error
 
 
-def build_model(checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float32, **changes) -> MiniGLM:
+def build_model(
+    checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float32, quantize: str = "none", **changes
+) -> MiniGLM:
     """The model of a checkpoint, with copies of its weights, which are read one after the other.
 
     dtype: of the weights. None: as they are stored; those of a folder of others stay in its files, mapped, where they
-    can. changes: fields of GLMConfig to override (dropout). Raises UserError where the weights do not fit the shape.
+    can. quantize: "nf4" keeps the blocks' linear layers in 4 bits, each from the moment it is read (see lora.py).
+    changes: fields of GLMConfig to override (dropout). Raises UserError where the weights do not fit the shape.
     """
     try:
         config, weights = GLMConfig(**{**checkpoint.shape, **changes}), checkpoint.weights
@@ -270,8 +273,9 @@ def build_model(checkpoint: Checkpoint, dtype: torch.dtype | None = torch.float3
             weight = weight.to(dtype, copy=not isinstance(weights, Joined))
             module, _, part = name.rpartition(".")
             setattr(model.get_submodule(module), part, torch.nn.Parameter(weight))
-        if config.tied:
-            model.lm_head.weight = model.token_embedding.weight
+            if quantize == "nf4" and part == "weight" and is_linear(module):
+                model.set_submodule(module, NF4Linear(model.get_submodule(module)))
+        model.tie()
     except UserError:
         raise
     except Exception as error:  # shapes of odd types fail in as many ways

@@ -9,11 +9,15 @@ import torch
 
 from miniglm.errors import UserError, refuse
 from miniglm.families import (
+    ADDING,
     BLOCK,
     EMBEDDING,
     HEAD,
     LINEAR,
     NUMBER,
+    POSITIONS,
+    POST_NORMS,
+    QKV,
     Family,
     Names,
     config_of,
@@ -98,10 +102,13 @@ class Joined(Mapping[str, torch.Tensor]):
         head, embedding = (self.theirs(name)[0] for name in (HEAD, EMBEDDING))
         own = stored.pop(head, None)
         table = stored.get(embedding)
+        another = own is not None and (table is None or own.shape != table.shape)
+        if own is not None and table is not None and not another:
+            another = not own.mapped().equal(table.mapped())
         refuse(
-            own is not None and (table is None or own.shape != table.shape or not own.mapped().equal(table.mapped())),
-            f"{self.place} has an lm_head of its own",
-            f"choose a {self.family.title} whose lm_head is its embedding, as its config.json says",
+            another,
+            f"{self.place} has an {head.removesuffix('.weight')} of its own",
+            f"choose a {self.family.title} whose head is its embedding, as its config.json says",
         )
 
     def sizes_of_ours(self) -> dict[str, torch.Size]:
@@ -189,7 +196,7 @@ def sizes_of(weights: Weights) -> dict[str, torch.Size]:
 
 def joined_sizes(shape: GLMConfig, module: str, several: int) -> tuple[int, ...]:
     """How many rows each of `several` modules of theirs has that are joined in one of ours."""
-    if module.endswith("c_attn"):
+    if module.endswith(QKV):
         return tuple(heads * shape.head_size for heads in (shape.n_head, shape.kv_heads, shape.kv_heads))
     return (shape.inner,) * several
 
@@ -226,13 +233,13 @@ def folded(model: MiniGLM, plain: GLMConfig) -> dict[str, torch.Tensor]:
         if name not in weights:  # of a norm
             weights[name] = (torch.zeros if name.endswith("bias") else torch.ones)(weight.shape)
     stronger = shape.scale * shape.head_size**0.5  # the queries, than with the usual scale
-    changed = ("q_norm.",) if shape.qk_norm else ("attn.c_attn.",)
-    scaled = ("ln_1_post.", "ln_2_post.") if shape.post_norms else ("c_proj.",)
+    changed = "q_norm" if shape.qk_norm else QKV
+    scaled = POST_NORMS if shape.post_norms else ADDING
     for name, weight in weights.items():
-        if stronger != 1 and name.startswith("transformer.h.") and any(part in name for part in changed):
+        if stronger != 1 and f".{changed}." in name:
             weight = weights[name] = weight.clone()
             weight[: shape.head_size if shape.qk_norm else shape.n_head * shape.head_size] *= stronger
-        if shape.residual_multiplier != 1 and any(part in name for part in scaled):
+        if shape.residual_multiplier != 1 and any(f".{part}." in name for part in scaled):
             weights[name] = weight * shape.residual_multiplier
     if plain.tied:
         weights[HEAD] = weights[EMBEDDING]
@@ -242,7 +249,7 @@ def folded(model: MiniGLM, plain: GLMConfig) -> dict[str, torch.Tensor]:
 def told_as(model: MiniGLM, preferred: str) -> tuple[Family, GLMConfig, dict[str, torch.Tensor]]:
     """(family, shape, weights) as others have a model of ours. preferred: see family_of. Raises UserError."""
     family, shape = family_of(model.config, preferred)
-    head = model.lm_head.weight
+    head = model.state_dict()[HEAD]
     if family.unit_head and not torch.allclose(head.float().norm(dim=1), torch.ones(len(head)), atol=1e-2):
         family, shape = family_of(model.config)  # it has been trained since
     plain = shape == model.config
@@ -298,9 +305,9 @@ def gguf_tensors(model: MiniGLM, preferred: str) -> Iterator[tuple[str, torch.Te
     turned = family.gguf_pairs == "neighbours" and shape.positions == "rope" and shape.rope_pairs == "halves"
     for module, tensors in modules_of(weights, family, shape):
         for part, tensor in tensors.items():
-            exact = tensor.dim() == 1 or module.endswith("wpe")
+            exact = tensor.dim() == 1 or module == POSITIONS
             for place, (name, piece) in enumerate(pieces(tensor.float(), family, shape, module, family.gguf)):
-                if turned and module.endswith("attn.c_attn") and place < 2:  # queries and keys
+                if turned and module.endswith(QKV) and place < 2:  # queries and keys
                     piece = piece[neighbours_order(len(piece), shape)]
                 yield f"{name}.{part}", piece, exact
     if shape.scaling[0] == "llama3":  # how much slower each pair turns

@@ -18,8 +18,11 @@ from model import PLACES, GLMConfig
 
 BLOCK = "transformer.h.{}."  # what the names of our block number {} begin with
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # in a state dict of ours
+POSITIONS = "transformer.wpe"
 # The linear layers of a block, and what LoRA's roles call them.
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+QKV, ADDING = LINEAR[0], (LINEAR[1], LINEAR[3])  # queries, keys and values; what adds to the residual stream
+POST_NORMS = ("ln_1_post", "ln_2_post")  # where what is added has a norm
 ROLES = {"attention": ("attn.c_attn",), "output": ("attn.c_proj",), "mlp": ("mlp.c_fc", "mlp.c_proj")}
 IS_LINEAR = re.compile(re.escape(BLOCK).replace(r"\{\}", r"\d+") + f"({'|'.join(map(re.escape, LINEAR))})")
 NUMBER = re.compile(r"\.(\d+)\.")  # of a block, in a name

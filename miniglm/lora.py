@@ -167,7 +167,8 @@ def _digest(weights: Weights) -> str:
     for name in sorted(weights):
         if not name.endswith(".bias") or weights[name].any():
             seen.update(name.encode())
-            seen.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().data)
+            numbers = weights[name].detach().float().contiguous().cpu()  # the same for what is stored in 16 bits
+            seen.update(numbers.view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 
@@ -179,7 +180,8 @@ def attach(model: nn.Module, adapter: Adapter, quantize: str = "none"):
     linear = {name: layer for name, layer in model.named_modules() if is_linear(name)}
     model.requires_grad_(False)
     for name, layer in linear.items():
-        frozen = layer if quantize == "none" else NF4Linear(layer)
+        whole = isinstance(layer, nn.Linear)  # it may be in 4 bits since it was read
+        frozen = NF4Linear(layer) if quantize == "nf4" and whole else layer
         chosen = any(name.endswith("." + target) for target in adapter.targets)
         adapted = LoRALinear(frozen, adapter.rank, adapter.alpha, adapter.dropout) if chosen else frozen
         model.set_submodule(name, adapted)

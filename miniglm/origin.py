@@ -154,8 +154,9 @@ def begin(settings: dict, data, group: Group) -> Start:
         checkpoint = load_checkpoint(s.out_dir) if init_from == "resume" else None
         ckpt_dir = best_of(s.ckpt_dir or (str(checkpoint.settings.get("ckpt_dir", "")) if checkpoint else ""))
         base = starting_point(s, checkpoint, ckpt_dir, data)
-        model, family = build_model(base, dropout=s.dropout), base.family
-        parameters, block_size = model.num_parameters(), row_length(s, checkpoint, base, data)
+        model, family = build_model(base, quantize=s.quantize, dropout=s.dropout), base.family
+        parameters = MiniGLM.outline(model.config).num_parameters()
+        block_size = row_length(s, checkpoint, base, data)
         adapter = put_on(model, s, checkpoint, base, ckpt_dir) if s.lora_rank else None
     data.check(block_size)  # data that do not fit the model are told before anything is written
     replaces = resumable and init_from != "resume"
