@@ -4,6 +4,8 @@
     python bench.py train --n_layer=4 --n_head=4 --n_embd=256 --vocab_size=4096
     python bench.py finetune --batch_size=12 --block_size=512    # all weights, LoRA and QLoRA of rank 8
     python bench.py generate                       # one prompt of 16 tokens, 512 new ones
+    python bench.py generate --model=models/smollm2 --new_tokens=256   # others' weights instead of random ones
+    python bench.py open --model=models/smollm2    # a folder of others', from the disk to the first token
     python bench.py prepare                        # text to token ids
     python bench.py page                           # the chat page: how soon an answer begins, for 1 and 16 visitors
     python bench.py speedrun                       # the two tracks of docs/leaderboard.md, and a line for it
@@ -33,7 +35,8 @@ import torch
 from torch.nn import functional as F
 
 from configurator import Bounds, FilePath, Positive, configure
-from miniglm.checkpoint import Checkpoint, save_checkpoint
+from miniglm import origin
+from miniglm.checkpoint import Checkpoint, build_model, save_checkpoint
 from miniglm.decoding import Sampling, generate
 from miniglm.errors import UserError, refuse
 from miniglm.files import write_whole
@@ -45,13 +48,16 @@ from miniglm.machine import (
     peak_memory,
     pick_dtype,
     product_seconds,
+    return_freed_memory,
 )
+from miniglm.origin import open_model
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
 
 # -----------------------------------------------------------------------------
-what = ["train"]  # train, finetune, generate, prepare, page or speedrun, given without --
+what = ["train"]  # train, finetune, generate, open, prepare, page or speedrun, given without --
+model: FilePath = ""  # a folder of others' to open, generate with or fine-tune, instead of a shape with random weights
 n_layer: Positive = 6  # the model's shape; the defaults are the report's
 n_head: Positive = 8  # attention heads
 n_embd: Positive = 512  # width
@@ -78,6 +84,7 @@ CONTESTANTS = {
         "ours", "ours-bfloat16", "ours-float16", "ours-int8", "ours-batch-16", "ours-int8-batch-16",
         "nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0",
     ),
+    "open": ("ours", "transformers"),
     "prepare": ("ours", "tiktoken"),
 }  # fmt: skip
 LIKE = {"llama.cpp-f16": "ours-float16", "llama.cpp-q8_0": "ours-int8"}  # which of ours a peer is compared with
@@ -89,10 +96,12 @@ PPMD = 6.49  # bits a character of the last tenth, see miniglm/metrics.py
 PROMPT = list(range(1, 17))
 
 
-def gpt2(s, positions):
-    """transformers' GPT-2 of the same shape, with random weights."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def of_transformers(s, positions):
+    """transformers' model: that in the folder, else a GPT-2 of the shape with random weights."""
+    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+    if s["model"]:
+        return AutoModelForCausalLM.from_pretrained(s["model"], dtype=torch.float32)
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=s["vocab_size"], n_positions=positions,
@@ -102,20 +111,25 @@ def gpt2(s, positions):
     )  # fmt: skip
 
 
-def miniglm(s, positions):
-    """Our model of the same shape, with random weights."""
+def miniglm(s, positions, quantize="none"):
+    """Our model: that in the folder, else one of the shape with random weights."""
+    if s["model"]:
+        return build_model(open_model(s["model"])[0], quantize=quantize)
     return MiniGLM(GLMConfig(positions, s["vocab_size"], s["n_layer"], s["n_head"], s["n_embd"]))
 
 
 def train_turn(name, s):
     """A function that takes one training step and gives (tokens, seconds)."""
     torch.manual_seed(0)
-    rows = torch.randint(s["vocab_size"], (s["batch_size"], s["block_size"] + 1))
+    rows = torch.randint(min(s["vocab_size"], 32000), (s["batch_size"], s["block_size"] + 1))
     x, y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-    model = gpt2(s, s["block_size"]) if name == "transformers" else miniglm(s, s["block_size"])
-    ours = name.startswith("ours")
+    ours, quantize = name.startswith("ours"), "nf4" if "qlora" in name else "none"
+    if quantize != "none":
+        return_freed_memory()
+    model = of_transformers(s, s["block_size"]) if name == "transformers" else miniglm(s, s["block_size"], quantize)
+    model.train()
     if "lora" in name:
-        attach(model, Adapter(rank=8, alpha=16.0), "nf4" if "qlora" in name else "none")
+        attach(model, Adapter(rank=8, alpha=16.0), quantize)
     if "checkpointed" in name:
         checkpoint_gradients(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -147,14 +161,14 @@ def generate_turn(name, s):
     if name.startswith("llama.cpp"):
         return llama_turn(name.removeprefix("llama.cpp-"), s, n)
     prompts = [PROMPT] * (16 if name.endswith("batch-16") else 1)
-    model = (gpt2(s, 1024) if name == "transformers" else miniglm(s, 1024)).eval()
+    model = (of_transformers(s, 1024) if name == "transformers" else miniglm(s, 1024)).eval()
     model = cast_weights(model, next((d for d in ("bfloat16", "float16", "int8") if f"-{d}" in name), "float32"))
 
     def turn():
         started = time.perf_counter()
         if name == "transformers":
             with torch.inference_mode():
-                model.generate(torch.tensor(prompts), max_new_tokens=n, do_sample=False)
+                model.generate(torch.tensor(prompts), max_new_tokens=n, min_new_tokens=n, do_sample=False)
         else:
             for _ in generate(model, prompts, n, Sampling(temperature=0), use_cache=name != "nanogpt"):
                 pass
@@ -186,12 +200,35 @@ def export_model(s):
     """Write a model of the shape as llama.cpp's files, for llama_turn."""
     # One merge of two bytes stands for the tokenizer: the prompt is given as ids.
     letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
-    model = miniglm(s, 1024)
-    checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(letters))
-    save_checkpoint(s["scratch"], checkpoint, letters)
+    if not s["model"]:
+        model = miniglm(s, 1024)
+        checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(letters))
+        save_checkpoint(s["scratch"], checkpoint, letters)
     for kind in ("f16", "q8_0"):
-        words = [f"--out_dir={s['scratch']}", f"--save_path={s['scratch']}/{kind}.gguf", f"--dtype={kind}"]
+        words = [
+            f"--out_dir={s['model'] or s['scratch']}",
+            f"--save_path={s['scratch']}/{kind}.gguf",
+            f"--dtype={kind}",
+        ]
         subprocess.run([sys.executable, "export.py", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def open_turn(name, s):
+    """A function that opens the folder and computes one token with it; gives (parameters, seconds)."""
+    if name == "transformers":
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401, so that no import is timed
+
+    def turn():
+        started = time.perf_counter()
+        if name == "transformers":
+            model = AutoModelForCausalLM.from_pretrained(s["model"], dtype="auto")
+        else:
+            model = origin.load(s["model"]).model
+        with torch.inference_mode():
+            model(torch.tensor([PROMPT]))
+        return sum(parameter.numel() for parameter in model.parameters()), time.perf_counter() - started
+
+    return turn
 
 
 def prepare_turn(name, s):
@@ -224,6 +261,7 @@ def contestant(name, settings, pipe):
     """The process of one contestant: warm-ups, then a turn whenever asked; last its peak memory. Tells what fails."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     kinds = {"train": train_turn, "finetune": train_turn, "generate": generate_turn, "prepare": prepare_turn}
+    kinds["open"] = open_turn
     try:
         turn = kinds[settings["what"]](name, settings)
         for _ in range(WARM_UPS if kinds[settings["what"]] is train_turn else 1):
@@ -440,13 +478,14 @@ def ratio(results, name, quantity):
 
 
 def print_table(results, limit):
-    """A line a contestant."""
-    print(f"{what[0]:20}{'tokens/s':>12}{'ours ÷ it':>12}{'peak memory':>16}")
+    """A line a contestant. limit: tokens a second that the machine can reach at most, None where that is not known."""
+    print(f"{what[0]:20}{'parameters/s' if what[0] == 'open' else 'tokens/s':>12}{'ours ÷ it':>12}{'peak memory':>16}")
     for name, result in results.items():
         memory = f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB" if result["peak_memory_bytes"] else "?"
         speed = result["tokens_per_second"]
         print(f"{name:20}{speed:12,.0f}{ratio(results, name, 'tokens_per_second'):12.2f}{memory:>16}")
-    print(f"{'roofline':20}{limit:12,.0f}{results['ours']['tokens_per_second'] / limit:12.2f}")
+    if limit:
+        print(f"{'roofline':20}{limit:12,.0f}{results['ours']['tokens_per_second'] / limit:12.2f}")
 
 
 def report(results, limit):
@@ -461,7 +500,7 @@ def report(results, limit):
         "memory_ratios": {
             name: ratio(results, name, "peak_memory_bytes") for name, peer in peers.items() if peer["peak_memory_bytes"]
         },
-        "roofline": {"limit": limit, "share": ours["tokens_per_second"] / limit},
+        "roofline": {"limit": limit, "share": ours["tokens_per_second"] / limit} if limit else None,
     }
 
 
@@ -472,6 +511,7 @@ def main():
     refuse(len(what) != 1 or what[0] not in kinds, "no such benchmark", f"write one of {', '.join(kinds)}")
     refuse(n_embd % n_head != 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
     refuse(what[0] == "prepare" and not BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
+    refuse(what[0] == "open" and not model, "no folder to open is named", "give one as --model=DIR")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
     if what[0] in ("page", "speedrun"):
         return {"page": measure_page, "speedrun": speedrun}[what[0]](settings)
@@ -479,9 +519,9 @@ def main():
         if what[0] == "generate":
             export_model(settings | {"scratch": scratch})
         results = measure(settings | {"scratch": scratch})
-    limit = {"train": training_roofline, "finetune": training_roofline, "generate": generation_roofline}.get(
-        what[0], lambda s: results["tiktoken"]["tokens_per_second"]
-    )(settings)
+    limits = {"train": training_roofline, "finetune": training_roofline, "generate": generation_roofline}
+    limits["prepare"] = lambda s: results["tiktoken"]["tokens_per_second"]
+    limit = None if model else limits[what[0]](settings)
     print_table(results, limit)
     print(json.dumps(report(results, limit) | {"machine": machine(), "settings": settings}))
 

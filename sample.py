@@ -37,7 +37,7 @@ from miniglm.search import Table, read_table
 from miniglm.template import MARKERS
 
 # -----------------------------------------------------------------------------
-out_dir: FilePath = "out/demo-chat"  # the trained model, or a Hugging Face folder of the GPT-2 family
+out_dir: FilePath = "out/demo-chat"  # the trained model, or a Hugging Face folder of a family in miniglm/families.py
 lora: FilePath = ""  # the directory of an adapter to fold in
 start = ""  # TEXT to go on from or a question; FILE:PATH takes one prompt a line, or records with questions
 chat = False  # talk: ask one question after the other

@@ -130,8 +130,6 @@ refuse(
 )
 refuse(replay >= 0 and group.size > 1, "--replay reads a step's batches in one process", "leave torchrun away")
 torch.manual_seed(seed + group.rank)
-if group.device == "cpu":
-    machine.prepare_cpu(keep_freed=not gradient_checkpointing)
 
 # the data: the files tell whether these are books or conversations
 data = open_data(dataset)
@@ -139,6 +137,8 @@ data = open_data(dataset)
 # the model: new, ours, an adapter on its base, or from Hugging Face; all that cannot be is refused there
 start = origin.begin(settings, data, group)
 model = start.model.to(group.device).train()
+if group.device == "cpu":
+    machine.prepare_cpu(keep_freed=not gradient_checkpointing)
 if gradient_checkpointing:
     machine.checkpoint_gradients(model)
 autocast = machine.autocast_to(start.dtype, group.device_type)

@@ -1,8 +1,8 @@
 """What the commands share, in the order in which a model comes about and is used.
 
-The ground             errors  streams  files  json_stream  proxy  retry  machine  parallel
-Text and token ids     tokenizer  wordpiece  vocabulary  typed  conversation  records
-Models on disk         families  lora  checkpoint  hf  origin
+The ground             errors  streams  files  json_stream  proxy  retry  download  machine  parallel
+Text and token ids     tokenizer  template  wordpiece  foreign  vocabulary  typed  conversation  records
+Models on disk         families  conversion  lora  checkpoint  hf  origin  llama_cpp
 Training               batch  objectives  optimizers  run  replay
 Generating             decoding  grammar  chat  search
 Judging                metrics  plots  report

@@ -274,7 +274,7 @@ def modules_of(weights: Weights, family: Family, shape: GLMConfig) -> Iterator[t
         yield module, tensors
 
 
-def theirs_from(model: MiniGLM, preferred: str, end_id: int, dtype: torch.dtype) -> tuple[dict, dict]:
+def theirs_from(model: MiniGLM, preferred: str, dtype: torch.dtype) -> tuple[dict, dict]:
     """(config.json's content, weights in `dtype`) of a model of ours, as others have them.
 
     preferred: the title of the family that the model came from, "" for none. Raises UserError where no family fits.
@@ -289,7 +289,6 @@ def theirs_from(model: MiniGLM, preferred: str, end_id: int, dtype: torch.dtype)
     config = {
         **config_of(family, shape),
         **dict.fromkeys(family.dropouts, model.config.dropout),
-        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id),
         "tie_word_embeddings": shape.tied,
         "dtype": str(dtype).removeprefix("torch."),
     }

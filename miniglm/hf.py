@@ -147,18 +147,23 @@ def write_hf(path, model, tokenizer: AnyTokenizer, chat: bool, dtype: str, famil
 
     dtype: of the weights, f32, f16 or bf16. family: the title of the one that the model came from. Raises UserError.
     """
-    config, weights = theirs_from(model, family, tokenizer.end_id, DTYPES[dtype])
-    end_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.end_id)
+    config, weights = theirs_from(model, family, DTYPES[dtype])
+    ends = list(tokenizer.end_ids)
+    ids = {
+        "bos_token_id": tokenizer.start_ids[0] if tokenizer.start_ids else tokenizer.end_id,
+        "eos_token_id": ends if len(ends) > 1 else ends[0],
+        "pad_token_id": tokenizer.end_id,
+    }
     with new_folder(path) as folder:
         try:
             save_file(weights, folder / WEIGHTS, {"format": "pt"})
         except safetensors.SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}", "free some space or choose another place") from error
-        write_json(folder / CONFIG, config)
+        write_json(folder / CONFIG, config | ids)
         if isinstance(tokenizer, Foreign):
             tokenizer.save(folder)
             return
-        write_json(folder / GENERATION_FILE, end_ids)
+        write_json(folder / GENERATION_FILE, ids)
         with write_whole(folder / FAST_FILE) as file:
             file.write(tokenizer.to_fast().to_str(pretty=True))
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size}

@@ -33,7 +33,7 @@ from miniglm.families import lora_layers
 from miniglm.files import claim
 from miniglm.hf import is_hf, read_hf
 from miniglm.lora import Adapter, attach, digest, merged, read_adapter, stands_on
-from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype
+from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype, return_freed_memory
 from miniglm.parallel import Group
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
@@ -154,6 +154,8 @@ def begin(settings: dict, data, group: Group) -> Start:
         checkpoint = load_checkpoint(s.out_dir) if init_from == "resume" else None
         ckpt_dir = best_of(s.ckpt_dir or (str(checkpoint.settings.get("ckpt_dir", "")) if checkpoint else ""))
         base = starting_point(s, checkpoint, ckpt_dir, data)
+        if s.quantize != "none":
+            return_freed_memory()
         model, family = build_model(base, quantize=s.quantize, dropout=s.dropout), base.family
         parameters = MiniGLM.outline(model.config).num_parameters()
         block_size = row_length(s, checkpoint, base, data)
