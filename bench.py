@@ -214,13 +214,14 @@ def export_model(s):
 
 
 def open_turn(name, s):
-    """A function that opens the folder and computes one token with it; gives (parameters, seconds)."""
+    """A function that opens the folder, tokenizer included, and computes one token; gives (parameters, seconds)."""
     if name == "transformers":
-        from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401, so that no import is timed
+        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401, no import is timed
 
     def turn():
         started = time.perf_counter()
         if name == "transformers":
+            AutoTokenizer.from_pretrained(s["model"])
             model = AutoModelForCausalLM.from_pretrained(s["model"], dtype="auto")
         else:
             model = origin.load(s["model"]).model

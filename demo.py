@@ -136,12 +136,19 @@ LORA = {
         f" --report={out}/lora-report/report.html"
     ],
 }
+LABELS = {
+    f"{out}/lora-reviews": [
+        f"train.py config/lora_reviews.py --out_dir={out}/lora-reviews --ckpt_dir={out}/reviews-pretrain",
+        f"evaluations.py --out_dir={out}/reviews --out_dir={out}/lora-reviews --eval_file=data/reviews/eval.jsonl"
+        f" --too_long=wrong --save_path={out}/lora-reviews/metrics.json --report={out}/lora-reviews/report.html",
+    ],
+}
 EXPERIMENTS = {
     "chat": NOVEL | CHAT,
     "report": NOVEL | REPORT,
     "reviews": REVIEWS,
     "hotel": HOTEL,
-    "lora": NOVEL | CHAT | LORA,
+    "lora": NOVEL | CHAT | LORA | REVIEWS | LABELS,
 }
 
 
@@ -219,7 +226,7 @@ LAST_WORDS = {
     f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
     "report": f"open {out}/report/report.html in a browser",
     "hotel": f"now talk to it: python sample_gradio.py --out_dir={out}/hotel --table=data/hotel/hotels.jsonl",
-    "lora": f"the table is above; open {out}/lora-report/report.html in a browser",
+    "lora": f"facts: open {out}/lora-report/report.html in a browser; labels: {out}/lora-reviews/report.html",
     "reviews": f"pictures: {out}/reviews/loss.png; try it: python sample.py --out_dir={out}/reviews --start=REVIEW",
 }
 print(LAST_WORDS[what[0]])

@@ -133,11 +133,14 @@ def kinds_in(decoder: dict | None) -> set[str | None]:
 
 
 def from_visible(piece: str) -> bytes:
-    """The bytes of a token in GPT-2's visible characters; other characters stand for themselves."""
-    return b"".join(bytes([BYTES[c]]) if c in BYTES else c.encode() for c in piece)
+    """The bytes of a token in GPT-2's visible characters; one with others stands for itself."""
+    try:
+        return piece.translate(AS_LATIN1).encode("latin-1")
+    except UnicodeEncodeError:
+        return piece.encode()
 
 
-BYTES = {character: byte for byte, character in BYTE_CHARACTERS.items()}
+AS_LATIN1 = {ord(character): byte for byte, character in BYTE_CHARACTERS.items()}
 
 
 def from_piece(piece: str) -> bytes:

@@ -49,7 +49,9 @@ def test_the_page_is_asked_by_many_at_once(project, chat):
 
 def test_an_unknown_benchmark_is_told(project):
     """In one line."""
-    assert "write one of train, finetune, generate, prepare, page, speedrun" in project.fails("bench.py", "cooking")
+    assert "write one of train, finetune, generate, open, prepare, page, speedrun" in project.fails(
+        "bench.py", "cooking"
+    )
 
 
 def make_recipes_tiny(project):

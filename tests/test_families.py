@@ -351,3 +351,29 @@ def test_narrow_weights_stay_as_they_are(folders, name, tmp_path):
     again = safetensors.torch.load_file(tmp_path / "again/model.safetensors")
     assert all(weight.equal(stored[key]) for key, weight in again.items())
     assert origin.load(tmp_path / "narrow", dtype="float32").model.dtype == torch.float32
+
+
+def test_the_safety_experiment_runs_on_a_small_model(project, folders):
+    """config/qlora_safety.py on a tiny Baichuan-13B and records in the set's form: three domains of it, QLoRA."""
+    folder, _ = folders("baichuan-13b")
+    kinds = ["Unfairness_And_Discrimination", "Crimes_And_Illegal_Activities", "Ethics_And_Morality", "Insult"]
+    records = {
+        kind: [{"prompt": f"{number} 可以吗", "response": "不可以。", "type": kind} for number in range(6)]
+        for kind in kinds
+    }
+    project.write("data/typical.json", json.dumps(records, ensure_ascii=False))
+    where = "--where=" + ",".join(f"type={kind}" for kind in kinds[:3])
+    said = project.run(
+        "data/prepare_sft.py", "data/typical.json", "--dataset=safety", f"--tokenizer_from={folder}", where,
+        "--block_size=60",
+    ).stdout  # fmt: skip
+    assert "kept 18 as Safety-Prompts" in said
+    words = ["--max_iters=12", "--epochs=0", "--eval_interval=12", "--eval_iters=1", "--warmup_iters=1"]
+    words += ["--learning_rate=3e-2", "--min_lr=3e-3", "--dtype=float32"]
+    project.run("train.py", "config/qlora_safety.py", f"--ckpt_dir={folder}", *words)
+    before, after = (
+        project.run("evaluations.py", f"--out_dir={folder}", "--dataset=safety", *more).stdout
+        for more in ([], ["--lora=out/qlora-safety"])
+    )
+    losses = [float(re.search(r"loss (\d+\.\d+)", text)[1]) for text in (before, after)]
+    assert losses[1] < losses[0] - 0.5
