@@ -7,13 +7,14 @@ import torch
 
 from miniglm.conversion import gguf_tensors, neighbours_order
 from miniglm.errors import UserError, refuse
-from miniglm.families import FAMILIES, Family, config_of, family_of, module_names
+from miniglm.families import LLAMA, QWEN2, QWEN3, Family, config_of, family_of, module_names
 from miniglm.foreign import CONFIG_FILE, OF_LLAMA3, OF_QWEN, Fast, Foreign, Pieces, Ranks
 from miniglm.origin import Loaded
 from miniglm.template import chat_template
 from miniglm.tokenizer import Tokenizer, merges_of, visible
 from model import GLMConfig
 
+READ = (LLAMA, QWEN2, QWEN3)  # whose GGUF files are read, too
 SCALED = ("Granite", "MiniCPM")  # families whose multipliers llama.cpp knows
 CUTS = {OF_QWEN: "qwen2", OF_LLAMA3: "llama-bpe"}  # what it calls how words are cut
 
@@ -210,9 +211,9 @@ def read_gguf(path) -> tuple[dict, dict[str, torch.Tensor], dict[str, dict]]:
         told = {name: field.contents() for name, field in reader.fields.items()}
         architecture = told["general.architecture"]
         told |= {name.removeprefix(f"{architecture}."): value for name, value in told.items()}
-        family = next((family for family in FAMILIES if family.llama_cpp == architecture), None)
-        refuse(not family, f"{path} holds a model that llama.cpp calls {architecture!r}", "choose a Llama or a Qwen")
-        assert family is not None
+        family = next((family for family in READ if family.llama_cpp == architecture), None)
+        if family is None:
+            raise UserError(f"{path} holds a model that llama.cpp calls {architecture!r}", "choose a Llama or a Qwen")
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         shape = shape_in(told, family, tensors)
         weights = {}
@@ -226,7 +227,7 @@ def read_gguf(path) -> tuple[dict, dict[str, torch.Tensor], dict[str, dict]]:
                 if family.gguf_pairs == "neighbours" and name.endswith(("attn_q", "attn_k")):
                     values = values[neighbours_order(len(values), shape).argsort()]
                 weights[f"{theirs}.{part}"] = values.bfloat16().contiguous()
-        strange = [name for name in tensors if name.rpartition(".")[0] not in (*names, "rope_freqs")]
+        strange = [name for name in tensors if name.rpartition(".")[0] not in names]
         refuse(strange, f"{path} has tensors that no {family.title} has: {', '.join(strange)[:100]}", "choose another")
         config = {**config_of(family, shape), "dtype": "bfloat16", "eos_token_id": told["tokenizer.ggml.eos_token_id"]}
         return config, weights, tokenizer_in(told)

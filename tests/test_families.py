@@ -371,9 +371,8 @@ def test_the_safety_experiment_runs_on_a_small_model(project, folders):
     words = ["--max_iters=12", "--epochs=0", "--eval_interval=12", "--eval_iters=1", "--warmup_iters=1"]
     words += ["--learning_rate=3e-2", "--min_lr=3e-3", "--dtype=float32"]
     project.run("train.py", "config/qlora_safety.py", f"--ckpt_dir={folder}", *words)
-    before, after = (
-        project.run("evaluations.py", f"--out_dir={folder}", "--dataset=safety", *more).stdout
-        for more in ([], ["--lora=out/qlora-safety"])
-    )
-    losses = [float(re.search(r"loss (\d+\.\d+)", text)[1]) for text in (before, after)]
+    losses = []
+    for more in ([], ["--lora=out/qlora-safety"]):  # before and after
+        project.run("evaluations.py", f"--out_dir={folder}", "--dataset=safety", *more, "--save_path=safety.json")
+        losses.append(json.loads((project.folder / "safety.json").read_text("utf-8"))["loss"])
     assert losses[1] < losses[0] - 0.5

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import urllib.request
 import zipfile
 
 import pytest
@@ -18,8 +19,12 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from miniglm.conversation import encode_conversation, encode_prompt
 from miniglm.errors import UserError
 from miniglm.foreign import OF_LLAMA3, OF_QWEN, Foreign
+from miniglm.llama_cpp import write_gguf
+from miniglm.origin import Loaded
 from miniglm.template import chat_template
 from miniglm.vocabulary import fingerprint, load_tokenizer
+from model import GLMConfig, MiniGLM
+from tools import llama_server
 
 ODD = [
     "", " ", "  two  spaces ", "\n\n", "a\r\nb\tc", "It's 12345 o'clock", "玄德曰：“吾乃汉室宗亲。”", "𠮷野家 🎉👩‍👩‍👧",
@@ -281,6 +286,31 @@ def test_qwens_ranks_are_read(book, qwen, tmp_path):
     ids, mask = encode_conversation(ours, TALK)
     assert ids[0] == ours.encode_rendered("<|im_start|>")[0][0] == 151644 and ours.end_id == 151643
     assert ours.decode([number for number, counts in zip(ids, mask) if counts]) == "张飞字翼德。赵云字子龙。"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "pieces", "ranks"])
+def test_llama_cpp_cuts_words_as_we_do(kinds, book, pieces, qwen, tmp_path, kind):
+    """In a GGUF file with each kind of tokenizer: the same ids of some pages."""
+    if kind in KINDS:
+        folder, _ = kinds(kind)
+    else:
+        folder, about = tmp_path, {"eos_token": "</s>", "add_bos_token": False}
+        if kind == "ranks":
+            about = {"eos_token": "<|endoftext|>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+        (folder / ("tokenizer.model" if kind == "pieces" else "qwen.tiktoken")).write_bytes(
+            pieces if kind == "pieces" else qwen
+        )
+    tokenizer = load_tokenizer(folder)
+    shape = GLMConfig(
+        64, tokenizer.vocab_size, 1, 1, 8, bias=False, norm="rms", activation="silu", gated=True, positions="rope"
+    )
+    write_gguf(tmp_path / "tiny.gguf", Loaded(MiniGLM(shape).eval(), tokenizer, False, False, {}), "f16")
+    server = llama_server(tmp_path / "tiny.gguf")
+    for text in (book[3000:9000], "It's 12345 o'clock, said  he.\n\n「玄德」"):
+        body = json.dumps({"content": text}).encode()
+        with urllib.request.urlopen(f"{server.listening_address}/tokenize", body) as reply:
+            assert json.load(reply)["tokens"] == tokenizer.encode(text)
 
 
 FAILING = {
