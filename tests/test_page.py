@@ -9,6 +9,7 @@ import pytest
 
 from miniglm.chat import Candidate, Choice
 from miniglm.page.markup import characters, inside_html
+from miniglm.page.models import Models
 from miniglm.page.talks import failed, messages_of, read_talks, shown
 from miniglm.page.visitors import Visitors
 from miniglm.page.words import TEXTS, Trouble
@@ -108,3 +109,10 @@ def test_the_page_has_every_word_in_both_languages():
     for key, (zh, en) in TEXTS.items():
         assert not re.search("[\u4e00-\u9fff]", en), key
         assert re.search("[\u4e00-\u9fff]", zh) or zh == en, key
+
+
+def test_a_model_of_others_is_called_by_its_name(chat, exported):
+    """One of ours by what it does."""
+    ours, theirs = (Models(Visitors(), str(place), [], "cpu", "auto", False) for place in (chat, exported))
+    assert theirs.called(str(exported), 1) == "talk-hf"
+    assert ours.called(str(chat), 1) != "talk"

@@ -29,6 +29,7 @@ class Models:
         self.load = load
         given = [*lora, out_dir]
         opened = {name: visitors.submit(self.load, name).result() for name in given}
+        self.others = {name for name, loaded in opened.items() if loaded.family and not loaded.settings}
         self.first = opened[given[0]]  # the model that the page opens with
         beside = sorted(str(path.parent) for path in locate(out_dir)[0].parent.glob(f"*/{CHECKPOINT}"))
         origin_of_first = locate(str(self.first.settings.get("ckpt_dir")))[0]
@@ -50,9 +51,10 @@ class Models:
     def called(self, name: str, language: int | None = None):
         """What a model is called: what it is, and its directory's name where others are that, too.
 
+        An adapter and a model of others are called as their directories are.
         language: 0 Chinese, 1 English; None: the browser's.
         """
-        if name in self.lora:
+        if name in self.lora or name in self.others:
             return Path(name).name
         key = "answers" if self.chat[name] else "novel"
         kind = say(key) if language is None else TEXTS[key][language]
