@@ -65,7 +65,6 @@ def fetch_from_hub(name: str, folder: Path):
     What has arrived stays beside it, for a later call. Raises UserError.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    refuse(folder.exists(), f"{folder} is there already", "use it, or delete it first")
     refuse(partial.is_symlink(), f"{partial} is a link to elsewhere", "delete it")
     claim(partial)
     files = listed(name, partial)
@@ -161,6 +160,7 @@ for name in names:
     known = name == "smollm2" or is_plain_name(organisation) and is_plain_name(short)
     refuse(not known, f"no model {name!r} is known", "name smollm2, or a hub's ORG/NAME")
     folder = Path("models", short)
+    refuse(folder.exists(), f"{folder} is there already", "use it, or delete it first")
     if organisation:
         fetch_from_hub(name, folder)
     else:

@@ -111,6 +111,11 @@ def rope_told(shape: GLMConfig) -> dict[str, Any]:
     return {"rope_theta": shape.rope_theta, "rope_scaling": scaling, **share}
 
 
+def gpt2_told(_: GLMConfig) -> dict[str, Any]:
+    """That attention drops nothing in training, as ours does not: transformers would by itself."""
+    return {"attn_pdrop": 0.0}
+
+
 OF_A_GPT2 = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # our names are GPT-2's
 GPT2 = Family(
     title="GPT-2",
@@ -136,6 +141,7 @@ GPT2 = Family(
     },
     modules={name: (name,) for name in ("transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head")}
     | in_block({name: (name,) for name in OF_A_GPT2}, BLOCK),
+    tell=gpt2_told,
     prefix="transformer.",
     transposed=True,
     filled=True,
@@ -314,9 +320,14 @@ MINICPM = replace(
 )
 
 
+def turns(config: dict) -> bool:
+    """Whether a Baichuan has rotary positions; one of 13 billion parameters, whose file tells none, has ALiBi."""
+    return "max_position_embeddings" in config and config.get("num_hidden_layers") != 40
+
+
 def baichuan_read(config: dict) -> dict[str, Any]:
-    """A Baichuan of 13 billion parameters, of which no file tells the longest context, has ALiBi."""
-    if "max_position_embeddings" in config and config.get("num_hidden_layers") != 40:
+    """The longest context, and the positions."""
+    if turns(config):
         return {"positions": "rope", "block_size": config["max_position_embeddings"]} | rope_read(config)
     return {"positions": "alibi", "block_size": config.get("model_max_length", 4096)}
 
@@ -554,8 +565,7 @@ def family_told(config: dict, place) -> Family:
         raise UserError(f"{place} holds a model of the type {str(kind)[:50]!r}", f"choose a {KNOWN}")
     if kind == "baichuan":
         named = BAICHUAN2.architecture in (config.get("architectures") or ())
-        of_7b = "max_position_embeddings" in config
-        return BAICHUAN2 if named and (of_7b or config.get("vocab_size") == BAICHUAN2_VOCABULARY) else BAICHUAN
+        return BAICHUAN2 if named and (turns(config) or config.get("vocab_size") == BAICHUAN2_VOCABULARY) else BAICHUAN
     return of_its_type[0]
 
 

@@ -21,8 +21,9 @@ from miniglm.families import shape_of
 from miniglm.files import is_plain_name, new_folder, read_json, write_json, write_whole
 from miniglm.foreign import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE, Foreign
 from miniglm.template import chat_template
-from miniglm.tokenizer import FAST_FILE
+from miniglm.tokenizer import FAST_FILE, Tokenizer
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer
+from miniglm.wordpiece import WordPiece
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -162,13 +163,18 @@ def write_hf(path, model, tokenizer: AnyTokenizer, chat: bool, dtype: str, famil
         write_json(folder / CONFIG, config | ids)
         if isinstance(tokenizer, Foreign):
             tokenizer.save(folder)
-            return
+        else:
+            save_fast(folder, tokenizer, model.config.block_size)
         write_json(folder / GENERATION_FILE, ids)
-        with write_whole(folder / FAST_FILE) as file:
-            file.write(tokenizer.to_fast().to_str(pretty=True))
-        about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size}
-        about |= dict.fromkeys(("bos_token", "eos_token", "pad_token"), tokenizer.end)
-        write_json(folder / CONFIG_FILE, about | {"clean_up_tokenization_spaces": False})
-        if chat:
+        if chat and not tokenizer.template:  # a template of others is among its files
             with write_whole(folder / TEMPLATE_FILE) as file:
                 file.write(chat_template(tokenizer.end))
+
+
+def save_fast(folder: Path, tokenizer: Tokenizer | WordPiece, context: int):
+    """Write a tokenizer of ours as AutoTokenizer opens it. context: of the model, in tokens."""
+    with write_whole(folder / FAST_FILE) as file:
+        file.write(tokenizer.to_fast().to_str(pretty=True))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context}
+    about |= dict.fromkeys(("bos_token", "eos_token", "pad_token"), tokenizer.end)
+    write_json(folder / CONFIG_FILE, about | {"clean_up_tokenization_spaces": False})

@@ -16,8 +16,10 @@ import transformers
 
 from miniglm import origin
 from miniglm.checkpoint import build_model
+from miniglm.conversation import encode_prompt
 from miniglm.decoding import Sampling, generate
 from miniglm.errors import UserError
+from miniglm.foreign import Foreign
 from miniglm.hf import write_hf
 from miniglm.lora import Adapter, attach, save_adapter
 from miniglm.origin import open_model
@@ -325,6 +327,22 @@ def test_an_adapter_has_the_familys_own_names(folders, name, tmp_path):
     with torch.no_grad():
         again = origin.load(folder, lora=str(tmp_path)).model
         assert (again(ids)[0] - model(ids)[0]).abs().max() < 1e-4
+
+
+def test_a_talk_in_our_form_stays_one_with_others_tokenizer(folders, tmp_path):
+    """A model of others without a template that has learnt ours: the folder that is written talks, in the same ids."""
+    folder, _ = folders("baichuan-7b")
+    shutil.copytree(folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.gguf"))
+    fast = json.loads((tmp_path / "base/tokenizer.json").read_text("utf-8"))
+    fast["added_tokens"].append({**fast["added_tokens"][0], "id": 258, "content": "<s>"})
+    (tmp_path / "base/tokenizer.json").write_text(json.dumps(fast), encoding="utf-8")
+    (tmp_path / "base/tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}', encoding="utf-8")
+    loaded = origin.load(tmp_path / "base")
+    assert isinstance(loaded.tokenizer, Foreign) and not loaded.chat
+    write_hf(tmp_path / "talks", loaded.model, loaded.tokenizer, True, "f32", loaded.family)
+    again = origin.load(tmp_path / "talks")
+    asked = [{"role": "user", "content": "张飞字什么？"}]
+    assert again.chat and encode_prompt(again.tokenizer, asked) == encode_prompt(loaded.tokenizer, asked)
 
 
 def test_an_adapter_for_another_family_is_told(folders, tmp_path):
