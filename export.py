@@ -2,6 +2,7 @@
 
 python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo.gguf      # llama.cpp, ollama, LM Studio
 python export.py --out_dir=out/demo-chat --to=gguf --save_path=sanguo-q8.gguf --dtype=q8_0
+python export.py --out_dir=models/smollm2 --lora=out/me --merge=False --save_path=me.gguf   # llama.cpp's --lora
 python export.py --out_dir=out/demo-chat --to=hf --save_path=sanguo             # transformers, peft
 python export.py --out_dir=out/demo-chat --to=onnx --save_path=sanguo.onnx      # onnxruntime: phones, browsers
 """
@@ -20,11 +21,12 @@ from miniglm.errors import UserError, refuse
 from miniglm.files import replace_whole
 from miniglm.hf import DTYPES as HF_DTYPES
 from miniglm.hf import write_hf
-from miniglm.llama_cpp import write_gguf
+from miniglm.llama_cpp import write_gguf, write_gguf_adapter
 
 # -----------------------------------------------------------------------------
 out_dir: FilePath = "out/demo-chat"  # the trained model
 lora: FilePath = ""  # the directory of an adapter to fold in first
+merge = True  # False, for gguf: the adapter alone, which llama.cpp puts beside the model's file with --lora
 to: Literal["gguf", "hf", "onnx"] = "gguf"  # the form to write
 save_path: FilePath = ""  # the file to write; for hf a new folder
 # of the matrices: f32 (exact), f16; not for onnx bf16; for gguf q8_0, q4_0 (8, 4 bits in blocks of 32)
@@ -114,13 +116,21 @@ configure(globals())
 refuse(dtype not in DTYPES[to], f"--to={to} knows no {dtype}", f"choose --dtype={'|'.join(DTYPES[to])}")
 example = "DIR" if to == "hf" else f"FILE.{to}"
 refuse(not save_path, "no place to write to is named", f"give one as --save_path={example}")
-loaded = origin.load(out_dir, device="cpu", lora=lora)
+alone = not merge
+refuse(
+    alone and (to != "gguf" or not lora), "--merge=False writes an adapter for llama.cpp", "add --to=gguf --lora=DIR"
+)
+refuse(alone and dtype.startswith("q"), f"an adapter is not written in {dtype}", "choose --dtype=f32|f16|bf16")
+loaded = origin.load(out_dir, device="cpu", lora="" if alone else lora)
 if to == "hf":
     write_hf(save_path, loaded.model, loaded.tokenizer, loaded.chat, dtype, loaded.family)
 else:
     try:
         with replace_whole(save_path) as partial:
-            if to == "gguf":
+            if alone:
+                adapter = origin.open_adapter(lora, loaded.model.config, loaded.family)
+                write_gguf_adapter(partial, loaded, adapter, dtype)
+            elif to == "gguf":
                 write_gguf(partial, loaded, dtype)
             else:
                 write_onnx(partial, loaded.model, dtype)

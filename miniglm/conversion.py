@@ -301,16 +301,57 @@ def gguf_tensors(model: MiniGLM, preferred: str) -> Iterator[tuple[str, torch.Te
     preferred: see theirs_from. Raises UserError where llama.cpp knows no family that fits.
     """
     family, shape, weights = told_as(model, preferred)
-    turned = family.gguf_pairs == "neighbours" and shape.positions == "rope" and shape.rope_pairs == "halves"
     for module, tensors in modules_of(weights, family, shape):
         for part, tensor in tensors.items():
             exact = tensor.dim() == 1 or module == POSITIONS
             for place, (name, piece) in enumerate(pieces(tensor.float(), family, shape, module, family.gguf)):
-                if turned and module.endswith(QKV) and place < 2:  # queries and keys
-                    piece = piece[neighbours_order(len(piece), shape)]
-                yield f"{name}.{part}", piece, exact
+                yield f"{name}.{part}", as_llama_cpp_turns(piece, family, shape, module, place), exact
     if shape.scaling[0] == "llama3":  # how much slower each pair turns
         yield "rope_freqs.weight", rope_frequencies(replace(shape, rope_scaling="")) / rope_frequencies(shape), True
+
+
+def as_llama_cpp_turns(piece: torch.Tensor, family: Family, shape: GLMConfig, module: str, place: int) -> torch.Tensor:
+    """A piece of one of our modules with its rows as llama.cpp has them: of queries and keys others turn together."""
+    turned = family.gguf_pairs == "neighbours" and shape.positions == "rope" and shape.rope_pairs == "halves"
+    if not turned or not module.endswith(QKV) or place == 2:
+        return piece
+    return piece[neighbours_order(len(piece), shape)]
+
+
+def gguf_adapter(parts: Weights, shape: GLMConfig, preferred: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """(llama.cpp's name, float32 matrix) of each part of an adapter on a model of a shape, see adapter_to_theirs.
+
+    Raises UserError where the model's layers are others once its multipliers are folded in.
+    """
+    family, as_told = family_of(shape, preferred)
+    refuse(
+        changes_rows(shape, as_told),
+        "the adapter changes layers that are others in a GGUF file of this model",
+        "fold it in with --merge=True",
+    )
+    for module, place, name, letter, part in adapter_pieces(parts, family, shape, family.gguf):
+        turned = as_llama_cpp_turns(part, family, shape, module, place) if letter == "B" else part
+        yield f"{name}.weight.lora_{letter.lower()}", turned.float()
+
+
+def adapter_pieces(parts: Weights, family: Family, shape: GLMConfig, names: Names):
+    """(our layer, which part of it, their layer, A or B, matrix) of an adapter's parts, with `names`, see pieces."""
+    for name, part in parts.items():
+        layer, _, rest = name.partition(".lora_")
+        letter = rest[0]
+        apart = (
+            pieces(part, family, shape, layer, names)
+            if letter == "B"
+            else [(one, part) for one in module_names(names, layer)]
+        )
+        for place, (one, piece) in enumerate(apart):
+            yield layer, place, one, letter, piece
+
+
+def changes_rows(shape: GLMConfig, as_told: GLMConfig) -> bool:
+    """Whether the layers of a model of a shape are others once it is folded into the shape that others are told."""
+    folded_in = shape.residual_multiplier != 1 or (shape.attention_scale and not shape.qk_norm)
+    return as_told != shape and bool(folded_in)
 
 
 def neighbours_order(rows: int, shape: GLMConfig) -> torch.Tensor:
@@ -330,21 +371,13 @@ def adapter_to_theirs(parts: Weights, shape: GLMConfig, preferred: str) -> tuple
         family, as_told = family_of(shape, preferred)
     except UserError:
         family, as_told = None, shape
-    rows_change = as_told != shape and (shape.residual_multiplier != 1 or (shape.attention_scale and not shape.qk_norm))
-    if family is None or rows_change:
+    if family is None or changes_rows(shape, as_told):
         return dict(parts), sorted({NUMBER.split(name)[-1].rpartition(".lora_")[0] for name in parts}), False
-    theirs, targets = {}, []
-    for name, part in parts.items():
-        layer, _, rest = name.partition(".lora_")
-        several = module_names(family.modules, layer)
-        of_each = (
-            pieces(part, family, shape, layer, family.modules)
-            if rest.startswith("B")
-            else zip(several, (part,) * len(several))
-        )
-        theirs |= {f"{one}.lora_{rest}": piece.clone() for one, piece in of_each}
-        targets += [NUMBER.split(one)[-1] for one in several]
-    return theirs, sorted(set(targets)), family.transposed
+    theirs, targets = {}, set()
+    for _, _, name, letter, part in adapter_pieces(parts, family, shape, family.modules):
+        theirs[f"{name}.lora_{letter}.weight"] = part.clone()
+        targets.add(NUMBER.split(name)[-1])
+    return theirs, sorted(targets), family.transposed
 
 
 def adapter_to_ours(parts: Weights, shape: GLMConfig, rank: int, preferred: str) -> tuple[Weights, int]:

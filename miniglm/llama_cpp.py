@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from miniglm.conversion import gguf_tensors, neighbours_order
+from miniglm.conversion import gguf_adapter, gguf_tensors, neighbours_order
 from miniglm.errors import UserError, refuse
 from miniglm.families import LLAMA, QWEN2, QWEN3, Family, config_of, family_of, module_names
 from miniglm.foreign import CONFIG_FILE, OF_LLAMA3, OF_QWEN, Fast, Foreign, Pieces, Ranks
+from miniglm.lora import Adapter, refuse_another_base
 from miniglm.origin import Loaded
 from miniglm.template import chat_template
 from miniglm.tokenizer import Tokenizer, merges_of, visible
@@ -62,6 +63,31 @@ def write_gguf(path, loaded: Loaded, dtype: str):
         fitting = kind if tensor.shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
         used = gguf.GGMLQuantizationType.F32 if exact else fitting
         writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), used), raw_dtype=used)
+    finish(writer)
+
+
+def write_gguf_adapter(path, loaded: Loaded, adapter: Adapter, dtype: str):
+    """Write an adapter on a Loaded model as a GGUF file of its own, for llama.cpp's --lora beside the model's.
+
+    dtype: f32, f16 or bf16. Raises UserError where it belongs to another model, or llama.cpp knows no such model.
+    """
+    import gguf
+
+    refuse_another_base(adapter, loaded.model.state_dict())
+    family, _ = family_of(loaded.model.config, loaded.family)
+    refuse(not family.llama_cpp, f"llama.cpp knows no {family.title}", "choose --to=hf or --to=onnx")
+    writer = gguf.GGUFWriter(path, family.llama_cpp)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.alpha)
+    kind = gguf.GGMLQuantizationType[dtype.upper()]
+    for name, part in gguf_adapter(adapter.weights, loaded.model.config, loaded.family):
+        writer.add_tensor(name, gguf.quants.quantize(part.contiguous().numpy(), kind), raw_dtype=kind)
+    finish(writer)
+
+
+def finish(writer):
+    """Write all that a GGUFWriter was told, and close it."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -192,16 +192,29 @@ def merged(weights: Weights, adapter: Adapter) -> Weights:
 
     Raises UserError where it does not fit.
     """
-    foreign = "the adapter belongs to another model", "choose the model that it was trained on as --out_dir"
-    refuse(adapter.base and not stands_on(adapter, weights), *foreign)
-    sizes, changes = sizes_of(weights), {}
+    refuse_another_base(adapter, weights)
+    changes = {
+        f"{layer}.weight": functools.partial(changed, A, B, adapter.alpha / adapter.rank)
+        for layer, A, B in pairs_of(adapter)
+    }
+    return Changed(weights, changes)
+
+
+def pairs_of(adapter: Adapter):
+    """(layer, A, B) of an adapter's changes."""
     for name, A in adapter.weights.items():
         layer, letter = _layer_and_letter(name)
         if letter == "A":
-            B = adapter.weights[f"{layer}.lora_B.weight"]
-            refuse(sizes.get(f"{layer}.weight") != (B.size(0), A.size(1)), *foreign)
-            changes[f"{layer}.weight"] = functools.partial(changed, A, B, adapter.alpha / adapter.rank)
-    return Changed(weights, changes)
+            yield layer, A, adapter.weights[f"{layer}.lora_B.weight"]
+
+
+def refuse_another_base(adapter: Adapter, weights: Weights):
+    """Raise UserError where an adapter does not fit a model with these weights, or was trained on others."""
+    foreign = "the adapter belongs to another model", "choose the model that it was trained on as --out_dir"
+    refuse(adapter.base and not stands_on(adapter, weights), *foreign)
+    sizes = sizes_of(weights)
+    for layer, A, B in pairs_of(adapter):
+        refuse(sizes.get(f"{layer}.weight") != (B.size(0), A.size(1)), *foreign)
 
 
 def changed(A: torch.Tensor, B: torch.Tensor, scale: float, W: torch.Tensor) -> torch.Tensor:

@@ -102,9 +102,7 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
         )
         checkpoint.weights, checkpoint.base = merged(weights, adapter_of(checkpoint, place)), base
     if lora:
-        of_ours = Path(lora).suffix == ".pt"
-        shape = shape_in(checkpoint, place)
-        adapter = adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, shape, checkpoint.family)
+        adapter = open_adapter(lora, shape_in(checkpoint, place), checkpoint.family)
         checkpoint.weights = merged(checkpoint.weights, adapter)
         path = locate(lora)[0] / "config.json"
         about = read_config(path.parent)
@@ -114,6 +112,12 @@ def open_model(place, lora: str = "") -> tuple[Checkpoint, AnyTokenizer]:
             checkpoint.chat, checkpoint.searches = bool(about.get("chat")), bool(about.get("searches"))
             checkpoint.normalisation = normalisation_in(about, path)
     return checkpoint, tokenizer
+
+
+def open_adapter(lora: str, shape: GLMConfig, family: str = "") -> Adapter:
+    """The adapter in a directory or a .pt file, for a model of a shape and a family's title. Raises UserError."""
+    of_ours = Path(lora).suffix == ".pt"
+    return adapter_of(load_checkpoint(lora), lora) if of_ours else read_adapter(lora, shape, family)
 
 
 def open_stored(place) -> tuple[Checkpoint, AnyTokenizer]:

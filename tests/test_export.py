@@ -12,7 +12,7 @@ import torch
 from miniglm import origin
 from miniglm.chat import complete, prompt_ids
 from miniglm.decoding import Sampling
-from tools import TALK, assert_llama_knows_the_talk, llama_server
+from tools import TALK, assert_llama_knows_the_talk, llama_server, onnx_step
 
 
 def test_llama_cpp_answers_as_we_do(project, chat):
@@ -81,17 +81,6 @@ def onnx_session(chat, maker):
         project.run("export.py", "--out_dir=out/talk", "--to=onnx", "--save_path=made/talk.onnx")
 
     return onnxruntime.InferenceSession(maker(make, "made/talk.onnx"))
-
-
-def onnx_step(session, ids, mask, past=None):
-    """(logits, keys and values) of ids (rows, new), mask (rows, past and new); no past: none yet."""
-    names = [each.name for each in session.get_inputs()][2:]
-    if past is None:
-        _, heads, _, size = session.get_inputs()[2].shape
-        past = [np.zeros((len(ids), heads, 0, size), np.float32)] * len(names)
-    feed = {"input_ids": np.array(ids), "attention_mask": np.array(mask), **dict(zip(names, past))}
-    logits, *past = session.run(None, feed)
-    return logits, past
 
 
 def test_onnxruntime_gives_our_logits(chat, onnx_session):
@@ -163,6 +152,8 @@ def test_a_models_gpt2_tokens_keep_their_merges():
         (["--save_path=a.gguf", "--out_dir=out/nowhere"], "train first"),
         (["--save_path=a.gguf", "--lora=out/small"], "give the directory of a LoRA adapter"),
         (["--save_path=a.onnx", "--to=onnx", "--dtype=bf16"], "knows no bf16"),
+        (["--save_path=a.gguf", "--merge=False"], "add --to=gguf --lora=DIR"),
+        (["--save_path=a.gguf", "--merge=False", "--lora=out/lora", "--dtype=q8_0"], "not written in q8_0"),
     ],
 )
 def test_mistakes_are_told(project, chat, words, message):

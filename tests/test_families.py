@@ -8,6 +8,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import peft
 import pytest
 import safetensors.torch
@@ -21,9 +23,10 @@ from miniglm.decoding import Sampling, generate
 from miniglm.errors import UserError
 from miniglm.foreign import Foreign
 from miniglm.hf import write_hf
+from miniglm.llama_cpp import write_gguf, write_gguf_adapter
 from miniglm.lora import Adapter, attach, save_adapter
 from miniglm.origin import open_model
-from tools import fill_adapters, llama_server, logits_differ
+from tools import fill_adapters, llama_server, logits_differ, onnx_step
 
 VOCABULARY = 320  # ids of the tiny models
 SMALL = {
@@ -287,6 +290,39 @@ def test_llama_cpp_computes_the_same(project, folders, name):
     theirs = log_probabilities(llama_server(path), ids[0].tolist())
     told = ~theirs.isnan()
     assert told.sum() > 250 and (ours - theirs)[told].abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.llama_cpp])
+def test_llama_cpp_puts_our_adapter_beside_the_model(folders, name, tmp_path):
+    """An adapter in a GGUF file of its own: the log-probabilities of the model with it, not of the one without."""
+    folder, _ = folders(name)
+    loaded = origin.load(folder)
+    write_gguf(tmp_path / "base.gguf", loaded, "f32")
+    ids = torch.randint(3, 256, (1, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        without = loaded.model(ids)[0][0, -1].log_softmax(-1)
+        attach(loaded.model, adapter := Adapter(rank=2, alpha=5.0))
+        fill_adapters(loaded.model, 0.1 if loaded.model.config.residual_multiplier == 1 else 1.0)
+        ours = loaded.model(ids)[0][0, -1].log_softmax(-1)
+    write_gguf_adapter(tmp_path / "me.gguf", origin.load(folder), adapter.of(loaded.model), "f32")
+    theirs = log_probabilities(llama_server(tmp_path / "base.gguf", tmp_path / "me.gguf"), ids[0].tolist())
+    told = ~theirs.isnan()
+    assert told.sum() > 250 and (ours - theirs)[told].abs().max() < 5e-3
+    assert (ours - without).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["chatglm2-6b", *(pytest.param(each, marks=pytest.mark.long) for each in CASES)])
+def test_onnxruntime_computes_the_same(project, folders, name):
+    """A graph of any family: the logits of some rows, read in two parts, the second from the cache."""
+    folder, _ = folders(name)
+    path = folder / "model.onnx"
+    project.run("export.py", f"--out_dir={folder}", "--to=onnx", f"--save_path={path}")
+    session, model = onnxruntime.InferenceSession(path), origin.load(folder).model
+    ids = torch.randint(VOCABULARY, (2, 27), generator=torch.Generator().manual_seed(2))
+    _, past = onnx_step(session, ids[:, :20], np.ones((2, 20), np.int64))
+    logits, _ = onnx_step(session, ids[:, 20:], np.ones((2, 27), np.int64), past)
+    with torch.no_grad():
+        assert np.abs(logits - model(ids)[0][:, 20:].numpy()).max() < 1e-3
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.weights])

@@ -387,13 +387,26 @@ def serve_page(project, out_dir, *more, port=None, **environment):
         server.wait()
 
 
-def llama_server(path):
-    """llama.cpp's server on a GGUF file."""
+def onnx_step(session, ids, mask, past=None):
+    """(logits, keys and values) of ids (rows, new), mask (rows, past and new); no past: none yet."""
+    names = [each.name for each in session.get_inputs()][2:]
+    if past is None:
+        _, heads, _, size = session.get_inputs()[2].shape
+        past = [np.zeros((len(ids), heads, 0, size), np.float32)] * len(names)
+    feed = {"input_ids": np.array(ids), "attention_mask": np.array(mask), **dict(zip(names, past))}
+    logits, *past = session.run(None, feed)
+    return logits, past
+
+
+def llama_server(path, lora=None):
+    """llama.cpp's server on a GGUF file. lora: the file of an adapter beside it."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.verbosity = 1, 0
+    if lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     return xllamacpp.Server(params)
