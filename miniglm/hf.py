@@ -30,6 +30,7 @@ WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "pytorch_model.bin")  # what holds all weights; several of them have an index
 INDEX = ".index.json"
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+LARGE = 1 << 22  # bytes of a tensor
 SAFETENSORS_DTYPES = {name.upper(): dtype for name, dtype in DTYPES.items()} | {"F64": torch.float64}
 
 
@@ -90,9 +91,10 @@ class InFile:
             return self.file.tensors(self.name)
 
     def read_into(self, target: torch.Tensor):
-        """Copy the tensor to `target`. The file is opened anew, so that what was read leaves memory at the end."""
-        with told_if_damaged(self.file.path):
-            target.copy_(TensorFile(self.file.path).tensors(self.name))
+        """Copy the tensor to `target`. Of a large one the file is opened anew: what was read leaves memory at the end."""
+        file = self.file if target.nbytes < LARGE else TensorFile(self.file.path)
+        with told_if_damaged(file.path):
+            target.copy_(file.tensors(self.name))
 
 
 @contextmanager

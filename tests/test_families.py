@@ -302,7 +302,7 @@ def test_llama_cpp_puts_our_adapter_beside_the_model(folders, name, tmp_path):
     with torch.no_grad():
         without = loaded.model(ids)[0][0, -1].log_softmax(-1)
         attach(loaded.model, adapter := Adapter(rank=2, alpha=5.0))
-        fill_adapters(loaded.model, 0.1 if loaded.model.config.residual_multiplier == 1 else 1.0)
+        fill_adapters(loaded.model, 0.05 if loaded.model.config.residual_multiplier == 1 else 1.0)
         ours = loaded.model(ids)[0][0, -1].log_softmax(-1)
     write_gguf_adapter(tmp_path / "me.gguf", origin.load(folder), adapter.of(loaded.model), "f32")
     theirs = log_probabilities(llama_server(tmp_path / "base.gguf", tmp_path / "me.gguf"), ids[0].tolist())
