@@ -91,7 +91,7 @@ class InFile:
             return self.file.tensors(self.name)
 
     def read_into(self, target: torch.Tensor):
-        """Copy the tensor to `target`. Of a large one the file is opened anew: what was read leaves memory at the end."""
+        """Copy the tensor to `target`, a large one from the file opened anew, so that it leaves memory at the end."""
         file = self.file if target.nbytes < LARGE else TensorFile(self.file.path)
         with told_if_damaged(file.path):
             target.copy_(file.tensors(self.name))
