@@ -1,9 +1,9 @@
-# make demo, then make chat; make report, make reviews, make hotel and make lora are experiments of their own. Without make (Windows): see README, "没有 make".
+# make demo, then make chat; make report, make reviews, make hotel, make align and make lora are experiments of their own. Without make (Windows): see README, "没有 make".
 PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat report reviews hotel lora speedrun test test-long bench lint lock audit
+.PHONY: demo chat report reviews hotel align lora speedrun test test-long bench lint lock audit
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
@@ -11,7 +11,7 @@ demo: $(VENV)/run.stamp
 chat: $(VENV)/run.stamp
 	$(PY) sample_gradio.py --out_dir=out/demo-chat
 
-report reviews hotel: $(VENV)/run.stamp
+report reviews hotel align: $(VENV)/run.stamp
 	$(PY) demo.py $@
 
 # QLoRA keeps the base in four bits with bitsandbytes, which nothing else needs.

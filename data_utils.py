@@ -13,7 +13,7 @@ Table("sanguo_sft", "train") gives conversations to transformers' Trainer.
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from miniglm.batch import Batch
 from miniglm.errors import refuse
 from miniglm.files import is_plain_name
+from miniglm.metrics import read_questions
 from miniglm.tokenizer import id_dtype
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import load_tokenizer, read_meta
@@ -29,12 +30,13 @@ from miniglm.vocabulary import load_tokenizer, read_meta
 SPLITS = ("train", "val")
 
 
-def open_data(dataset: str) -> "Books | Talks":
-    """The data set data/DATASET, as prepare.py or prepare_sft.py wrote it. Raises UserError."""
+def open_data(dataset: str) -> "Books | Talks | Pairs | Prompts":
+    """The data set data/DATASET, as one of data/prepare*.py or data/build_sft.py wrote it. Raises UserError."""
     folder = Path("data", dataset)
     refuse(not is_plain_name(dataset), f"--dataset={dataset} is no name", "give the name of a folder in data/")
     refuse(not folder.is_dir(), f"no data set {folder}", "run python data/prepare.py, or check --dataset")
-    return Talks(dataset) if is_sft(dataset) else Books(dataset)
+    kinds = {"pairs": Pairs, "prompts": Prompts}
+    return kinds.get(read_meta(folder).get("kind"), Talks if is_sft(dataset) else Books)(dataset)
 
 
 def is_sft(dataset: str) -> bool:
@@ -46,6 +48,7 @@ class DataSet:
     """What books and conversations have in common: a folder, its tokenizer, its meta.json."""
 
     normalisation: Normalisation | None = None  # of questions
+    objectives: tuple[str, ...] = ("likelihood",)  # that learn from it
 
     def __init__(self, dataset: str):
         self.name, self.folder = dataset, Path("data", dataset)
@@ -148,21 +151,43 @@ class Talks(DataSet):
         return _batch(torch.from_numpy(rows[chosen].astype(np.int64)), loss_mask, numbers, seed, index)
 
 
-class Ahead:
-    """Makes the next step's batches ready in a thread while the present ones are learnt."""
+class Pairs(Talks):
+    """Rows of pairs: the samples 2 i and 2 i + 1 of a row are the better and the worse answer to one question."""
 
-    def __init__(self, batches_of):
-        """batches_of: a function that gives the batches of a step, on the CPU."""
-        self._batches_of, self._thread = batches_of, ThreadPoolExecutor(1)
-        self._step = self._made = None
+    objectives = ("reward", "dpo")
 
-    def take(self, step: int) -> list[Batch]:
-        """The batches of a step, on the CPU."""
-        if self._made is None or self._step != step:  # the first, or the run has gone back
-            self._made = self._thread.submit(self._batches_of, step)
-        batches = self._made.result()
-        self._step, self._made = step + 1, self._thread.submit(self._batches_of, step + 1)
-        return batches
+    def batch(self, split: str, batch_size: int, block_size: int, index: int | None = None, seed: int = 0) -> Batch:
+        """A batch of whole rows on the CPU, see Talks.batch."""
+        return replace(super().batch(split, batch_size, block_size, index, seed), paired=True)
+
+
+class Prompts(DataSet):
+    """Questions that a model is to answer, and what its answers are judged by, as records of prompts.jsonl.
+
+    What is learnt from them is made while training, see miniglm/rollouts.py.
+    """
+
+    chat = True
+    row_length = 0  # as --block_size says
+    objectives = ("grpo", "ppo")
+
+    def __init__(self, dataset: str):
+        """Reads train.jsonl and val.jsonl. Raises UserError."""
+        super().__init__(dataset)
+        self.normalisation = normalisation_in(self.meta, self.folder / "meta.json")
+        self.records = {split: read_questions(self.folder / f"{split}.jsonl") for split in SPLITS}
+
+    def check(self, block_size: int):
+        """Nothing: answers are as long as they are drawn."""
+
+    def rows_of_epoch(self, block_size: int, split: str = "train") -> int:
+        """How many questions a pass over a split has."""
+        return len(self.records[split])
+
+    def numbered(self, split: str, count: int, index: int, seed: int) -> list[dict]:
+        """`count` records, those of number `index`: every one comes once an epoch, each epoch in another order."""
+        records = self.records[split]
+        return [records[number] for _, number in _shuffled(len(records), count, index, seed)]
 
 
 class Table(torch.utils.data.Dataset):

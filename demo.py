@@ -4,6 +4,7 @@
     make report        # python demo.py report: the report's experiment, 1,000 against 4,500 steps of fine-tuning
     make reviews       # python demo.py reviews: classification as generation, good or bad reviews
     make hotel         # python demo.py hotel: an assistant that searches a table of hotels
+    make align         # python demo.py align: a reward model, DPO, GRPO and PPO from the demo's model
     make lora          # python demo.py lora: the demo's questions with LoRA and QLoRA beside full fine-tuning
 
 A stage that is finished leaves done.json in its directory and is not run again; one that was interrupted is resumed.
@@ -23,7 +24,7 @@ from miniglm.files import claim, read_json, write_json, write_whole
 from miniglm.machine import peak_memory
 
 # -----------------------------------------------------------------------------
-what = ["chat"]  # which experiment, given without --: chat, report, reviews, hotel or lora
+what = ["chat"]  # which experiment, given without --: chat, report, reviews, hotel, align or lora
 out_dir: FilePath = "out"  # the trained models are written below it
 # -----------------------------------------------------------------------------
 
@@ -120,6 +121,32 @@ HOTEL = {
         f"visualize.py --out_dir={out}/hotel",
     ],
 }
+JUDGED = ["dpo", "grpo", "ppo"]
+ALIGN = {
+    "data/sanguo_align": [
+        f"data/build_sft.py sanguo --dataset=sanguo_align --natural=tests/natural.jsonl --pairs_from={chat}"
+        " --prompts=4000"
+    ],
+    "data/sanguo_pairs": [
+        "data/prepare_pairs.py data/sanguo_align/pairs.jsonl --dataset=sanguo_pairs --val_fraction=0.15"
+        f" --tokenizer_from={chat}"
+    ],
+    "data/sanguo_prompts": [
+        f"data/prepare_pairs.py data/sanguo_align/prompts.jsonl --dataset=sanguo_prompts --tokenizer_from={chat}"
+    ],
+    f"{out}/align-reward": [
+        f"train.py config/align_reward.py --out_dir={out}/align-reward --ckpt_dir={chat}",
+        f"evaluations.py --out_dir={out}/align-reward --save_path={out}/align-reward/metrics.json",
+    ],
+    **{
+        f"{out}/align-{name}": [f"train.py config/align_{name}.py --out_dir={out}/align-{name} --ckpt_dir={chat}"]
+        for name in JUDGED
+    },
+    f"{out}/align": [
+        f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out}/align-{name}' for name in JUDGED)}"
+        f" --eval_file=data/sanguo_sft/eval.jsonl --save_each=metrics.json --report={out}/align/report.html"
+    ],
+}
 ADAPTERS = {"lora-4": "", "lora-8": "", "lora-32": "", "qlora-8": " --quantize=nf4 --gradient_checkpointing=True"}
 LORA = {
     **{
@@ -148,6 +175,7 @@ EXPERIMENTS = {
     "report": NOVEL | REPORT,
     "reviews": REVIEWS,
     "hotel": HOTEL,
+    "align": NOVEL | CHAT | ALIGN,
     "lora": NOVEL | CHAT | LORA | REVIEWS | LABELS,
 }
 
@@ -226,6 +254,7 @@ LAST_WORDS = {
     f"now talk to it: make chat, or python sample_gradio.py --out_dir={chat}",
     "report": f"open {out}/report/report.html in a browser",
     "hotel": f"now talk to it: python sample_gradio.py --out_dir={out}/hotel --table=data/hotel/hotels.jsonl",
+    "align": f"open {out}/align/report.html in a browser",
     "lora": f"facts: open {out}/lora-report/report.html in a browser; labels: {out}/lora-reviews/report.html",
     "reviews": f"pictures: {out}/reviews/loss.png; try it: python sample.py --out_dir={out}/reviews --start=REVIEW",
 }

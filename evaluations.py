@@ -15,14 +15,14 @@ import torch
 from tqdm import tqdm
 
 from configurator import FilePath, Positive, configure
-from data_utils import Books, open_data
+from data_utils import Books, Pairs, Prompts, open_data
 from miniglm import origin
 from miniglm.batch import Batch
 from miniglm.chat import CHAT_TOKENS, Completion, complete, complete_with, prompt_ids, prompt_of
 from miniglm.checkpoint import locate
 from miniglm.decoding import Sampling
 from miniglm.errors import UserError, refuse
-from miniglm.files import read_text, write_json, write_whole
+from miniglm.files import is_plain_name, read_text, write_json, write_whole
 from miniglm.machine import WeightDtype
 from miniglm.metrics import (
     LARGEST_TEXT,
@@ -31,6 +31,7 @@ from miniglm.metrics import (
     bag_of_words,
     interval,
     mean,
+    pair_scores,
     ppmd,
     read_questions,
     read_talks,
@@ -38,7 +39,7 @@ from miniglm.metrics import (
     text_scores,
     witten_bell_trigram,
 )
-from miniglm.objectives import likelihood
+from miniglm.objectives import likelihood, log_probs_of, margins, scores_of
 from miniglm.records import conditions
 from miniglm.report import Measured, cost, cost_rows, logs_of, write_report
 from miniglm.search import Table, read_table
@@ -55,6 +56,7 @@ book: FilePath = ""  # with it, the share of 「quotations」 in the answers tha
 yardstick: FilePath = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it and is measured beside
 too_long: Literal["stop", "wrong"] = "stop"  # a question that the model cannot read whole: stop, or count it as wrong
 save_path: FilePath = ""  # write the metrics to this file as JSON; those of several models by their out_dir
+save_each: FilePath = ""  # write each model's metrics to a file of this name in its out_dir
 answers_path: FilePath = ""  # write question, right answer and the model's own to this .jsonl
 report: FilePath = ""  # write a page that compares the models to this FILE.html
 lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
@@ -99,12 +101,35 @@ def windows(ids, block_size, batch_size):
             rows, masks = [], []
 
 
+@torch.inference_mode()
+def measure_pairs(loaded, data):
+    """Of the held-out pairs: metrics.pair_scores, by the scores of a reward model, else by the answers' likelihood."""
+    model, found = loaded.model, []
+    score = scores_of if model.value_head is not None else summed_log_probs
+    for index in tqdm(range(len(data.rows["val"])), desc="measuring", leave=False):
+        batch = data.batch("val", 1, data.row_length, index).to(model.device)
+        found += margins(batch, score(model, batch)).tolist()
+    return pair_scores(found)
+
+
+def summed_log_probs(model, batch):
+    """The log-probability of what is learnt of each sample, (B, T rounded down to even)."""
+    return batch.by_sample(log_probs_of(model, batch))
+
+
 def measure_split(loaded, dataset, batch_size):
     """{"loss", "perplexity", "bits_per_char", "bits_per_byte"} of the held-out split, and yardsticks beside it.
+
+    Of pairs see measure_pairs.
 
     Of a book also "samples", see metrics.summary: what the model writes after some beginnings.
     """
     data, tokenizer, block_size = open_data(dataset), loaded.tokenizer, loaded.model.config.block_size
+    if isinstance(data, Pairs):
+        refuse(data.row_length > block_size, f"data/{dataset} has longer rows than the model", "prepare shorter ones")
+        return measure_pairs(loaded, data)
+    if isinstance(data, Prompts):
+        raise UserError(f"data/{dataset} holds questions alone", "give questions as --eval_file=FILE.jsonl")
     if isinstance(data, Books):
         ids = data.ids["val"]
         text, count = tokenizer.decode(ids.tolist()), len(ids) - 1
@@ -143,6 +168,8 @@ def training_text(tokenizer, dataset):
         if fingerprint(data.tokenizer) != fingerprint(tokenizer):
             return None
     except UserError:
+        return None
+    if isinstance(data, Prompts):
         return None
     return text_of(data.ids["train"] if isinstance(data, Books) else data.rows["train"], tokenizer)
 
@@ -244,11 +271,13 @@ refuse(yardstick and not records, "--yardstick needs questions", "give them as -
 refuse(answers_path and not records, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")
 for path in filter(None, (save_path, answers_path, report)):
     refuse(not Path(path).name or Path(path).is_dir(), f"{path} is no file name", "give the name of a file to write")
+wrong = save_each and not is_plain_name(save_each)
+refuse(wrong, f"--save_each={save_each} is no file name", "give one like metrics.json, it goes to each --out_dir")
 logs_of(out_dir)  # what is wrong with them is told before anything is measured
 bag_metrics = {"bag_of_words": measure_bag_of_words(yardstick, records)} if yardstick else {}
 runs = {}  # {out_dir: Measured}
 for directory in out_dir:
-    loaded = origin.load(directory, device, dtype, lora, lookup == "auto")
+    loaded = origin.load(directory, device, dtype, lora, lookup == "auto", scores=True)
     refuse(table and not loaded.searches, f"{directory} has not learnt to search", "leave --table away")
     trained_on = str(loaded.settings.get("dataset"))
     run = runs[directory] = Measured(loaded.settings)
@@ -283,6 +312,8 @@ if len(runs) > 1:
 if save_path:
     found = {directory: run.metrics | {"training": run.training} for directory, run in runs.items()}
     write_json(save_path, found if len(runs) > 1 else runs[out_dir[0]].metrics)
+for directory, run in runs.items() if save_each else ():
+    write_json(locate(lora or directory)[0] / save_each, run.metrics)
 if answers_path:
     with write_whole(answers_path) as file:
         for number, record in enumerate(records):

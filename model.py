@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 LARGEST = 1 << 31  # a number of a configuration
 CHOICES = {
@@ -68,6 +69,7 @@ class GLMConfig:
     zero_init: bool = False  # what adds to the residual stream starts from zero
     tied: bool = True  # the head's weight is the embedding
     head_bias: bool = False
+    value_head: bool = False  # each position gets a number, too: of a reward model a score, of a critic what it expects
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0  # of what attention and MLP add
     logits_multiplier: float = 1.0
@@ -426,6 +428,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return *scaled, None, None
 
 
+def where_counted(loss_mask):
+    """(places, count): where a loss mask is not 0, int64, then filling, and how many of the places are no filling.
+
+    They fill whole chunks: every new shape would cost the CPU's kernels time and memory, which they keep.
+    """
+    chosen = loss_mask.reshape(-1).nonzero()[:, 0]
+    return F.pad(chosen, (0, -len(chosen) % ChunkedCrossEntropy.ROWS)), len(chosen)
+
+
 class LayerCache:
     """The keys and values that one layer has computed, (B, nkv, length, hs) each, allocated once."""
 
@@ -490,6 +501,7 @@ class MiniGLM(nn.Module):
         self.transformer = nn.ModuleDict(parts)
         self.rotary = rotary
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        self.value_head = nn.Linear(config.n_embd, 1) if config.value_head else None
         self.tie()
         self._initialise()
 
@@ -608,22 +620,49 @@ class MiniGLM(nn.Module):
         x = x * self.config.logits_multiplier if self.config.logits_multiplier != 1 else x
         return linear(self.lm_head, x)
 
-    def forward(self, idx, targets=None, loss_mask=None, sample=None):
+    def log_probs(self, x, targets, temperature):
+        """The log-probability (N,) float32 of each of targets (N,) after the residual stream x (N, C).
+
+        No more than a chunk of logits stands in memory at once; on the way back they are computed once more.
+        """
+
+        def of_chunk(x, targets):
+            return -F.cross_entropy(self.logits(x).float() / temperature, targets, reduction="none")
+
+        size = ChunkedCrossEntropy.rows(self.config.vocab_size)
+        chunks = list(zip(x.split(size), targets.split(size)))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return torch.cat([of_chunk(*chunk) for chunk in chunks])
+        return torch.cat([checkpoint(of_chunk, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def of_each(self, x, targets, loss_mask, temperature):
+        """(log_probs, values) of the residual stream x (B, T, C), see forward."""
+        values = None if self.value_head is None else self.value_head(x)[..., 0].float()  # (B, T)
+        if targets is None:
+            return None, values
+        chosen, count = where_counted(loss_mask)
+        of_chosen = self.log_probs(x.flatten(0, 1)[chosen], targets.reshape(-1)[chosen], temperature)
+        flat = of_chosen.new_zeros(targets.numel()).index_copy(0, chosen[:count], of_chosen[:count])
+        return flat.view(targets.shape), values
+
+    def forward(self, idx, targets=None, loss_mask=None, sample=None, each=False, temperature=1.0):
         """(logits, loss) for idx (B, T) int64, T at most block_size. sample: see hidden.
 
         Without targets: logits (B, T, V), loss None. With targets (B, T) int64: logits None and the mean
         cross-entropy in nats, a scalar, over the positions where loss_mask (B, T) is not 0, all without one.
+        With `each` (log_probs, values), (B, T) float32 each, instead: the log-probability of each target, 0 where
+        loss_mask is 0, None without targets; and what the value head gives each position, None without one.
+        temperature: by which logits are divided then.
         """
         x = self.hidden(idx, sample)  # (B, T, C)
+        if each:
+            return self.of_each(x, targets, loss_mask, temperature)
         if targets is None:
             return self.logits(x), None
         x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)  # (N, C) and (N,)
         count = len(x)
         if loss_mask is not None:  # the vocabulary product is the dearest: only where it counts
-            chosen = loss_mask.reshape(-1).nonzero()[:, 0]
-            count = len(chosen)
-            # Filled up to whole chunks: every new shape would cost the CPU's kernels time and memory, which they keep.
-            chosen = F.pad(chosen, (0, -count % ChunkedCrossEntropy.ROWS))
+            chosen, count = where_counted(loss_mask)
             x, targets = x[chosen], targets[chosen]
         x = x * self.config.logits_multiplier if self.config.logits_multiplier != 1 else x
         head = self.lm_head

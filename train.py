@@ -17,14 +17,17 @@ import torch
 from tqdm import tqdm
 
 from configurator import Bounds, FilePath, Natural, NotNegative, Positive, Share, configure
-from data_utils import Ahead, open_data
+from data_utils import open_data
 from miniglm import machine, origin
 from miniglm.errors import refuse
-from miniglm.objectives import likelihood as loss_of
+from miniglm.objectives import ON_ROLLOUTS, objective_of
 from miniglm.optimizers import Optimizers, Schedule
 from miniglm.parallel import join
 from miniglm.replay import tell_step
+from miniglm.rewards import judge_of
+from miniglm.rollouts import Drawing, Rollouts, book_of
 from miniglm.run import Run, Stop
+from miniglm.sources import Steps, Written
 
 # -----------------------------------------------------------------------------
 # where things are
@@ -75,8 +78,26 @@ lora_dropout: Share = 0.0  # share of what the change reads that is zeroed in tr
 lora_targets = "attention,output,mlp"  # the layers that have one: all of a block's; attention alone is the least
 merge_lora = False  # checkpoints hold the whole model with the change folded in, too
 quantize: Literal["none", "nf4"] = "none"  # of the blocks' weights; nf4: 4 bits each (QLoRA; needs bitsandbytes)
+# what is minimised; all but likelihood learn from judgements, see docs/alignment.md
+objective: Literal["likelihood", "reward", "dpo", "grpo", "ppo"] = "likelihood"
+beta: NotNegative = 0.1  # how dear it is to leave ckpt_dir's model, of dpo, grpo and ppo
+label_smoothing: Share = 0.0  # of dpo: the share of pairs that are taken to be the wrong way round
+likelihood_weight: NotNegative = 0.0  # of dpo: how much the likelihood of the better answers counts beside
+reward = (
+    "right=1,denied=-0.5,loop=-1"  # of grpo and ppo: NAME=WEIGHT,…, a reward model's out_dir, or FILE.py (executed)
+)
+group_size: Annotated[int, Bounds(1)] = 8  # of grpo and ppo: answers drawn to each question
+steps_a_draw: Positive = 1  # of grpo and ppo: steps on what is drawn at once; more are cheaper and stray further
+temperature: Annotated[float, Bounds(0.01, 10)] = 1.0  # at which answers are drawn
+max_new_tokens: Positive = 120  # an answer that is longer is cut off
+clip: Share = 0.2  # beyond 1 ± clip times likelier than when it was drawn a token gains nothing more
+value_weight: NotNegative = 0.5  # of ppo: of the critic's squared error
+gamma: Annotated[float, Bounds(0, 1)] = 1.0  # of ppo: how much less a reward counts a token earlier
+gae_lambda: Annotated[float, Bounds(0, 1)] = (
+    0.95  # of ppo: from what the critic expects next, 0, to what came in the end, 1
+)
 # the batch
-batch_size: Positive = 12  # rows a device reads at once; smaller where memory ends
+batch_size: Positive = 12  # rows (of grpo and ppo answers) a device reads at once; smaller where memory ends
 gradient_accumulation_steps: Positive = 1  # such batches before each step, over all devices together
 # the optimizer
 optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the blocks' matrices, faster per token on small runs
@@ -121,6 +142,9 @@ refuse(
     "leave --lr_decay_iters away",
 )
 
+groups = batch_size % group_size == 0 or objective not in ON_ROLLOUTS
+refuse(not groups, f"--batch_size={batch_size} cannot be shared by groups of {group_size}", "choose a multiple")
+
 # the machine; a process alone is a group of one
 group = join(device, backend)
 refuse(
@@ -131,7 +155,7 @@ refuse(
 refuse(replay >= 0 and group.size > 1, "--replay reads a step's batches in one process", "leave torchrun away")
 torch.manual_seed(seed + group.rank)
 
-# the data: the files tell whether these are books or conversations
+# the data: the files tell whether these are books, conversations, pairs or prompts
 data = open_data(dataset)
 
 # the model: new, ours, an adapter on its base, or from Hugging Face; all that cannot be is refused there
@@ -141,6 +165,7 @@ if group.device == "cpu":
     machine.prepare_cpu(keep_freed=not gradient_checkpointing)
 if gradient_checkpointing:
     machine.checkpoint_gradients(model)
+loss_of = objective_of(settings)
 autocast = machine.autocast_to(start.dtype, group.device_type)
 scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16")
 
@@ -150,31 +175,27 @@ rows_a_step = batch_size * gradient_accumulation_steps
 steps = math.ceil(epochs * data.rows_of_epoch(start.block_size) / rows_a_step) if epochs else max_iters
 schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or steps, decay_lr)
 
+# where the batches come from: what is written, or what the model itself draws
+steps_of = Steps(batch_size, gradient_accumulation_steps, start.block_size, seed, group)
+reference = origin.reference_of(settings, start, autocast, group.device)
+if objective in ON_ROLLOUTS:
+    drawing = Drawing(
+        group_size, steps_a_draw, temperature, max_new_tokens, objective == "ppo", beta, gamma, gae_lambda
+    )
+    source = Rollouts(data, steps_of, start, drawing, judge_of(reward, book_of(data)), reference, autocast)
+else:
+    source = Written(data, steps_of, reference)
+
 # the run: its folder, its log, and where it stands; the place in the data follows from the step
 run = Run(settings | {"max_iters": steps}, start, data, optimizers, schedule, scaler, group)
 network = group.wrap(machine.compile_if_possible(model) if compile else model)
 
 
-def numbered_batch(split, index):
-    """Batch number `index` of this run, on the CPU: a function of the number and the seed alone."""
-    return data.batch(split, batch_size, start.block_size, index, seed)
-
-
-def batches_of(step):
-    """The batches that this process reads in a step, on the CPU."""
-    of_the_step = range(step * gradient_accumulation_steps, (step + 1) * gradient_accumulation_steps)
-    return [numbered_batch("train", index) for index in of_the_step[group.rank :: group.size]]
-
-
 @torch.no_grad()
 def estimate_loss(split):
     """The mean loss of eval_iters batches of a split, the same ones each time and in every process."""
-    model.eval()
-    losses = []
-    with autocast:
-        for index in range(eval_iters):
-            losses.append(loss_of(model, numbered_batch(split, index).to(group.device)).item())
-    model.train()
+    with machine.evaluating(model), autocast:
+        losses = [source.estimate(split, index, loss_of, model) for index in range(eval_iters)]
     return group.first(sum(losses) / len(losses))
 
 
@@ -195,11 +216,11 @@ def gradient_of(batches):
 run.tell_beginning()
 progress = tqdm(total=run.max_iters, initial=run.state.step, disable=not group.main, dynamic_ncols=True, unit="step")
 stop = Stop(max_minutes, progress, group)
-ahead = Ahead(batches_of)  # makes the next step's batches ready meanwhile
 
 # the loop
 while True:
-    stopping, last = group.any(stop.asked), run.state.step >= run.max_iters
+    stopping = group.any(stop.asked) and run.state.step % source.steps_a_draw == 0
+    last = run.state.step >= run.max_iters
     evaluating = replay < 0 and (run.state.step % eval_interval == 0 or last or eval_only)
     val_loss = math.inf  # not estimated
     if evaluating:
@@ -211,7 +232,7 @@ while True:
         break
 
     began = time.perf_counter()
-    batches = [batch.to(group.device) for batch in ahead.take(run.state.step)]
+    batches = source.take(run.state.step)
     loss, norm = gradient_of(batches)
     if run.state.step == replay:
         print(f"step {replay}: loss {loss.item():.4f}, gradient norm {norm.item():.4f}")
@@ -232,7 +253,7 @@ while True:
 
     run.state.tokens += batch_size * start.block_size * gradient_accumulation_steps
     if finite and run.state.step % log_interval == 0:
-        progress.set_postfix_str(run.tell_step(loss.item(), norm.item()), refresh=False)
+        progress.set_postfix_str(run.tell_step(loss.item(), norm.item(), source.figures()), refresh=False)
     run.count_step(time.perf_counter() - began)
     progress.total = run.max_iters
     progress.update()

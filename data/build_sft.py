@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configurator import Bounds, FilePath, Natural, Positive, configure
+from miniglm.book import judged
 from miniglm.book.absence import Absence
 from miniglm.book.episodes import EPISODES
 from miniglm.book.facts import book_facts
@@ -29,7 +30,7 @@ from miniglm.book.indexing import passages_of
 from miniglm.book.known import KNOWN, read_about
 from miniglm.book.passages import Forms
 from miniglm.book.people import find_people, left_out, read_list
-from miniglm.book.questions import BY_HEART, Book, Shares, book_records, mentioned, without_denials
+from miniglm.book.questions import BY_HEART, Book, Shares, bare, book_records, mentioned, question_in, without_denials
 from miniglm.book.reader import BookReader
 from miniglm.book.sections import chinese_number, describe, read_book, unit_of
 from miniglm.book.smalltalk import SmallTalk
@@ -55,6 +56,9 @@ validation: Literal["reworded", "unseen"] = "reworded"  # val.jsonl: trained fac
 small_talk: Natural = 2400  # questions about what is beyond the book, and two thirds as many courtesies
 lookups: Natural = 1500  # talks in which a sentence of the book is looked for
 follow_ups: Natural = 800  # talks of several turns
+prompts: Natural = 1000  # questions in prompts.jsonl, which a model is to answer and is judged by
+pairs_from: FilePath = ""  # the out_dir of a model that has learnt from this: pairs.jsonl, with what it says wrongly
+judged_most: Natural = 1600  # with it: of the prompts half so many that it finds hardest, and as many others
 natural: FilePath = ""  # FILE.jsonl of questions that readers ask: in eval.jsonl, as the group natural, and not trained
 eval_questions: Positive = 400  # of each group in eval.jsonl
 seed = 1337  # which facts and wordings fall where
@@ -70,6 +74,40 @@ max_requests: Positive = 300  # sent at most, those that are tried again counted
 retries: Annotated[int, Bounds(0, 20)] = 4  # times a request is tried again, with back-off
 timeout: Annotated[float, Bounds(0.1, 86400)] = 120.0  # seconds without a byte after which a request has failed
 # -----------------------------------------------------------------------------
+
+
+def judged_files(asked, rng):
+    """{"prompts", "pairs"}: of all questions those that the model in pairs_from finds hardest, and as many others."""
+    from miniglm import origin
+    from miniglm.chat import CHAT_TOKENS
+    from miniglm.decoding import Sampling
+    from miniglm.rewards import judge_of, likelihood_margins
+    from miniglm.rollouts import draw
+
+    loaded = origin.load(pairs_from, lookup=True)
+    courtesies = [each.record["Answer"] for each in asked if each.record["Kind"] == "greeting"]
+    made = [(each, judged.made_pair(book, each, courtesies, rng)) for each in asked]
+    talks = [(pair["messages"] + pair["chosen"], pair["messages"] + pair["rejected"]) for _, pair in made]
+    margins = likelihood_margins(loaded, talks)
+    print(f"{pairs_from} prefers the wrong one of {sum(margin < 0 for margin in margins):,} of {len(made):,} pairs")
+    chosen, share = [], min(1.0, judged_most / max(1, len(made)))
+    for key in ("known", "absent", "beyond"):  # of each as large a share, or the model would learn which is usual
+        of_key = [number for number in range(len(made)) if judged.side_of(book, made[number][0]) == key]
+        of_key.sort(key=margins.__getitem__)
+        half = round(share * len(of_key) / 2)
+        chosen += [made[number] for number in [*of_key[:half], *rng.sample(of_key[half:], half)]]
+
+    some = [prompt for prompt, _ in chosen]
+    records = [each.record for each in some]
+    answers = draw(loaded, records, Sampling(temperature=1.0, seed=seed), CHAT_TOKENS)
+    pairs, own = [pair for _, pair in chosen], {}
+    for prompt, answer, worth in zip(some, answers, judge_of("right=1", loaded.book)(records, answers)):
+        if worth < 1 and answer.text and answer.ended:
+            said = [*answer.turns[1:], {"role": "assistant", "content": answer.text}]
+            own[prompt.record["Question"]] = judged.pair(prompt, said, pairs_from)
+    print(f"{pairs_from} answered {len(own):,} of {len(some):,} questions wrongly")
+    return {"prompts": rng.sample(records, len(records)), "pairs": pairs + list(own.values())}
+
 
 configure(globals(), positional="names")
 refuse(len(names) != 1, "one book at a time", "name one")
@@ -117,7 +155,10 @@ if backend == "book":
     shares = Shares(
         wordings, absent_share, unseen_share, small_talk, lookups, follow_ups=follow_ups, evaluated=eval_questions
     )
-    files = book_records(book, shares, validation, read_questions(natural) if natural else [], rng)
+    files, held_out, absent = book_records(book, shares, validation, read_questions(natural) if natural else [], rng)
+    avoided = {bare(question_in(each)) for file in ("val", "eval") for each in files[file]}
+    asked = judged.prompts(book, held_out, absent, avoided, prompts, rng)
+    files |= judged_files(asked, rng) if pairs_from else {"prompts": [each.record for each in asked]}
 else:
     from miniglm.book.llm import Server, ask, quoted_records, seed_questions
 

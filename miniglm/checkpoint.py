@@ -21,7 +21,7 @@ import torch
 
 from miniglm.conversion import Joined, Weights
 from miniglm.errors import UserError, refuse
-from miniglm.families import HEAD, is_linear
+from miniglm.families import HEAD, VALUE_HEAD, is_linear
 from miniglm.files import is_plain_name, link_whole, write_json, write_whole
 from miniglm.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, NF4Linear, checked, save_adapter
 from miniglm.typed import Normalisation
@@ -250,7 +250,8 @@ def build_model(
 
     dtype: of the weights. None: as they are stored; those of a folder of others stay in its files, mapped, where they
     can. quantize: "nf4" keeps the blocks' linear layers in 4 bits, each from the moment it is read (see lora.py).
-    changes: fields of GLMConfig to override (dropout). Raises UserError where the weights do not fit the shape.
+    changes: fields of GLMConfig to override: dropout, and value_head, of which a new one begins from zero and one that
+    is not wanted is left out. Raises UserError where the weights do not fit the shape.
     """
     try:
         config, weights = GLMConfig(**{**checkpoint.shape, **changes}), checkpoint.weights
@@ -258,13 +259,15 @@ def build_model(
             raise ValueError("more blocks than weights")
         model = MiniGLM.outline(config)
         sizes = {name: weight.shape for name, weight in model.state_dict().items()}
-        if sizes.keys() != set(weights):
+        heads = {name for name in [*sizes, *weights] if name.startswith(VALUE_HEAD)}
+        if sizes.keys() - heads != set(weights) - heads:
             raise ValueError("other weights")
         mapped = weights.mapped if dtype is None and isinstance(weights, Joined) else None
         # The largest come first: what reading one takes beside it is least when memory is fullest.
         own = [name for name in sizes if name != HEAD or not config.tied]
         for name in sorted(own, key=lambda name: sizes[name].numel(), reverse=True):
-            weight = mapped(name) if mapped else weights[name]
+            new = name in heads and name not in weights
+            weight = torch.zeros(sizes[name]) if new else mapped(name) if mapped else weights[name]
             if weight.shape != sizes[name] or not weight.is_contiguous():
                 raise ValueError(f"{name} is of another shape")
             if not mapped and not all(map(math.isfinite, extremes(weight))):

@@ -18,6 +18,7 @@ from model import PLACES, GLMConfig
 
 BLOCK = "transformer.h.{}."  # what the names of our block number {} begin with
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # in a state dict of ours
+VALUE_HEAD = "value_head."  # how the names of its parameters begin
 POSITIONS = "transformer.wpe"
 # The linear layers of a block, and what LoRA's roles call them.
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")

@@ -11,6 +11,7 @@ arXiv:2305.14314). The model knows nothing of this: its linear layers are replac
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -85,9 +86,12 @@ class LoRALinear(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
         self.dropout = nn.Dropout(dropout)
         self.scale = alpha / rank
+        self.off = False  # see base_alone
 
     def forward(self, x):
         """x (..., in_features) -> (..., out_features)."""
+        if self.off:
+            return self.base(x)
         change = self.scale * self.lora_A(self.dropout(x))  # (..., rank): scaled where it is small
         return self.base(x) + self.lora_B(change)
 
@@ -185,6 +189,19 @@ def attach(model: nn.Module, adapter: Adapter, quantize: str = "none"):
         chosen = any(name.endswith("." + target) for target in adapter.targets)
         adapted = LoRALinear(frozen, adapter.rank, adapter.alpha, adapter.dropout) if chosen else frozen
         model.set_submodule(name, adapted)
+
+
+@contextlib.contextmanager
+def base_alone(model: nn.Module):
+    """A context in which a model computes as it would without its adapters."""
+    adapted = [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
+    for layer in adapted:
+        layer.off = True
+    try:
+        yield
+    finally:
+        for layer in adapted:
+            layer.off = False
 
 
 def merged(weights: Weights, adapter: Adapter) -> Weights:

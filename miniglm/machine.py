@@ -93,6 +93,17 @@ def cast_weights(model, dtype: str):
         return quantize_dynamic(model, {torch.nn.Linear: qconfig}, inplace=True)  # ty: ignore[deprecated]
 
 
+@contextlib.contextmanager
+def evaluating(model):
+    """A context in which a model does not drop anything."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def prepare_cpu(keep_freed: bool):
     """Have PyTorch use this CPU well for training. keep_freed: trade memory for speed, see keep_freed_memory."""
     if keep_freed:

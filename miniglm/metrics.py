@@ -184,6 +184,24 @@ def slot_scores(calls: Sequence[tuple[str, str]]) -> dict:
     return scores | {"slot_f1": 2 * right / (wanted + called)}
 
 
+def pair_scores(margins: Sequence[float]) -> dict:
+    """How well a model tells better answers from worse ones. margins: by how much it puts each better one above.
+
+    "pair_accuracy"; "loss", -log of the logistic function's probability; "calibration_error": how far, on average, the
+    probability of its own choice is from how often that is right, over ten bins of equal width (Guo et al. 2017).
+    """
+    found = np.asarray(margins, float)
+    sure, right = 1 / (1 + np.exp(-np.abs(found))), found > 0
+    bins = np.minimum((20 * (sure - 0.5)).astype(int), 9)
+    gaps = [abs(sure[bins == number].sum() - right[bins == number].sum()) for number in range(10)]
+    return {
+        "n": len(found),
+        "pair_accuracy": float(right.mean()),
+        "loss": float(np.logaddexp(0, -found).mean()),
+        "calibration_error": float(sum(gaps) / len(found)),
+    }
+
+
 def rouge_l(right: str, answer: str) -> float:
     """ROUGE-L of one answer by character, white space apart, 0 to 1: its F1 (Lin 2004).
 

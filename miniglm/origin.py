@@ -6,6 +6,7 @@
 All that cannot be is refused here.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -32,9 +33,11 @@ from miniglm.errors import UserError, refuse
 from miniglm.families import lora_layers
 from miniglm.files import claim
 from miniglm.hf import is_hf, read_hf
-from miniglm.lora import Adapter, attach, digest, merged, read_adapter, stands_on
-from miniglm.machine import DTYPES, cast_weights, pick_device, pick_dtype, return_freed_memory
+from miniglm.lora import Adapter, attach, base_alone, digest, merged, read_adapter, stands_on
+from miniglm.machine import DTYPES, cast_weights, evaluating, pick_device, pick_dtype, return_freed_memory
+from miniglm.objectives import ON_ROLLOUTS, WITH_REFERENCE, WITH_VALUES, log_probs_of
 from miniglm.parallel import Group
+from miniglm.sources import Reference
 from miniglm.typed import Normalisation, normalisation_in
 from miniglm.vocabulary import AnyTokenizer, fingerprint, load_tokenizer, read_config
 from model import GLMConfig, MiniGLM
@@ -70,14 +73,17 @@ class Start:
     replaces: bool  # whether out_dir holds a checkpoint that this run will replace
 
 
-def load(place, device: str = "auto", dtype: str = "auto", lora: str = "", lookup: bool = False) -> Loaded:
+def load(
+    place, device: str = "auto", dtype: str = "auto", lora: str = "", lookup: bool = False, scores: bool = False
+) -> Loaded:
     """The model at `place`, see open_model, on a device.
 
     dtype: of the weights, auto as they are stored, others see machine.cast_weights. lookup: with the book that it has
-    learnt to look into, if any. Raises UserError.
+    learnt to look into, if any. scores: with the value head, if it has one. Raises UserError.
     """
     checkpoint, tokenizer = open_model(place, lora)
-    model = build_model(checkpoint, None if dtype == "auto" else torch.float32).eval().to(pick_device(device))
+    stored, has_scores = None if dtype == "auto" else torch.float32, bool(checkpoint.shape.get("value_head"))
+    model = build_model(checkpoint, stored, value_head=scores and has_scores).eval().to(pick_device(device))
     if dtype != "auto":
         model = cast_weights(model, dtype)
     about = (checkpoint.chat, checkpoint.searches, checkpoint.settings, checkpoint.normalisation)
@@ -135,6 +141,33 @@ def open_stored(place) -> tuple[Checkpoint, AnyTokenizer]:
     return checkpoint, tokenizer
 
 
+def reference_of(settings: dict, start: Start, autocast, device: str) -> Reference | None:
+    """The model that a training is to keep near, the one it began with; None where its objective keeps near none.
+
+    With LoRA that is the model itself without its adapter, else a copy. Raises UserError where it is no more.
+    """
+    s = SimpleNamespace(**settings)
+    if s.objective not in WITH_REFERENCE or s.objective in ON_ROLLOUTS and not s.beta:
+        return None
+    if start.adapter:
+        model, as_it_was = start.model, base_alone
+    else:
+        refuse(
+            not locate(start.ckpt_dir)[0].is_dir(),
+            f"there is no model {start.ckpt_dir} to keep near any more",
+            "copy it back, or give it as --ckpt_dir=DIR",
+        )
+        model = build_model(open_model(start.ckpt_dir)[0], value_head=False).to(device).requires_grad_(False)
+        as_it_was = contextlib.nullcontext
+
+    @torch.no_grad()
+    def reference(batch):
+        with as_it_was(model), autocast, evaluating(model):
+            return log_probs_of(model, batch)
+
+    return reference
+
+
 def trains(settings: dict) -> bool:
     """Whether a run with train.py's settings trains for good, and writes to out_dir; else it only looks."""
     return not settings["eval_only"] and settings["replay"] < 0
@@ -149,6 +182,11 @@ def begin(settings: dict, data, group: Group) -> Start:
     resumable = Path(s.out_dir, CHECKPOINT).exists()
     init_from = decided(s, resumable)
     refuse_what_cannot_be(s, init_from, resumable, trains(settings))
+    refuse(
+        s.objective not in data.objectives,
+        f"data/{data.name} is nothing that --objective={s.objective} learns from",
+        f"choose one of {', '.join(data.objectives)}, or other data (data/prepare_sft.py, data/prepare_pairs.py)",
+    )
     if group.main and trains(settings) and (resumable or init_from != "resume"):
         claim(s.out_dir)
     if init_from == "scratch":
@@ -160,7 +198,9 @@ def begin(settings: dict, data, group: Group) -> Start:
         base = starting_point(s, checkpoint, ckpt_dir, data)
         if s.quantize != "none":
             return_freed_memory()
-        model, family = build_model(base, quantize=s.quantize, dropout=s.dropout), base.family
+        with_values = s.objective in WITH_VALUES
+        model = build_model(base, quantize=s.quantize, dropout=s.dropout, value_head=with_values)
+        family = base.family
         parameters = MiniGLM.outline(model.config).num_parameters()
         block_size = row_length(s, checkpoint, base, data)
         adapter = put_on(model, s, checkpoint, base, ckpt_dir) if s.lora_rank else None
@@ -221,11 +261,21 @@ def refuse_what_cannot_be(s, init_from, resumable, writes):
         )
         itself = locate(s.ckpt_dir)[0].resolve() == Path(s.out_dir).resolve()
         refuse(itself, "the model to start from is in --out_dir", "choose another --out_dir")
+    refuse(
+        init_from == "scratch" and s.objective != "likelihood",
+        f"--objective={s.objective} changes a model that is there",
+        "name it with --init_from=finetune --ckpt_dir=DIR",
+    )
     if s.lora_rank:
         refuse(
             init_from == "scratch",
             "LoRA changes a model that is there",
             "name it with --init_from=finetune --ckpt_dir=DIR",
+        )
+        refuse(
+            s.objective in WITH_VALUES,
+            f"--objective={s.objective} trains a value head, which no adapter holds",
+            "leave --lora_rank away",
         )
     else:
         refuse(
@@ -280,7 +330,7 @@ def row_length(s, checkpoint, base, data):
     """
     context = base.shape["block_size"]
     if data.chat:
-        rows = data.row_length
+        rows = data.row_length or s.block_size
     elif checkpoint:
         rows = checkpoint.settings.get("block_size")
     else:

@@ -72,6 +72,8 @@ FIELDS = {  # what a field holds: its names; of several that are filled, the fir
         " 参考答案 标准答案 a 答 solution output_text target_text summary label"
     ),
     "last": names("answer completion output response reply target 答案 回答 回复 输出"),  # of a talk that lacks one
+    "better": names("chosen chosen_response preferred better 更好 好的回答"),  # of two answers
+    "worse": names("rejected rejected_response dispreferred worse 更差 差的回答"),
     "options": names("a b c d e f g h"),  # of an exam's question, where there is a b
     "who": names("role from speaker sender author 角色"),
     "what": names("content value text message utterance parts markdown arguments records 内容"),
@@ -144,6 +146,16 @@ class Talk(NamedTuple):
     changes: list[str]  # what was changed, in words that follow the record: "had its leading answer left out"
 
 
+class Pair(NamedTuple):
+    """Two conversations that begin alike and are answered differently, as they were read from a record."""
+
+    form: str  # of the record: "prompt/chosen/rejected"
+    asked: list[Turn]  # what both begin with, up to a question
+    better: list[Turn]  # what follows in the better one
+    worse: list[Turn]
+    changes: list[str]  # see Talk
+
+
 class Said(NamedTuple):
     """A turn as it stands in a record."""
 
@@ -170,6 +182,45 @@ def question_of(record) -> Talk:
     """The conversation of a record up to its last question, whether that has an answer or not. Raises BadRecord."""
     reading = Reading(record)
     return reading.talk(reading.up_to_last("user"))
+
+
+def pair_of(record) -> Pair:
+    """The two conversations of a record that holds a better and a worse answer. Raises BadRecord.
+
+    Each answer is a text, a message or a list of messages, which may begin with the question, too.
+    """
+    found = fields_of(record) if isinstance(record, dict) else {}
+    fields, answers = zip(*(filled(found, FIELDS[which]) for which in ("better", "worse")))
+    if not all(fields):
+        known = 'no pair of answers ("chosen" and "rejected")'
+        raise BadRecord(f"has {known}; it has {listed(record)}" if found else f"has {known}")
+    rest = {field: value for field, value in record.items() if field not in fields}
+    own = [field for field in rest if plain(field) in FIELDS["answer"]]
+    rest = {field: value for field, value in rest.items() if field not in own}
+    talks = []
+    for field, answer in zip(fields, answers):
+        answer = [answer] if isinstance(answer, dict) else unwritten(answer)
+        if is_empty(answer):
+            raise BadRecord(f"has an empty {quoted(field)}")
+        whole = isinstance(answer, list) and any(is_message(each) and asks(each) for each in answer)
+        talks.append(turns_of({"messages": answer} if whole else rest | {"answer": answer}))
+    better, worse = (talk.turns for talk in talks)
+    if better == worse:
+        raise BadRecord("has the same answer twice")
+    alike = next((place for place, (one, other) in enumerate(zip(better, worse)) if one != other), len(worse))
+    while alike and better[alike - 1]["role"] != "user":
+        alike -= 1
+    if not alike:
+        raise BadRecord("has answers to two questions")
+    asked = next((field for field in rest if plain(field) in MEANING), "")
+    changes = [*talks[0].changes, *talks[1].changes, *(f"had its {quoted(field)} left out" for field in own)]
+    form = "/".join(map(plain, filter(None, (asked, *fields))))
+    return Pair(form, better[:alike], better[alike:], worse[alike:], list(dict.fromkeys(changes)))
+
+
+def asks(message: dict) -> bool:
+    """Whether a message is the user's."""
+    return ROLES.get(plain(str(filled(fields_of(message), FIELDS["who"])[1]))) == "user"
 
 
 def tell_changes(path, changes: Counter):

@@ -191,12 +191,13 @@ class Run:
         self.val_loss = val_loss
         return val_loss
 
-    def tell_step(self, loss: float, norm: float) -> str:
-        """Put a step that was taken into the log; what a progress bar shows of it."""
+    def tell_step(self, loss: float, norm: float, figures: dict[str, float]) -> str:
+        """Put a step that was taken into the log; what a progress bar shows of it. figures: of its batches."""
         skipped = {"skipped": len(self.state.skipped)} if self.state.skipped else {}
-        self.write_log("train", loss, grad_norm=norm, memory=peak_memory(self.group.device), **skipped)
+        self.write_log("train", loss, grad_norm=norm, memory=peak_memory(self.group.device), **skipped, **figures)
         speed = (self.state.tokens - self.tokens_before) / (time.monotonic() - self.began)
-        return f"loss {loss:.3f}, {speed:,.0f} tokens/s"
+        shown = f"reward {figures['reward']:.3f}" if "reward" in figures else f"loss {loss:.3f}"
+        return f"{shown}, {speed:,.0f} tokens/s"
 
     def write_log(self, split: str, loss: float, **more):
         """Append one event to log.jsonl."""

@@ -6,6 +6,7 @@ import torch
 
 import data_utils
 from miniglm.errors import UserError
+from miniglm.sources import Ahead
 from miniglm.vocabulary import load_tokenizer
 
 
@@ -79,7 +80,7 @@ def test_the_courses_functions_give_the_same_batches():
 
 def test_batches_made_ahead_are_those_of_the_step():
     """Whichever step is asked for next, also after going back."""
-    ahead = data_utils.Ahead(lambda step: [step])
+    ahead = Ahead(lambda step: [step])
     assert [ahead.take(step) for step in (5, 6, 7, 3, 4)] == [[5], [6], [7], [3], [4]]
 
 

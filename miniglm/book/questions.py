@@ -116,8 +116,10 @@ class Shares:
 
 def book_records(
     book: Book, shares: Shares, validation: str, natural: list[dict], rng: Random
-) -> dict[str, list[dict]]:
-    """{file: its records} about all facts of a book, about what it does not have, and what is said beside.
+) -> tuple[dict[str, list[dict]], set[str], Iterator[dict]]:
+    """({file: its records}, who was held out, more facts about what the book does not have).
+
+    The records are about all facts of a book, about what it does not have, and what is said beside.
 
     "questions" are to be trained. "val" holds trained facts in other words, or, where `validation` is "unseen", facts
     that are not trained. "eval" has at most shares.evaluated of each group, and all of `natural`, questions of readers,
@@ -172,11 +174,12 @@ def book_records(
         evaluation["later"] = list(islice(changes(training, evaluation["reworded"], rng), shares.evaluated))
     evaluated = [each for group in evaluation.values() for each in at_most(shares.evaluated, group, rng)]
     natural = [{**each, "Kind": each.get("Group", ""), "Group": "natural"} for each in natural]
-    return {
+    files = {
         "questions": rng.sample(training, len(training)),
         "val": at_most(shares.evaluated, evaluation["unseen"] if validation == "unseen" else reworded, rng),
         "eval": evaluated + natural,
     }
+    return files, held_out, absent
 
 
 def question_in(each: dict) -> str:

@@ -1,0 +1,17 @@
+# DPO on the same pairs: the demo's model itself, held near to what it was. A minute on two CPU cores.
+out_dir = "out/align-dpo"
+ckpt_dir = "out/demo-chat"
+dataset = "sanguo_pairs"
+objective = "dpo"
+beta = 1.0  # large: most pairs are right already, and what is right ought to stay
+likelihood_weight = 1.0
+init_from = "auto"
+batch_size = 4
+learning_rate = 2e-4
+min_lr = 1e-5
+weight_decay = 0.01
+warmup_iters = 5
+max_iters = 140
+eval_interval = 70
+eval_iters = 10
+log_interval = 5
