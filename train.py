@@ -141,9 +141,12 @@ refuse(
     "--fit_minutes lets the rate fall until its own end",
     "leave --lr_decay_iters away",
 )
-
-groups = batch_size % group_size == 0 or objective not in ON_ROLLOUTS
-refuse(not groups, f"--batch_size={batch_size} cannot be shared by groups of {group_size}", "choose a multiple")
+if objective in ON_ROLLOUTS:
+    shared, between = batch_size % group_size == 0, eval_interval % steps_a_draw == 0
+    refuse(not shared, f"--batch_size={batch_size} cannot be shared by groups of {group_size}", "choose a multiple")
+    refuse(
+        not between, f"--eval_interval={eval_interval} would save amid a draw", "choose a multiple of --steps_a_draw"
+    )
 
 # the machine; a process alone is a group of one
 group = join(device, backend)
@@ -171,7 +174,7 @@ scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16
 
 # the optimizers, and how their rate changes
 optimizers = Optimizers(model, optimizer, weight_decay, (beta1, beta2), ns_steps)
-rows_a_step = batch_size * gradient_accumulation_steps
+rows_a_step = batch_size * gradient_accumulation_steps // (group_size if objective in ON_ROLLOUTS else 1)
 steps = math.ceil(epochs * data.rows_of_epoch(start.block_size) / rows_a_step) if epochs else max_iters
 schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or steps, decay_lr)
 
@@ -194,8 +197,13 @@ network = group.wrap(machine.compile_if_possible(model) if compile else model)
 @torch.no_grad()
 def estimate_loss(split):
     """The mean loss of eval_iters batches of a split, the same ones each time and in every process."""
-    with machine.evaluating(model), autocast:
-        losses = [source.estimate(split, index, loss_of, model) for index in range(eval_iters)]
+
+    def loss_on(batch):
+        with autocast:
+            return loss_of(model, batch).item()
+
+    with machine.evaluating(model):
+        losses = [source.estimate(split, index, loss_on) for index in range(eval_iters)]
     return group.first(sum(losses) / len(losses))
 
 
@@ -251,7 +259,7 @@ while True:
         progress.n = progress.initial = run.state.step
         continue
 
-    run.state.tokens += batch_size * start.block_size * gradient_accumulation_steps
+    run.state.tokens += int(group.total(torch.tensor(sum(batch.ids.numel() for batch in batches), device=group.device)))
     if finite and run.state.step % log_interval == 0:
         progress.set_postfix_str(run.tell_step(loss.item(), norm.item(), source.figures()), refresh=False)
     run.count_step(time.perf_counter() - began)

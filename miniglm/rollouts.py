@@ -172,7 +172,7 @@ class Rollouts:
         for number, batch in self.batches.items():
             self.batches[number] = replace(batch, advantages=(batch.advantages - mean) / spread * batch.loss_mask)
 
-    def estimate(self, split: str, index: int, loss_of, model) -> float:
+    def estimate(self, split: str, index: int, loss_on) -> float:
         """Minus the mean reward of an answer to each of some questions, the same ones each time."""
         questions = self.questions(split, index)
         return -sum(self.judge(questions, self.answer(questions, self.steps.seed))) / len(questions)

@@ -14,9 +14,8 @@ import torch
 from miniglm.batch import Batch
 from miniglm.parallel import Group
 
-Reference = Callable[
-    [Batch], torch.Tensor
-]  # the log-probabilities of a batch's targets under the model that is kept near
+# The log-probabilities of a batch's targets under the model that is kept near.
+Reference = Callable[[Batch], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Source(Protocol):
         """The batches that this process reads in a step, on its device."""
         ...
 
-    def estimate(self, split: str, index: int, loss_of, model) -> float:
-        """The loss of a model on batch number `index` of a split, the same one each time and in every process."""
+    def estimate(self, split: str, index: int, loss_on: Callable[[Batch], float]) -> float:
+        """The loss on batch number `index` of a split, the same one each time and in every process."""
         ...
 
     def figures(self) -> dict[str, float]:
@@ -76,9 +75,9 @@ class Written:
         """See Source; the next step's are made ready meanwhile."""
         return [self.ready(batch) for batch in self.ahead.take(step)]
 
-    def estimate(self, split: str, index: int, loss_of, model) -> float:
-        """The loss on a batch."""
-        return loss_of(model, self.ready(self.numbered(split, index))).item()
+    def estimate(self, split: str, index: int, loss_on: Callable[[Batch], float]) -> float:
+        """See Source."""
+        return loss_on(self.ready(self.numbered(split, index)))
 
     def figures(self) -> dict[str, float]:
         """Nothing."""

@@ -234,6 +234,7 @@ def test_the_reference_must_be_there(judged):
         ([*PAIRS, "--objective=reward", "--lora_rank=4"], "trains a value head, which no adapter holds"),
         ([*PAIRS, "--objective=dpo", "--init_from=scratch"], "changes a model that is there"),
         ([*PROMPTS, "--objective=grpo", "--batch_size=6"], "--batch_size=6 cannot be shared by groups of 4"),
+        ([*PROMPTS, "--objective=ppo", "--steps_a_draw=3", "--eval_interval=4"], "would save amid a draw"),
         ([*PROMPTS, "--objective=grpo", "--reward=rightly=1"], "--reward knows no 'rightly'"),
         ([*PROMPTS, "--objective=grpo", "--reward=right=much"], "no number"),
         ([*PROMPTS, "--objective=grpo", "--reward=nowhere.py"], "nowhere.py cannot be used"),
