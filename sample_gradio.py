@@ -4,6 +4,7 @@ python sample_gradio.py --out_dir=out/demo-chat     # then open http://127.0.0.1
 python sample_gradio.py --out_dir=out/demo-pretrain --lora=out/lora-a --lora=out/lora-b      # adapters on one model
 """
 
+import json
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -25,10 +26,11 @@ from miniglm.page.kept import kept_talks
 from miniglm.page.look import CSS, THEME, script
 from miniglm.page.markup import NOVEL, examples, welcome
 from miniglm.page.models import Models
-from miniglm.page.speech import answered, looked_inside, written
+from miniglm.page.speech import answered, looked_inside, said_to, written
 from miniglm.page.talks import asked, before, failed, messages_of, question_of, shown
 from miniglm.page.visitors import Visitors
 from miniglm.page.words import Trouble, languages, say, tells, told, trouble
+from miniglm.rewards import RewardModel
 from miniglm.search import Table, read_table
 
 # -----------------------------------------------------------------------------
@@ -38,6 +40,10 @@ table: FilePath = (
     ""  # FILE.jsonl of records, one a line, that a model which has learnt to search may search in the chat
 )
 lookup: Literal["auto", "never"] = "auto"  # whether a model that has learnt it looks into its book before it answers
+reward: FilePath = ""  # the out_dir of a reward model, whose score stands under each answer
+judged: FilePath = (
+    "judged.jsonl"  # what visitors judge in the comparison is added here, pairs for data/prepare_pairs.py
+)
 port: Annotated[int, Bounds(1, 65535)] = 7860  # of the page
 host = "127.0.0.1"  # 0.0.0.0 lets other machines in, with --auth only
 auth = os.environ.get("MINIGLM_AUTH", "")  # NAME:PASSWORD that a visitor must give; from there nobody can read it off
@@ -58,6 +64,7 @@ refuse(auth and not all(auth.partition(":")), "--auth is no name and password", 
 visitors = Visitors()
 records = read_table(table) if table else None
 models = Models(visitors, out_dir, lora, device, dtype, lookup == "auto")
+judge = RewardModel(reward, device) if reward else None
 
 
 def tool_of(loaded):
@@ -75,6 +82,9 @@ async def reply(request, turns, name, *settings):
         loaded, messages = await models.open(name), messages_of(turns)
         async for said, rests_on, speed in answered(visitors, loaded, tool_of(loaded), messages, request, *settings):
             yield gr.skip(), [*turns, *shown(said)], rests_on, speed
+        if judge:
+            (score,) = await visitors.compute(judge.scores, [[*messages, *said]])
+            yield gr.skip(), [*turns, *shown(said)], rests_on, f"{speed} · {told('score', request)} {score:.2f}"
     except UserError as error:
         yield gr.skip(), [*turns, failed(trouble(error, request))], "", ""
 
@@ -124,11 +134,28 @@ async def go_on(request: gr.Request, text, name, *settings):
 
 @tells
 async def compare(request: gr.Request, text, left, right, *settings):
-    """The tab that asks two models the same, or one with two settings: both texts and speeds."""
+    """The tab that asks two models the same, or one with two settings: both texts and speeds, and what was asked."""
     both, half = [("", ""), ("", "")], len(settings) // 2
     for side, (name, own) in enumerate(((left, settings[:half]), (right, settings[half:]))):
-        async for both[side] in written(visitors, await models.open(name), text, *own):
-            yield *both[0], *both[1]
+        loaded = await models.open(name)
+        async for both[side] in said_to(visitors, loaded, tool_of(loaded), text, *own):
+            yield *both[0], *both[1], text
+
+
+def prefer(which):
+    """A function that keeps that the left answer (0) or the right one (1) of a comparison is the better one."""
+
+    @tells
+    async def keep(request: gr.Request, question, *answers):
+        chosen, rejected = answers[which], answers[1 - which]
+        if not question or not chosen.strip() or not rejected.strip() or chosen == rejected:
+            raise Trouble("nothing_to_judge")
+        pair = {"Question": question, "chosen": chosen, "rejected": rejected}
+        with open(judged, "a", encoding="utf-8") as file:
+            file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+        yield told("kept_pair", request).format(judged)
+
+    return keep
 
 
 @tells
@@ -195,18 +222,26 @@ with gr.Blocks(title="MiniGLM", analytics_enabled=False, delete_cache=(60, 60)) 
         render(novel_settings)
     with gr.Tab(say("compare"), id="compare"):
         both = gr.Textbox(cards[0][1], label=say("either"), max_length=4000, elem_id="both-asked")
-        names, outputs = [], []
+        names, outputs, betters = [], [], []
         for side, name in zip(("left", "right"), sides):
             names.append(model_box(name, elem_id=f"{side}-model", render=False))
             outputs.append(gr.Textbox(label=say("text"), lines=8, max_lines=8, elem_id=f"{side}-answer", render=False))
             outputs.append(gr.Markdown(elem_classes="speed", render=False))
-        buttons(compare, [both, *names, *side_settings[0], *side_settings[1]], outputs, both, "compare")
+        compared = gr.State("")
+        inputs = [both, *names, *side_settings[0], *side_settings[1]]
+        buttons(compare, inputs, [*outputs, compared], both, "compare")
         with gr.Row():
             for side in (0, 1):
                 with gr.Column(min_width=300):
                     for each in (names[side], *outputs[2 * side : 2 * side + 2]):
                         each.render()
+                    better = gr.Button(say(("left_better", "right_better")[side]), size="sm", elem_id=f"better-{side}")
+                    betters.append(better)
                     render(side_settings[side])
+        kept = gr.Markdown(elem_id="kept-pair")
+        for side, better in enumerate(betters):
+            answers = [compared, outputs[0], outputs[2]]
+            better.click(prefer(side), answers, [kept], api_visibility="private", show_progress="hidden")
     with gr.Tab(say("inside"), id="inside"):
         gr.Markdown(say("inside_help"))
         model = model_box(models.novel, elem_id="inside-model")

@@ -179,7 +179,8 @@ OWN_REWARD = 'def reward(question, answer):\n    return float("诸葛" in answer
 def test_answers_that_a_reward_likes_become_likelier(judged, objective):
     """A reader's own reward, on which nothing else has bearing: it rises, and the log tells how far the model went."""
     judged.write("my_reward.py", OWN_REWARD)
-    words = ["--batch_size=32", "--max_iters=12", "--eval_interval=12", "--steps_a_draw=2", "--reward=my_reward.py"]
+    words = ["--batch_size=32", "--max_iters=10", "--eval_interval=10", "--steps_a_draw=2", "--reward=my_reward.py"]
+    words += ["--max_new_tokens=24"]
     judged.run(*PROMPTS, *words, f"--objective={objective}", f"--out_dir=out/{objective}")
     log = events(judged.folder / f"out/{objective}")
     assert sum(each["reward"] for each in log[-4:]) / 4 > sum(each["reward"] for each in log[:2]) / 2 + 0.2
@@ -201,7 +202,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(judged, name):
     assert same(one["model"], other["model"]) and same(one["optimizers"], other["optimizers"])
 
 
-@pytest.mark.parametrize("name", ["reward", "dpo", "grpo"])
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
 def test_two_processes_learn_as_one(judged, name):
     """Four batches a step, shared by two processes or not: the same losses."""
     words = [*(PROMPTS if name == "grpo" else PAIRS), f"--objective={name}", "--max_iters=3", "--eval_interval=3"]

@@ -467,6 +467,33 @@ def test_two_models_answer_the_same_question(browser, page):
     assert text_of(here, "#left-answer textarea")() == answer != other
 
 
+def test_a_reader_judges_and_a_reward_model_scores(browser, project, chat):
+    """A click keeps which answer is better, as a pair that prepare_pairs.py reads; under an answer stands its score."""
+    wrong = {"Question": TALK[0][0], "chosen": TALK[0][1], "rejected": TALK[1][1]}
+    project.write("given.jsonl", (json.dumps(wrong) + "\n") * 8)
+    words = ["--tokenizer_from=out/talk", "--block_size=127"]
+    project.run("data/prepare_pairs.py", "given.jsonl", "--dataset=given", *words)
+    project.run(
+        "train.py", "--init_from=finetune", "--ckpt_dir=out/talk", "--dataset=given", "--objective=reward",
+        "--out_dir=scorer/reward", "--max_iters=10", "--eval_iters=1", "--dtype=float32",
+    )  # fmt: skip
+    address, _ = next(pages := serve_page(project, "out/talk", "--reward=scorer/reward", "--judged=mine.jsonl"))
+    here, (question, answer) = browser(), TALK[1]
+    talk = ask(here, address, question)
+    wait_for(lambda: answer in talk() and "评分" in text_of(here, "#speed")())
+    start_with(here, address, "对比", "#both-asked textarea", question, "#better-0")
+    wait_for(lambda: "没什么可比的" in text_of(here, "body")())
+    find(here, "#compare-go").click()
+    other = wait_for(text_of(here, "#right-answer textarea"))
+    wait_for(lambda: text_of(here, "#right-answer textarea")() == other != answer)
+    find(here, "#better-0").click()
+    wait_for(lambda: "mine.jsonl" in text_of(here, "#kept-pair")())
+    pair = json.loads((project.folder / "mine.jsonl").read_text("utf-8"))
+    assert pair["Question"] == question and pair["chosen"] == answer != pair["rejected"]
+    assert "kept 1 as" in project.run("data/prepare_pairs.py", "mine.jsonl", "--dataset=mine", *words).stdout
+    pages.close()
+
+
 def test_adapters_are_chosen_on_the_page(browser, project, adapted):
     """Two on one model stand side by side, each with its own answers; the model without them is in the list."""
     others = [(question, TALK[place ^ 2][1]) for place, (question, _) in enumerate(TALK)]

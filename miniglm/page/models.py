@@ -73,8 +73,13 @@ class Models:
 
 
 def is_chat(name: str) -> bool | None:
-    """Whether the model in a directory was fine-tuned on conversations; None where config.json cannot be read."""
+    """Whether the model in a directory was fine-tuned on conversations; None where it is none that writes.
+
+    That is a reward model, and one whose config.json cannot be read.
+    """
     try:
-        return bool(read_json(locate(name)[0] / "config.json", "train it again").get("chat"))
+        about = read_json(locate(name)[0] / "config.json", "train it again")
     except UserError:
         return None
+    settings = about.get("settings")
+    return None if isinstance(settings, dict) and settings.get("objective") == "reward" else bool(about.get("chat"))

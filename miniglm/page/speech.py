@@ -64,6 +64,20 @@ async def answered(
         yield said, rests_on, speed_of(tokens, started)
 
 
+async def said_to(
+    visitors: Visitors, loaded: Loaded, tool: Tool | None, text: str, *settings
+) -> AsyncIterator[tuple[str, str]]:
+    """What a model says to a text alone: (text, its speed). A chat model is asked it, and may look something up."""
+    if not loaded.chat:
+        async for told in written(visitors, loaded, text, *settings):
+            yield told
+        return
+    async for said, _, speed in answered(
+        visitors, loaded, tool, [{"role": "user", "content": text}], None, 0, *settings
+    ):
+        yield said[-1]["content"], speed
+
+
 async def looked_inside(
     visitors: Visitors, loaded: Loaded, text: str, chosen: Sequence[Choice], request: gr.Request, kept_k, kept_p,
     num_beams, length_penalty, max_new_tokens, *sampling,
