@@ -125,7 +125,7 @@ JUDGED = ["dpo", "grpo", "ppo"]
 ALIGN = {
     "data/sanguo_align": [
         f"data/build_sft.py sanguo --dataset=sanguo_align --natural=tests/natural.jsonl --pairs_from={chat}"
-        " --prompts=4000"
+        " --prompts=3000"
     ],
     "data/sanguo_pairs": [
         "data/prepare_pairs.py data/sanguo_align/pairs.jsonl --dataset=sanguo_pairs --val_fraction=0.15"

@@ -1,15 +1,15 @@
-# A reward model: the demo's model with a head that scores answers, from pairs of a better and a worse one. 45 seconds.
+# A reward model: the demo's model with a head that scores answers, from pairs of a better and a worse one. A minute.
 out_dir = "out/align-reward"
 ckpt_dir = "out/demo-chat"
 dataset = "sanguo_pairs"
 objective = "reward"
 init_from = "auto"
 batch_size = 4
-learning_rate = 3e-4
+learning_rate = 5e-4
 min_lr = 3e-5
 weight_decay = 0.01
 warmup_iters = 5
-max_iters = 140
-eval_interval = 70
+max_iters = 200
+eval_interval = 100
 eval_iters = 10
 log_interval = 5

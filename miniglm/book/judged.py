@@ -87,10 +87,10 @@ def made_pair(book: Book, prompt: Prompt, courtesies: Sequence[str], rng: Random
     refused, denied = book.talk.beyond, book.words.answer("absent", x=names[0])
     if side_of(book, prompt) == "absent":
         wrong = [refused]
-    elif key:
-        wrong = [refused, denied]
+    elif key:  # where something was found, to refuse is wrong here and right beyond the book: that is not pushed
+        wrong = [denied] if looked_up else [refused, denied]
     elif prompt.record["Kind"] == "beyond":
-        wrong = [denied, *(quotations(book, prompt) or [rng.choice(courtesies or [denied])])]
+        wrong = quotations(book, prompt) or [denied, rng.choice(courtesies or [denied])]
     else:
         wrong = [refused, denied]
     return pair(prompt, [*looked_up, {"role": "assistant", "content": rng.choice(wrong)}], "made")
