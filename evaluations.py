@@ -120,9 +120,8 @@ def summed_log_probs(model, batch):
 def measure_split(loaded, dataset, batch_size):
     """{"loss", "perplexity", "bits_per_char", "bits_per_byte"} of the held-out split, and yardsticks beside it.
 
-    Of pairs see measure_pairs.
-
-    Of a book also "samples", see metrics.summary: what the model writes after some beginnings.
+    Of a book also "samples", see metrics.summary: what the model writes after some beginnings. Of pairs see
+    measure_pairs.
     """
     data, tokenizer, block_size = open_data(dataset), loaded.tokenizer, loaded.model.config.block_size
     if isinstance(data, Pairs):

@@ -79,10 +79,10 @@ async def reply(request, turns, name, *settings):
     """
     yield gr.Textbox("", submit_btn=False, stop_btn=True), turns, "", ""
     try:
-        loaded, messages = await models.open(name), messages_of(turns)
+        loaded, messages, said = await models.open(name), messages_of(turns), []
         async for said, rests_on, speed in answered(visitors, loaded, tool_of(loaded), messages, request, *settings):
             yield gr.skip(), [*turns, *shown(said)], rests_on, speed
-        if judge:
+        if judge and said:
             (score,) = await visitors.compute(judge.scores, [[*messages, *said]])
             yield gr.skip(), [*turns, *shown(said)], rests_on, f"{speed} · {told('score', request)} {score:.2f}"
     except UserError as error:
@@ -151,8 +151,11 @@ def prefer(which):
         if not question or not chosen.strip() or not rejected.strip() or chosen == rejected:
             raise Trouble("nothing_to_judge")
         pair = {"Question": question, "chosen": chosen, "rejected": rejected}
-        with open(judged, "a", encoding="utf-8") as file:
-            file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+        try:
+            with open(judged, "a", encoding="utf-8") as file:
+                file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise Trouble("not_kept", f"{judged}: {error.strerror}") from error
         yield told("kept_pair", request).format(judged)
 
     return keep

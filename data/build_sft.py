@@ -94,7 +94,7 @@ def judged_files(asked, rng):
     for key in ("known", "absent", "beyond"):  # of each as large a share, or the model would learn which is usual
         of_key = [number for number in range(len(made)) if judged.side_of(book, made[number][0]) == key]
         of_key.sort(key=margins.__getitem__)
-        half = round(share * len(of_key) / 2)
+        half = int(share * len(of_key) / 2)  # rounded down: as many others must be left
         chosen += [made[number] for number in [*of_key[:half], *rng.sample(of_key[half:], half)]]
 
     some = [prompt for prompt, _ in chosen]
@@ -114,6 +114,7 @@ refuse(len(names) != 1, "one book at a time", "name one")
 name = names[0]
 for each in (name, dataset or name):
     refuse(not is_plain_name(each), f"'{each}' is no name", "give the name of a folder in data/")
+refuse(pairs_from and backend == "llm", "--pairs_from asks about the book's own facts", "leave --backend=llm away")
 target = Path("data", dataset or f"{name}_sft")
 claim(target)
 

@@ -81,6 +81,10 @@ TEXTS = {  # what it says: (Chinese, English)
         "没什么可比的：先按“开始”，两边都答了、答得不一样，再说哪边好。",
         "There is nothing to judge: press Go, and choose once both sides have answered differently.",
     ),
+    "not_kept": (
+        "没有记下：看看磁盘和 --judged。（{}）",
+        "This was not kept: look at the disk and at --judged. ({})",
+    ),
     "score": ("评分", "score"),
     "go": ("开始", "Go"),
     "stop": ("停", "Stop"),
