@@ -125,7 +125,7 @@ JUDGED = ["dpo", "grpo", "ppo"]
 ALIGN = {
     "data/sanguo_align": [
         f"data/build_sft.py sanguo --dataset=sanguo_align --natural=tests/natural.jsonl --pairs_from={chat}"
-        " --prompts=3000"
+        " --prompts=2400"
     ],
     "data/sanguo_pairs": [
         "data/prepare_pairs.py data/sanguo_align/pairs.jsonl --dataset=sanguo_pairs --val_fraction=0.15"
@@ -144,7 +144,8 @@ ALIGN = {
     },
     f"{out}/align": [
         f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out}/align-{name}' for name in JUDGED)}"
-        f" --eval_file=data/sanguo_sft/eval.jsonl --save_each=metrics.json --report={out}/align/report.html"
+        " --eval_file=data/sanguo_sft/eval.jsonl --most=150 --save_each=align.json"
+        f" --report={out}/align/report.html"
     ],
 }
 ADAPTERS = {"lora-4": "", "lora-8": "", "lora-32": "", "qlora-8": " --quantize=nf4 --gradient_checkpointing=True"}

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from configurator import FilePath, Positive, configure
+from configurator import FilePath, Natural, Positive, configure
 from data_utils import Books, Pairs, Prompts, open_data
 from miniglm import origin
 from miniglm.batch import Batch
@@ -51,6 +51,7 @@ lora: FilePath = ""  # the directory of an adapter to fold in first
 dataset = ""  # the data set whose held-out split is measured; the default is the one the model was trained on
 eval_file: FilePath = ""  # FILE.jsonl of questions[, with "Answer" or "Key" and "Group"]: measure answers instead
 where = ""  # FIELD=VALUE[,FIELD=VALUE ...]: only records of eval_file whose fields have these values
+most: Natural = 0  # questions of each group that are asked at most, evenly spread over it; 0 for all
 table: FilePath = ""  # FILE.jsonl of records: all questions in the talks of --eval_file, with searches in this table
 book: FilePath = ""  # with it, the share of 「quotations」 in the answers that stand in this text word for word
 yardstick: FilePath = ""  # FILE.jsonl that a classifier was trained on: a bag of words learns it and is measured beside
@@ -179,6 +180,15 @@ def text_of(ids, tokenizer):
     return text if 0 < len(text) <= LARGEST_TEXT else None
 
 
+def spread(records):
+    """Of the records of each group every so manieth, at most `most`; in their order."""
+    by_group = defaultdict(list)
+    for number, record in enumerate(records):
+        by_group[record.get("Group", "")].append(number)
+    chosen = {number for numbers in by_group.values() for number in numbers[:: math.ceil(len(numbers) / most)]}
+    return [records[number] for number in sorted(chosen)]
+
+
 def answer_all(loaded, records, tool):
     """The model's greedy answer to each record's question, a list of Completions; with a tool it may look things up.
 
@@ -265,6 +275,7 @@ book_text = read_text(book, "check --book; data/fetch_data.py writes one") if bo
 refuse(table and not eval_file, "--table is searched in talks", "give them as --eval_file=FILE.jsonl")
 searched = Table(read_table(table)) if table else None
 records = (read_talks if table else read_questions)(eval_file, conditions(where)) if eval_file else []
+records = spread(records) if most else records
 refuse(len(set(out_dir)) != len(out_dir), "the same --out_dir twice", "name each model once")
 refuse(yardstick and not records, "--yardstick needs questions", "give them as --eval_file=FILE.jsonl")
 refuse(answers_path and not records, "there are no answers to write", "give questions as --eval_file=FILE.jsonl")

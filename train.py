@@ -267,5 +267,5 @@ while True:
     progress.update()
 
 progress.close()
-run.tell_end(stop, stopping)
+run.tell_end(stop, stopping, source.closing())
 group.leave()

@@ -6,7 +6,6 @@ objective = "ppo"
 reward = "right=1,denied=-0.5,loop=-1"
 group_size = 4
 steps_a_draw = 2
-temperature = 1.2
 max_new_tokens = 80
 beta = 0.02
 init_from = "auto"

@@ -37,8 +37,14 @@ class Completion(NamedTuple):
     tokens: int
     ended: bool  # whether it came to its end
     seconds: float  # its share of the batch's time
-    call: str = ""  # what was looked for, JSON
+    looked_up: Messages = []  # what was looked for and what that gave, JSON, before the text
     places: Sequence = ()  # in the book, that were found
+    said: Sequence[list[int]] = ()  # the ids of each call and of the text, with their markers and ends
+
+    @property
+    def call(self) -> str:
+        """What was looked for, JSON."""
+        return "".join(turn["content"] for turn in self.looked_up if turn["role"] == "search")
 
 
 class Candidate(NamedTuple):
@@ -115,14 +121,13 @@ def stream(
     prompts: list[list[int]],
     max_new_tokens: int,
     sampling: Sampling,
-    guides: Sequence[Guide | None] = (),
 ) -> Iterator[list[str | None]]:
     """Generate for all prompts at once; yields at each step the new text of each, whole characters only.
 
-    A prompt that has ended yields None. guides: of each prompt, or of none.
+    A prompt that has ended yields None.
     """
     decoders, end_ids = [loaded.tokenizer.decoder() for _ in prompts], loaded.tokenizer.end_ids
-    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_ids, guides=guides):
+    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_ids):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step.ids, decoders)]
 
 
@@ -147,7 +152,7 @@ class Said(NamedTuple):
     talk: int  # which
     role: str  # search, what is looked for; return, what was found (both JSON); assistant, the answer
     text: str
-    tokens: int
+    ids: list[int]  # of the text, with the marker before it; none of a return
     places: Sequence = ()  # in a book, of a return
 
 
@@ -175,32 +180,37 @@ def answer_with(
             except TooLong:
                 if not tool.beyond:
                     raise
-                yield [Said(number, "assistant", tool.beyond, 0)]
+                yield [Said(number, "assistant", tool.beyond, [])]
         if not prompts:
             return
         numbers = list(prompts)
         guides = [guide_of(loaded, grammars.get(number)) if choosing else None for number in numbers]
         roles: dict[int, str | None] = dict.fromkeys(numbers, None if choosing else "assistant")
-        said = dict.fromkeys(numbers, "")
-        for pieces in stream(loaded, list(prompts.values()), max_new_tokens, sampling, guides):
+        said, ids = dict.fromkeys(numbers, ""), {number: [] for number in numbers}
+        decoders, end_ids = [loaded.tokenizer.decoder() for _ in numbers], loaded.tokenizer.end_ids
+        drawn = generate(loaded.model, list(prompts.values()), max_new_tokens, sampling, end_ids, guides=guides)
+        for tokens, _ in drawn:
             step = []
-            for number, piece in zip(numbers, pieces):
-                if piece is None:
+            for number, token, decoder in zip(numbers, tokens, decoders):
+                if token is None:
                     continue
+                piece = decoder.decode([token])
                 said[number] += piece
+                ids[number].append(token)
                 if roles[number] is None and len(said[number]) >= LONGEST_MARKER:
                     roles[number] = role = role_of(said[number])
                     piece = said[number] = said[number].removeprefix(MARKERS[role])
                 if role := roles[number]:
-                    step.append(Said(number, role, piece, 1))
+                    step.append(Said(number, role, piece, ids[number]))
+                    ids[number] = []
             yield step
         step, called = [], {}
         for number in numbers:
-            if roles[number] is None and said[number]:  # shorter than a marker
-                step.append(Said(number, "assistant", said[number], 0))
+            if roles[number] is None:  # shorter than a marker
+                step.append(Said(number, "assistant", said[number], ids[number]))
             elif roles[number] == "search":
                 found, places = tool.look(said[number], read[number])
-                step.append(Said(number, "return", found, 0, places))
+                step.append(Said(number, "return", found, [], places))
                 asked = {"role": "search", "content": said[number]}
                 called[number] = [*open_talks[number], asked, {"role": "return", "content": found}]
                 if guided:
@@ -308,7 +318,7 @@ def complete(
     num_beams above 1 searches for the likeliest texts, the best first, instead of drawing; num_samples is at most
     num_beams then, and of sampling the penalties are heeded.
     """
-    end_ids = loaded.tokenizer.end_ids
+    end_ids, ends = loaded.tokenizer.end_ids, [[end] for end in loaded.tokenizer.end_ids]
     if num_beams == 1:
         prompts = [prompt for prompt in prompts for _ in range(num_samples)]
     completions = []
@@ -321,14 +331,12 @@ def complete(
                 found = beams(loaded, prompt, max_new_tokens, sampling, num_beams, length_penalty)
                 generated += list(found)[-1][:num_samples]
         else:
-            drawn = sampling
-            if sampling.seed is not None:  # another one for each batch, or all would draw the same
-                drawn = replace(sampling, seed=(sampling.seed + start) % 2**63)
-            steps = zip(*(step.ids for step in generate(loaded.model, batch, max_new_tokens, drawn, end_ids)))
+            drawn = generate(loaded.model, batch, max_new_tokens, of_batch(sampling, start), end_ids)
+            steps = zip(*(step.ids for step in drawn))
             generated = [[token for token in row if token is not None] for row in steps]
         seconds = (time.perf_counter() - started) / len(generated)
         completions += [
-            Completion(loaded.tokenizer.decode(ids), len(ids), not {*ids[-1:]}.isdisjoint(end_ids), seconds)
+            Completion(loaded.tokenizer.decode(ids), len(ids), ids[-1:] in ends, seconds, said=[ids])
             for ids in generated
         ]
     return completions
@@ -349,24 +357,30 @@ def complete_with(
     completions = []
     for start in range(0, len(talks), BATCH):
         batch, started = talks[start : start + BATCH], time.perf_counter()
-        texts, calls, tokens, spoken = [""] * len(batch), [""] * len(batch), [0] * len(batch), [0] * len(batch)
+        turns: list[Messages] = [[] for _ in batch]
+        said: list[list[list[int]]] = [[] for _ in batch]
         places: list[Sequence] = [()] * len(batch)
-        for step in answer_with(tool, loaded, batch, max_new_tokens, sampling, guided):
-            for number, role, text, count, found in step:
-                tokens[number] += count
-                if role == "assistant":
-                    texts[number] += text
-                    spoken[number] += count
-                elif role == "search":
-                    calls[number] += text
-                else:
+        for step in answer_with(tool, loaded, batch, max_new_tokens, of_batch(sampling, start), guided):
+            for number, role, text, ids, found in step:
+                if grow(turns[number], role, text) and role != "return":
+                    said[number].append([])
+                if role == "return":
                     places[number] = found
+                else:
+                    said[number][-1] += ids
         seconds = (time.perf_counter() - started) / len(batch)
         for number in range(len(batch)):
-            ended = spoken[number] < max_new_tokens - LONGEST_MARKER
-            told = (texts[number], tokens[number], ended, seconds, calls[number], places[number])
-            completions.append(Completion(*told))
+            text = "".join(turn["content"] for turn in turns[number] if turn["role"] == "assistant")
+            looked_up = [turn for turn in turns[number] if turn["role"] != "assistant"]
+            tokens, last = sum(map(len, said[number])), said[number][-1]
+            ended = not last or last[-1] in loaded.tokenizer.end_ids
+            completions.append(Completion(text, tokens, ended, seconds, looked_up, places[number], said[number]))
     return completions
+
+
+def of_batch(sampling: Sampling, start: int) -> Sampling:
+    """How the batch is sampled that begins with prompt number `start`: by another seed, or all would draw the same."""
+    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + start) % 2**63)
 
 
 def beams(

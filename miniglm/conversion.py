@@ -54,24 +54,27 @@ class Stored(Protocol):
 
 
 class Changed(Mapping[str, torch.Tensor]):
-    """Weights of which some are computed anew whenever they are asked for."""
+    """Weights of which some are computed anew whenever they are asked for, and some take the place of others."""
 
-    def __init__(self, weights: Weights, changes: dict):
-        """changes: {name: function of the weight}."""
-        self.weights, self.changes = weights, changes
+    def __init__(self, weights: Weights, changes: dict, new: Weights | None = None):
+        """changes: {name: function of the weight}. new: weights that stand for those of their names, or beside them."""
+        self.weights, self.changes, self.new = weights, changes, new or {}
 
     def __getitem__(self, name):
+        if name in self.new:
+            return self.new[name]
         weight = self.weights[name]
         return self.changes[name](weight) if name in self.changes else weight
 
     def __iter__(self):
-        return iter(self.weights)
+        yield from self.weights
+        yield from (name for name in self.new if name not in self.weights)
 
     def __len__(self):
-        return len(self.weights)
+        return sum(1 for _ in self)
 
     def __contains__(self, name):
-        return name in self.weights
+        return name in self.weights or name in self.new
 
 
 class Joined(Mapping[str, torch.Tensor]):
@@ -190,7 +193,7 @@ class Joined(Mapping[str, torch.Tensor]):
 def sizes_of(weights: Weights) -> dict[str, torch.Size]:
     """{name: size} of weights, of which none is read for it."""
     if isinstance(weights, Changed):
-        return sizes_of(weights.weights)
+        return {**sizes_of(weights.weights), **sizes_of(weights.new)}
     return weights.sizes if isinstance(weights, Joined) else {name: each.shape for name, each in weights.items()}
 
 

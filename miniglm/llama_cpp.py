@@ -81,7 +81,7 @@ def write_gguf_adapter(path, loaded: Loaded, adapter: Adapter, dtype: str):
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.alpha)
     kind = gguf.GGMLQuantizationType[dtype.upper()]
-    for name, part in gguf_adapter(adapter.weights, loaded.model.config, loaded.family):
+    for name, part in gguf_adapter(adapter.layers, loaded.model.config, loaded.family):
         writer.add_tensor(name, gguf.quants.quantize(part.contiguous().numpy(), kind), raw_dtype=kind)
     finish(writer)
 

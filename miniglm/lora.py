@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from miniglm.conversion import Changed, Weights, adapter_to_ours, adapter_to_theirs, sizes_of
 from miniglm.errors import UserError, refuse
-from miniglm.families import EMBEDDING, HEAD, LINEAR, is_linear
+from miniglm.families import EMBEDDING, HEAD, LINEAR, VALUE_HEAD, is_linear
 from miniglm.files import read_json, write_json, write_whole
 from model import GLMConfig
 
@@ -56,7 +56,13 @@ class Adapter:
     dropout: float = 0.0  # in training, of what A reads
     targets: tuple[str, ...] = LINEAR  # names of a block's layers, or their last parts
     base: str = ""  # digest of the base model's weights, where it is known
-    weights: Weights = dataclasses.field(default_factory=dict)  # {"LAYER.lora_A.weight": (rank, in_features), …}
+    weights: Weights = dataclasses.field(default_factory=dict)  # {"LAYER.lora_A.weight": (rank, in_features), …}, and
+    # of a reward model its value head
+
+    @property
+    def layers(self) -> Weights:
+        """The matrices alone, without a value head."""
+        return {name: part for name, part in self.weights.items() if not of_head(name)}
 
     def of(self, model: nn.Module) -> Adapter:
         """This adapter with its weights as they are in `model` now, copies on the CPU."""
@@ -71,8 +77,13 @@ class Adapter:
 
 
 def parts_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The matrices of the adapters in a model."""
-    return {name: part.detach() for name, part in model.state_dict().items() if PART.fullmatch(name)}
+    """What is trained of a model with adapters: their matrices, and its value head, if it has one."""
+    return {name: part.detach() for name, part in model.state_dict().items() if PART.fullmatch(name) or of_head(name)}
+
+
+def of_head(name: str) -> bool:
+    """Whether a parameter is one of a value head, which an adapter holds whole."""
+    return name.startswith(VALUE_HEAD)
 
 
 class LoRALinear(nn.Module):
@@ -177,12 +188,13 @@ def _digest(weights: Weights) -> str:
 
 
 def attach(model: nn.Module, adapter: Adapter, quantize: str = "none"):
-    """Freeze `model` and put new adapters beside each of its target layers, in place.
+    """Freeze `model`, but for a value head, and put new adapters beside each of its target layers, in place.
 
     quantize: "nf4" keeps the frozen layers in 4 bits.
     """
     linear = {name: layer for name, layer in model.named_modules() if is_linear(name)}
-    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(of_head(name))
     for name, layer in linear.items():
         whole = isinstance(layer, nn.Linear)  # it may be in 4 bits since it was read
         frozen = NF4Linear(layer) if quantize == "nf4" and whole else layer
@@ -214,15 +226,15 @@ def merged(weights: Weights, adapter: Adapter) -> Weights:
         f"{layer}.weight": functools.partial(changed, A, B, adapter.alpha / adapter.rank)
         for layer, A, B in pairs_of(adapter)
     }
-    return Changed(weights, changes)
+    return Changed(weights, changes, {name: part for name, part in adapter.weights.items() if of_head(name)})
 
 
 def pairs_of(adapter: Adapter):
     """(layer, A, B) of an adapter's changes."""
-    for name, A in adapter.weights.items():
+    for name, A in adapter.layers.items():
         layer, letter = _layer_and_letter(name)
         if letter == "A":
-            yield layer, A, adapter.weights[f"{layer}.lora_B.weight"]
+            yield layer, A, adapter.layers[f"{layer}.lora_B.weight"]
 
 
 def refuse_another_base(adapter: Adapter, weights: Weights):
@@ -252,9 +264,10 @@ def merged_state(model: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
 def save_adapter(folder, adapter: Adapter, shape: GLMConfig, family: str = ""):
     """Write the adapter of a model of a shape into `folder` as peft does, for what export.py makes of the model.
 
+    A value head is left away, as in the model that export.py writes.
     family: the title of the one that the model came from, "" for none.
     """
-    parts, targets, transposed = adapter_to_theirs(adapter.weights, shape, family)
+    parts, targets, transposed = adapter_to_theirs(adapter.layers, shape, family)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -318,10 +331,11 @@ def checked(fields: dict, place) -> Adapter:
         if not weights:
             raise ValueError("no weights")
         for name, part in weights.items():
-            layer, letter = _layer_and_letter(name)
-            other, side = ("B", 0) if letter == "A" else ("A", 1)
-            if f"{layer}.lora_{other}.weight" not in weights or part.dim() != 2 or part.shape[side] != rank:
-                raise ValueError(f"{name} is no part of it")
+            if not of_head(name):
+                layer, letter = _layer_and_letter(name)
+                other, side = ("B", 0) if letter == "A" else ("A", 1)
+                if f"{layer}.lora_{other}.weight" not in weights or part.dim() != 2 or part.shape[side] != rank:
+                    raise ValueError(f"{name} is no part of it")
             # A part that is not contiguous may claim more than there is.
             if not part.is_floating_point() or not part.is_contiguous() or not part.isfinite().all():
                 raise ValueError(f"{name} is damaged")

@@ -272,11 +272,6 @@ def refuse_what_cannot_be(s, init_from, resumable, writes):
             "LoRA changes a model that is there",
             "name it with --init_from=finetune --ckpt_dir=DIR",
         )
-        refuse(
-            s.objective in WITH_VALUES,
-            f"--objective={s.objective} trains a value head, which no adapter holds",
-            "leave --lora_rank away",
-        )
     else:
         refuse(
             s.quantize != "none" or s.merge_lora,

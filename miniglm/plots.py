@@ -32,6 +32,7 @@ STYLES: dict[str, dict[str, Any]] = {  # of the lines of a loss, by split
     "train_eval": {"linewidth": 1.8, "linestyle": "--"},
     "val": {"linewidth": 1.8, "marker": "o", "markersize": 4},
 }
+OF_ANSWERS = ("reward", "divergence", "answer_length")  # that a model draws while it is trained
 LABELS = {  # what the pictures say, in Chinese and in English
     "train": ("训练（每步）", "train, each step"),
     "train_eval": ("训练", "train"),
@@ -42,6 +43,9 @@ LABELS = {  # what the pictures say, in Chinese and in English
     "lr": ("学习率", "learning rate"),
     "grad_norm": ("梯度的长度", "gradient norm"),
     "speed": ("每秒 token", "tokens a second"),
+    "reward": ("奖励", "reward"),
+    "divergence": ("离原来多远（nat/token）", "divergence (nats per token)"),
+    "answer_length": ("回答的字数", "characters of an answer"),
     "metrics": ("评测指标", "metrics"),
 }
 
@@ -143,25 +147,30 @@ def draw_losses(logs: dict[str, dict], label):
 def draw_training(logs: dict[str, dict], label):
     """Learning rate, gradient norm and tokens a second against iterations, a panel each. A figure.
 
+    Of runs that learn from their own answers also what these were worth, how far the model came, and their length.
     logs: {name: log}, see read_log. label: see choose_font.
     """
-    figure, panels = plt.subplots(3, 1, figsize=(8, 8), dpi=130, sharex=True)
+    drawn = any("reward" in event for log in logs.values() for event in log.get("train", []))
+    keys = ["lr", "grad_norm", "speed", *(OF_ANSWERS if drawn else ())]
+    figure, panels = plt.subplots(len(keys), 1, figsize=(8, 2.7 * len(keys)), dpi=130, sharex=True)
     for name, log in logs.items():
         events = log.get("train", [])
-        for axes, key in zip(panels, ("lr", "grad_norm")):
-            axes.plot(*column(events, key), linewidth=1.2, label=name)
+        for axes, key in zip(panels, keys):
+            if key != "speed":
+                axes.plot(*column(events, key), linewidth=1.2, label=name)
         timed = [event for event in events if "tokens" in event and "seconds" in event]
         pairs = [(a, b) for a, b in zip(timed, timed[1:]) if b["seconds"] > a["seconds"]]
         speeds = [(b["tokens"] - a["tokens"]) / (b["seconds"] - a["seconds"]) for a, b in pairs]
         panels[2].plot([b["iter"] for _, b in pairs], speeds, linewidth=1.2, label=name)
-    for axes, key in zip(panels, ("lr", "grad_norm", "speed")):
+    for axes, key in zip(panels, keys):
         axes.set_ylabel(label(key))
-        axes.set_ylim(bottom=0)
+        if key not in OF_ANSWERS:
+            axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     if len(logs) > 1:
         panels[0].legend(fontsize=8)
     panels[0].set_title(" · ".join(logs))
-    panels[2].set_xlabel(label("iter"))
+    panels[-1].set_xlabel(label("iter"))
     return figure
 
 

@@ -91,7 +91,7 @@ def write_report(path, runs: dict[str, Measured], records: list[dict] | None):
     figures = {}
     if logs:
         figures["loss"] = ("损失曲线 Training and validation loss", draw_losses(logs, label))
-        heading = "学习率、梯度、快慢 Learning rate, gradient norm, speed"
+        heading = "训练的经过 The course of the training"
         figures["training"] = (heading, draw_training(logs, label))
     figures["metrics"] = ("指标 Metrics", draw_metrics(groups, label))
     pictures = []

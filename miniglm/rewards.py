@@ -30,6 +30,7 @@ class Answer(NamedTuple):
     turns: Messages  # the conversation, what was looked up included, up to the answer
     text: str
     ended: bool  # whether it came to its end
+    said: Sequence[list[int]] = ()  # the ids of each call and of the text, see chat.Completion
 
 
 Judge = Callable[[Sequence[dict], Sequence[Answer]], list[float]]  # of questions, see metrics.read_questions

@@ -1,6 +1,6 @@
 """Batches of answers that the model itself draws and a reward judges: the source of --objective=grpo and ppo."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +8,7 @@ import torch
 from miniglm.batch import Batch
 from miniglm.book.passages import Passages
 from miniglm.book.reader import BookReader
-from miniglm.chat import BATCH, LONGEST_MARKER, answer_with, complete, grow, prompt_ids
-from miniglm.conversation import encode_conversation, normalised
+from miniglm.chat import MOST_CALLS, complete, complete_with, prompt_ids
 from miniglm.decoding import Sampling
 from miniglm.machine import evaluating
 from miniglm.objectives import of_each
@@ -47,6 +46,7 @@ class Rollouts:
             start.model, data.tokenizer, True, data.searches, {}, data.normalisation, book_of(data), start.family
         )
         self.drawn, self.batches, self.told = None, {}, {}
+        self.groups = self.flat = 0  # of answers to one question so far, and of these those all worth the same
 
     def take(self, step: int) -> list[Batch]:
         """The batches of a step; with the first step of a draw all of its are drawn."""
@@ -77,9 +77,11 @@ class Rollouts:
             self.batches[number] = batch
         if self.drawing.critic:
             self.whiten()
+        flat = int((spread < 1e-6).sum())
+        self.groups, self.flat = self.groups + len(groups), self.flat + flat
         self.told = {
             "reward": rewards.mean().item(),
-            "flat_groups": (spread < 1e-6).float().mean().item(),  # whose answers are all worth the same
+            "flat_groups": flat / len(groups),
             "answer_length": sum(len(answer.text) for answer in answers) / len(answers),
         }
         if further:
@@ -101,25 +103,22 @@ class Rollouts:
         worth: of each answer, (answers,), which becomes the advantage of each of its tokens.
         """
         length = self.steps.block_size + 1
-        rows: list[list[tuple[list[int], list[int], float]]] = []
-        for answer, its_worth in zip(answers, worth.tolist()):
-            ids, mask = self.encoded(answer)
-            ids, mask = ids[:length], mask[:length]
-            row = next((row for row in rows if sum(len(each[0]) for each in row) + len(ids) <= length), None)
+        rows: list[list[tuple]] = []  # of (id, whether it is learnt, the number of its answer in the row, its worth)
+        samples = [
+            (*each, its_worth) for answer, its_worth in zip(answers, worth.tolist()) for each in self.samples(answer)
+        ]
+        for ids, read, its_worth in samples:
+            ids = ids[:length]
+            row = next((row for row in rows if len(row) + len(ids) <= length), None)
             if row is None:
                 rows.append(row := [])
-            row.append((ids, mask, its_worth))
-        longest = max(sum(len(ids) for ids, _, _ in row) for row in rows)
-        width = min(length, -(-longest // WIDTHS) * WIDTHS + 1)
-        ids, mask, sample = (torch.zeros(len(rows), width, dtype=torch.int64) for _ in range(3))
-        advantages = torch.zeros(len(rows), width)
-        for number, row in enumerate(rows):
-            place = 0
-            for count, (its_ids, its_mask, its_worth) in enumerate(row):
-                of_sample = slice(place, place := place + len(its_ids))
-                ids[number, of_sample], mask[number, of_sample] = torch.tensor(its_ids), torch.tensor(its_mask)
-                sample[number, of_sample], advantages[number, of_sample] = count, its_worth
-            sample[number, place:] = len(row)
+            number = row[-1][2] + 1 if row else 0
+            row += [(token, int(place >= read), number, its_worth) for place, token in enumerate(ids)]
+        width = min(length, -(-max(map(len, rows)) // WIDTHS) * WIDTHS + 1)
+        filled = [[*row, *[(0, 0, row[-1][2] + 1, 0.0)] * (width - len(row))] for row in rows]
+        ids, mask, sample, advantages = (
+            torch.tensor([[each[of] for each in row] for row in filled]) for of in range(4)
+        )
         learned = mask[:, 1:].float()
         return Batch(
             ids[:, :-1],
@@ -131,16 +130,17 @@ class Rollouts:
             advantages=advantages[:, 1:] * learned,
         )
 
-    def encoded(self, answer: Answer) -> tuple[list[int], list[int]]:
-        """(ids, mask) of an answer and of what it answers; the mask is 1 on what the model said to the question."""
+    def samples(self, answer: Answer) -> Iterator[tuple[list[int], int]]:
+        """(ids, how many of them were only read) of each time that the model spoke: to look something up, to answer.
+
+        They are the ids that were drawn: the same text in other tokens would be another choice.
+        """
         speaker = self.speaker
         asked = max(place for place, turn in enumerate(answer.turns) if turn["role"] == "user") + 1
-        talk = normalised([*answer.turns, {"role": "assistant", "content": answer.text}], speaker.normalisation)
-        before = len(encode_conversation(speaker.tokenizer, talk[:asked])[0])
-        ids, mask = encode_conversation(speaker.tokenizer, talk, speaker.searches)
-        if not answer.ended:  # its end token was not said
-            ids, mask = ids[:-1], mask[:-1]
-        return ids, [0] * before + mask[before:]
+        for number, ids in enumerate(answer.said):
+            choosing = speaker.book is not None and number < MOST_CALLS
+            read = prompt_ids(speaker, answer.turns[: asked + 2 * number], choosing)  # each call has what it gave
+            yield [*read, *ids], len(read)
 
     @torch.no_grad()
     def looked_at(self, batch: Batch) -> Batch:
@@ -181,40 +181,32 @@ class Rollouts:
         """What the answers drawn last were worth, how long they were, and how far the model has come."""
         return self.told
 
+    def closing(self) -> str:
+        """How many questions taught nothing, since all answers to them were worth the same."""
+        if not self.groups or self.drawing.critic:
+            return ""
+        todo = "; ask harder ones, or raise --temperature" if self.flat > self.groups / 2 else ""
+        share = self.flat / self.groups
+        return f"of {self.groups:,} questions {share:.0%} taught nothing, all answers to them were worth the same{todo}"
+
 
 def draw(loaded: Loaded, questions: Sequence[dict], sampling: Sampling, max_new_tokens: int) -> list[Answer]:
-    """An answer to each question, BATCH at a time; a model that has learnt it looks into its book.
+    """An answer to each question; a model that has learnt it looks into its book.
 
-    questions: see metrics.read_questions. sampling: its seed is another one for each batch.
+    It is not led through the book's grammars: what those choose is not the model's, and teaches it nothing.
+    questions: see metrics.read_questions.
     """
-    answers: dict[int, Answer] = {}
     order = sorted(range(len(questions)), key=lambda number: len(questions[number]["Answer"]))  # a batch ends together
-    talks = [each.get("Turns") or [{"role": "user", "content": each["Question"]}] for each in questions]
-    for start in range(0, len(talks), BATCH):
-        numbers, how = order[start : start + BATCH], replace(sampling, seed=((sampling.seed or 0) + start) % 2**63)
-        some = [talks[number] for number in numbers]
-        if loaded.book:
-            said = draw_by_the_book(loaded.book, loaded, some, how, max_new_tokens)
-        else:
-            completions = complete(loaded, [prompt_ids(loaded, talk) for talk in some], max_new_tokens, how)
-            said = [Answer(talk, each.text, each.ended) for talk, each in zip(some, completions)]
-        answers |= zip(numbers, said)
-    return [answers[number] for number in range(len(questions))]
-
-
-def draw_by_the_book(book: BookReader, loaded: Loaded, talks, sampling: Sampling, max_new_tokens: int) -> list[Answer]:
-    """The answers to some conversations, with what was looked up before them."""
-    grown, spoken = [list(talk) for talk in talks], [0] * len(talks)
-    for step in answer_with(book, loaded, talks, max_new_tokens, sampling):
-        for said in step:
-            grow(grown[said.talk], said.role, said.text)
-            spoken[said.talk] += said.tokens if said.role == "assistant" else 0
-    answers = []
-    for talk, count in zip(grown, spoken):
-        said_nothing = talk[-1]["role"] != "assistant"
-        turns, text = (talk, "") if said_nothing else (talk[:-1], talk[-1]["content"])
-        answers.append(Answer(turns, text, count < max_new_tokens - LONGEST_MARKER))
-    return answers
+    talks = [
+        questions[number].get("Turns") or [{"role": "user", "content": questions[number]["Question"]}]
+        for number in order
+    ]
+    if loaded.book:
+        said = complete_with(loaded.book, loaded, talks, max_new_tokens, sampling, guided=False)
+    else:
+        said = complete(loaded, [prompt_ids(loaded, talk) for talk in talks], max_new_tokens, sampling)
+    answers = (Answer([*talk, *each.looked_up], each.text, each.ended, each.said) for talk, each in zip(talks, said))
+    return [answer for _, answer in sorted(zip(order, answers), key=lambda each: each[0])]
 
 
 def book_of(data) -> BookReader | None:

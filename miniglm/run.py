@@ -284,9 +284,14 @@ class Run:
             self.rewind_log()
         self.print(f"gone back to the checkpoint of step {self.state.step}, with {lower:g} of the learning rate")
 
-    def tell_end(self, stop: "Stop", stopping: bool):
-        """Print what was skipped, what saving took, and how to go on where the run was stopped before its end."""
+    def tell_end(self, stop: "Stop", stopping: bool, of_batches: str = ""):
+        """Print what was skipped, what saving took, and how to go on where the run was stopped before its end.
+
+        of_batches: what there is to tell of them, see Source.closing.
+        """
         state, skipped = self.state, self.state.skipped
+        if of_batches:
+            self.print(of_batches)
         if skipped and self.trains:
             more = ", …" if len(skipped) > 20 else ""
             self.print(f"{len(skipped)} steps were skipped: {', '.join(map(str, skipped[:20]))}{more}")

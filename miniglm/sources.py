@@ -51,6 +51,10 @@ class Source(Protocol):
         """What there is to tell of the last step's batches, beside their loss."""
         ...
 
+    def closing(self) -> str:
+        """What there is to tell of this process's batches in the end; "" for nothing."""
+        ...
+
 
 class Written:
     """Batches of a data set, each a function of its number and the seed alone."""
@@ -82,6 +86,10 @@ class Written:
     def figures(self) -> dict[str, float]:
         """Nothing."""
         return {}
+
+    def closing(self) -> str:
+        """Nothing."""
+        return ""
 
 
 class Ahead:

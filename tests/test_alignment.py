@@ -1,19 +1,28 @@
 """Learning from judgements, run as a reader runs it: pairs, a reward model, DPO, GRPO, PPO; trl is the judge of DPO."""
 
+import contextlib
 import json
 import math
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from data_utils import open_data
 from miniglm import origin, rewards
 from miniglm.batch import Batch
 from miniglm.chat import complete, prompt_ids
 from miniglm.checkpoint import load_checkpoint
 from miniglm.decoding import Sampling
-from miniglm.objectives import dpo, log_probs_of
+from miniglm.objectives import dpo, grpo, log_probs_of
+from miniglm.parallel import Group
+from miniglm.plots import draw_training, read_log
+from miniglm.rollouts import Drawing, Rollouts
+from miniglm.sources import Steps
 from tools import SWAPPED, TALK, TORCHRUN, events, same, state
 
 QUESTION = TALK[0][0]
@@ -181,13 +190,105 @@ def test_answers_that_a_reward_likes_become_likelier(judged, objective):
     judged.write("my_reward.py", OWN_REWARD)
     words = ["--batch_size=32", "--max_iters=10", "--eval_interval=10", "--steps_a_draw=2", "--reward=my_reward.py"]
     words += ["--max_new_tokens=24"]
-    judged.run(*PROMPTS, *words, f"--objective={objective}", f"--out_dir=out/{objective}")
+    out = judged.run(*PROMPTS, *words, f"--objective={objective}", f"--out_dir=out/{objective}").stdout
     log = events(judged.folder / f"out/{objective}")
     assert sum(each["reward"] for each in log[-4:]) / 4 > sum(each["reward"] for each in log[:2]) / 2 + 0.2
     assert log[0]["divergence"] == 0 and log[-1]["divergence"] != 0 and log[-1]["answer_length"] > 0
-    assert 0 <= log[-1]["flat_groups"] <= 1
+    flat = sum(each["flat_groups"] for each in log) / len(log)
+    assert 0 < flat < 1
+    if objective == "grpo":  # 8 questions a step, drawn every second step
+        assert f"of 80 questions {flat:.0%} taught nothing" in out
     first, last = (each["loss"] for each in events(judged.folder / f"out/{objective}", "val"))
     assert last < first  # minus the reward
+    panels = draw_training({objective: read_log(judged.folder / f"out/{objective}")}, str).axes
+    drawn = {axes.get_ylabel(): axes.lines[0].get_ydata() for axes in panels}
+    for name in ("reward", "divergence", "answer_length"):
+        assert list(drawn[name]) == [each[name] for each in log]
+
+
+def test_an_adapter_holds_a_value_head(judged, tmp_path):
+    """With LoRA a reward model tells the pairs apart, folded in or not, and resumes exactly; the file has no head."""
+    words = [*PAIRS, "--objective=reward", "--lora_rank=8", "--learning_rate=1e-2", "--init_from=auto"]
+    words += ["--lr_decay_iters=80", "--eval_interval=40"]
+    judged.run(*words, "--max_iters=80", "--out_dir=out/whole-head")
+    judged.run(*words, "--max_iters=80", "--out_dir=out/merged-head", "--merge_lora=True")
+    for steps in (40, 80):
+        judged.run(*words, f"--max_iters={steps}", "--out_dir=out/parts-head")
+    one, other = (load_checkpoint(judged.folder / f"out/{out}-head") for out in ("whole", "parts"))
+    assert one.adapter.weights["value_head.weight"].any() and not one.weights
+    assert same(one.adapter.weights, other.adapter.weights) and same(one.optimizers, other.optimizers)
+    for out in ("whole", "merged"):
+        judged.run("evaluations.py", f"--out_dir=out/{out}-head", "--save_path=head.json")
+        assert json.loads((judged.folder / "head.json").read_text("utf-8"))["pair_accuracy"] == 1
+    adapter = load_file(judged.folder / "out/whole-head/adapter_model.safetensors")
+    assert adapter and not any("value_head" in name for name in adapter)
+    words = ["export.py", "--out_dir=out/talk", "--lora=out/whole-head/ckpt.pt", "--merge=False", "--to=gguf"]
+    judged.run(*words, f"--save_path={tmp_path / 'head.gguf'}")
+
+
+def test_what_is_learnt_are_the_tokens_that_were_drawn(judged, monkeypatch):
+    """A text can be told in many tokens: a batch has those that the model drew, and nothing else counts."""
+    monkeypatch.chdir(judged.folder)
+    loaded, data = origin.load("out/talk"), open_data("prompts")
+    steps, drawing = Steps(4, 1, 128, 1, Group(0, 1, "cpu")), Drawing(4, 1, 2.0, 24, False, 0.0, 1.0, 1.0)
+    start = SimpleNamespace(model=loaded.model, family="")
+    source = Rollouts(data, steps, start, drawing, rewards.judge_of("right=1", None), None, contextlib.nullcontext())
+    answers = source.answer([data.records["train"][0]] * 4, seed=1)
+    (batch,) = source.take(0)
+    said = loaded.tokenizer.encode("张飞字翼德。")
+    other = [token for character in "张飞字翼德。" for token in loaded.tokenizer.encode(character)]
+    assert said != other
+    twice = [answers[0]._replace(said=[[*ids, loaded.tokenizer.end_id]]) for ids in (said, other)]
+    row = source.packed(twice, torch.tensor([1.0, -1.0]), 0)
+    for number, (ids, sign) in enumerate(((said, 1), (other, -1))):
+        learnt = (row.sample == number) & (row.loss_mask > 0)
+        assert row.targets[learnt].tolist() == [*ids, loaded.tokenizer.end_id]
+        assert (row.advantages[learnt] == sign).all()
+    assert batch.before is not None and ((batch.before < 0) == (batch.loss_mask > 0)).all()
+
+
+def test_trl_computes_grpos_loss_so(judged, exported, tmp_path, monkeypatch):
+    """trl's GRPOTrainer on the exported model: the same loss of the same two answers, clipped and with a reference."""
+    import datasets
+    import transformers
+    import trl
+
+    monkeypatch.chdir(judged.folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    config = trl.GRPOConfig(
+        str(tmp_path / "trl"), beta=0.3, epsilon=0.2, loss_type="bnpo", num_generations=2, temperature=0.7,
+        per_device_train_batch_size=2, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
+        use_bias_correction_kl=False,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        transformers.AutoModelForCausalLM.from_pretrained(exported), lambda completions, **_: [0.0] * len(completions),
+        config, train_dataset=datasets.Dataset.from_list([{"prompt": QUESTION}]), processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.model.eval()
+    prompt = tokenizer(f"问：{QUESTION}\n答：")["input_ids"]
+    answers = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in (TALK[0][1], "我不知道。")]
+    width = max(map(len, answers))
+    said = torch.tensor([each + [0] * (width - len(each)) for each in answers])
+    mask = torch.tensor([[1] * len(each) + [0] * (width - len(each)) for each in answers])
+    ids = torch.cat([torch.tensor([prompt, prompt]), said], 1)
+    batch = Batch(ids[:, :-1], ids[:, 1:], torch.cat([torch.zeros(2, len(prompt) - 1), mask], 1), temperature=0.7)
+    network, advantages = origin.load("out/talk").model, torch.tensor([1.5, -0.5])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        now = log_probs_of(network, batch)
+        before, reference = (now + 0.3 * torch.randn_like(now) * batch.loss_mask for _ in range(2))
+        ours = grpo(
+            network,
+            replace(batch, before=before, reference=reference, advantages=advantages[:, None].expand_as(now)),
+            0.3,
+        )
+        of_said = slice(len(prompt) - 1, None)
+        theirs = trainer._compute_loss(trainer.model, {
+            "prompt_ids": torch.tensor([prompt, prompt]), "prompt_mask": torch.ones(2, len(prompt), dtype=torch.int64),
+            "completion_ids": said, "completion_mask": mask, "advantages": advantages,
+            "old_per_token_logps": before[:, of_said], "ref_per_token_logps": reference[:, of_said],
+        })  # fmt: skip
+    assert abs(ours.item() - theirs.item()) < 1e-4 and abs(theirs.item()) > 1e-2
 
 
 @pytest.mark.parametrize("name", ["dpo", "grpo", "ppo"])
@@ -232,7 +333,6 @@ def test_the_reference_must_be_there(judged):
         ([*PAIRS, "--objective=grpo", "--group_size=4"], "nothing that --objective=grpo learns from"),
         ([*PROMPTS, "--objective=dpo"], "nothing that --objective=dpo learns from"),
         ([*PAIRS, "--dataset=talk", "--objective=reward"], "nothing that --objective=reward learns from"),
-        ([*PAIRS, "--objective=reward", "--lora_rank=4"], "trains a value head, which no adapter holds"),
         ([*PAIRS, "--objective=dpo", "--init_from=scratch"], "changes a model that is there"),
         ([*PROMPTS, "--objective=grpo", "--batch_size=6"], "--batch_size=6 cannot be shared by groups of 4"),
         ([*PROMPTS, "--objective=ppo", "--steps_a_draw=3", "--eval_interval=4"], "would save amid a draw"),

@@ -71,6 +71,15 @@ def test_right_answers_score_full_and_wrong_ones_do_not(project, chat):
     assert first["Model"] == TALK[0][1]
 
 
+def test_some_questions_of_each_group_are_asked(project, chat):
+    """At most so many, spread over the group: the same ones each time."""
+    records = [{"Question": q, "Answer": a, "Key": a, "Group": group} for group in "ab" for q, a in TALK]
+    metrics = evaluate(project, [*records, records[0] | {"Group": "c"}], "--most=2", "--answers_path=some.jsonl")
+    assert {group: each["n"] for group, each in metrics["groups"].items()} == {"a": 2, "b": 2, "c": 1}
+    asked = [json.loads(line)["Question"] for line in (project.folder / "some.jsonl").read_text("utf-8").splitlines()]
+    assert asked == [TALK[0][0], TALK[2][0], TALK[0][0], TALK[2][0], TALK[0][0]]
+
+
 def conversation(question, answer):
     """A record as ShareGPT has it."""
     return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}

@@ -179,7 +179,7 @@ def test_all_questions_of_a_talk_are_measured(tmp_path):
 def test_calls_and_values_are_scored(answer, call, exact, held):
     """The order of a list does not count; a number must stand alone; what is no JSON is no call."""
     question = {"Answer": "", "Call": '{"有": ["暖气", "泳池"], "价": 328}', "Values": ["香江酒店", "328"]}
-    scores = answer_scores(Completion(answer, 9, True, 0.1, call), question, None)
+    scores = answer_scores(Completion(answer, 9, True, 0.1, [{"role": "search", "content": call}]), question, None)
     assert (scores["call_exact"], scores["answer_values"]) == (exact, held)
 
 
@@ -192,7 +192,7 @@ def test_slots_are_counted_over_all_calls():
     ]
     assert slot_scores(calls) == {"slot_precision": 1 / 3, "slot_recall": 1 / 4, "slot_f1": 2 / 7}
     assert slot_scores([("", "")]) == {}
-    said = [Completion("好", 1, True, 0.1, called) for _, called in calls]
+    said = [Completion("好", 1, True, 0.1, [{"role": "search", "content": called}]) for _, called in calls]
     records = [{"Answer": "好", "Call": wanted, "Values": []} for wanted, _ in calls]
     scored = [answer_scores(each, record, None) for each, record in zip(said, records)]
     assert summary(said, scored, records)["slot_f1"] == 2 / 7

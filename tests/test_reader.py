@@ -96,6 +96,40 @@ def test_what_is_not_learnt_by_heart_must_be_looked_up(reader, question, must):
     assert reader.must_look(question) == must
 
 
+@pytest.mark.parametrize(
+    "question, word, may",
+    [
+        ("洪七公的字是什么？", "洪七公", True),
+        ("书中的虚竹是什么人物？", "虚竹", True),
+        ("叫至植的是谁", "至植", True),
+        ("关于牛顿，说几句", "牛顿", True),
+        ("蜀国的皇帝是谁", "蜀国", False),
+        ("最帅的人是谁", "最帅", False),
+        ("曹操的字是什么", "曹操", False),
+        ("怎样煮面条", "面条", False),
+    ],
+)
+def test_who_may_be_denied(reader, question, word, may):
+    """Whoever is asked for by a name that the book does not have; not what somebody belongs to."""
+    assert reader.may_be_nobody(word, question) == may
+
+
+@pytest.mark.parametrize(
+    "question, first", [("牛魔王初次登场是第几回？", "牛魔王"), ("请问哈利波特的字是什么？", "哈利波特")]
+)
+def test_a_call_begins_with_whom_a_question_is_about(untrained, reader, question, first):
+    """Not with what is asked of them, whatever is preferred, and no word goes on into that."""
+    talks = [[{"role": "user", "content": question}]] * 16
+    calls = [each.call for each in complete_with(reader, untrained, talks, 60, Sampling(temperature=2.0, seed=1))]
+    assert {json.loads(call)[0] for call in calls if call.endswith("]")} == {first}
+
+
+def test_nothing_is_found_where_one_of_two_is_not_there(reader):
+    """Two who are named together, one of them not in the book, though no name is like theirs."""
+    assert reader.places(["种辑", "思楷"], "引用最先同时写到种辑和思楷的句子") == []
+    assert reader.places(["种辑", "王子服"], "引用最先同时写到种辑和王子服的句子")
+
+
 def test_what_says_nothing_is_not_answered(untrained, reader):
     """Signs, emoji, one key held down: what cannot be answered, whatever the model prefers."""
     talks = [[{"role": "user", "content": question}] for question in ("？", "😂😂", "啊啊啊啊", "…！", "曹操" * 60)]

@@ -60,8 +60,10 @@ CAST_ASIDE = "人物"  # stands for them in a search
 # Words of questions that ask for somebody.
 WHO = (
     "谁 什么人 何人 人物 何许人 哪位 此人 这个人 字 表字 提到 写到 介绍 认识 听说过 别名 又叫 还叫 称呼 哪个人 写 提 "
-    "啥人 说说 讲讲"
+    "啥人 说说 讲讲 说一说 讲一讲 谈谈 引出 引用 第几回 哪一回 别人叫 关于"
 )
+OF_SOMEBODY = ("是", "字", "表字", "别名", "外号", "称呼", "句子")  # behind X的 where X is asked for: not 蜀国的皇帝
+IN_IT = ("中的", "里的", "裏的", "裡的")  # before X, of a book: 书中的哪吒
 SUPPOSED = "如果 假如 要是 万一 翻译 换成 译成"  # in questions that no sentence answers
 MARKS = "，。？！：；、“”‘’「」《》…～,.?!:;\"' \u3000"
 EARLIEST = "最早 首次 第一次 最先 初次 出场 登场 露面 头一次 第1次 首先 出现"

@@ -10,12 +10,15 @@ import functools
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from miniglm.book.asking import (
     CAST,
     CAST_ASIDE,
     CHAPTER,
+    IN_IT,
     LAST_CHAPTER,
+    OF_SOMEBODY,
     QUESTION_WORDS,
     SUPPOSED,
     asks_first,
@@ -53,8 +56,13 @@ class BookReader:
         return shown(places), places
 
     def places(self, call: Sequence[str], question: str) -> list[Place]:
-        """What is found for the words of a call, and for the words of the question that say what is asked for."""
-        asking = [word for word in self.words_in(question) if word in meanings() or asks_first(word)]
+        """What is found for the words of a call, and for the words of the question that say what is asked for.
+
+        Nothing where somebody is named with others and the book does not have them.
+        """
+        if any(word in call and self.passages.is_missing(word) for word in self.first_words(question)):
+            return []
+        asking = [word for word in self.words_in(question) if is_asking(word)]
         if any(word in question for word in in_both(CAST)):
             asking.append(CAST_ASIDE)
         return self.passages.search([*call, *asking])
@@ -83,7 +91,7 @@ class BookReader:
         grammar.ends.add(end)
         for number in range(MOST_WORDS):
             behind = grammar.state()
-            for piece, starts, stops in pieces:
+            for piece, parts in pieces:
                 firsts = self.first_words(piece) if number == 0 else []
                 firsts = [word for word in firsts if word in self.passages.episodes] or firsts
                 for word in firsts:
@@ -93,18 +101,30 @@ class BookReader:
                         grammar.join(after, behind)
                     for other in others:
                         grammar.join(grammar.literal(after, f'", "{other}'), behind)
-                if not firsts:
-                    grammar.join(grammar.span(state, piece, starts, stops), behind)
+                about = [part for part in parts if number > 0 or not is_asking(part[0])] or parts
+                for part, starts, stops in about if not firsts else ():
+                    grammar.join(grammar.span(state, part, starts, stops), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
             if number < MOST_WORDS - 1:
                 state = grammar.literal(closed, ', "')
         return grammar
 
-    def pieces(self, texts: Sequence[str]) -> list[tuple[str, list[int], list[int]]]:
-        """The pieces of texts whose words may be called for, with the edges of these, see edges."""
-        found = [(piece, *self.edges(piece)) for text in texts for piece in re.split(r'["\\\s]+', text) if piece]
-        return [(piece, starts, stops) for piece, starts, stops in found if starts]
+    def pieces(self, texts: Sequence[str]) -> list[tuple[str, list[tuple[str, list[int], list[int]]]]]:
+        """The pieces of texts whose words may be called for, each with its parts and the edges of these, see edges.
+
+        A part ends before and behind the longer words that questions are asked with: 牛魔王 初次 登场.
+        """
+        found = []
+        for piece in (piece for text in texts for piece in re.split(r'["\\\s]+', text)):
+            cuts = {0, len(piece)}
+            for match in self.vocabulary.finditer(piece):
+                asking = is_asking(match[0]) and (len(match[0]) > 1 or kinds_of([match[0]]) == ["courtesy"])
+                cuts |= set(match.span()) if asking else set()
+            parts = (piece[start:stop] for start, stop in pairwise(sorted(cuts)))
+            edged = [(part, starts, stops) for part in parts for starts, stops in [self.edges(part)] if starts]
+            found += [(piece, edged)] if edged else []
+        return found
 
     def named_with(self, name: str, firsts: Sequence[str]) -> list[str]:
         """Who is named beside somebody in a question, of its first words: the second word of a call."""
@@ -166,8 +186,11 @@ class BookReader:
             return False
         if CHAPTER.fullmatch(word) or book.is_like_name(word):
             return True
-        of = f"的{word}" in question or f"{word}的" in question or word[0] in DEGREES
-        return asks_who(question) and word in self.words_in(question) and not of
+        if not asks_who(question) or word not in self.words_in(question) or word[0] in DEGREES:
+            return False
+        before, _, behind = question.partition(word)
+        of_it = behind.startswith("的") and not behind[1:].startswith(OF_SOMEBODY)
+        return not of_it and (not before.endswith("的") or before.endswith(IN_IT))
 
     def must_look(self, question: str) -> bool:
         """Whether what a question asks for is not learnt by heart.
@@ -255,6 +278,11 @@ class BookReader:
             slips = [match.span() for match in found if len(match[0]) > 1 and self.passages.person(match[0])]
             starts, stops = [start for start, _ in slips], [stop for _, stop in slips]
         return starts, stops
+
+
+def is_asking(word: str) -> bool:
+    """Whether a word says what is asked for: 妻子, 初次."""
+    return word in meanings() or asks_first(word)
 
 
 def says_nothing(text: str) -> bool:

@@ -56,8 +56,8 @@ async def answered(
     steps = answer_with(tool, loaded, [shown], int(max_new_tokens), sampling_of(*sampling))
     in_sight = ("assistant",) if in_book else ("assistant", "search", "return")
     async for added in visitors.gathered(steps, lambda step: any(each.role in in_sight and each.text for each in step)):
-        for _, role, piece, count, found in itertools.chain(*added):
-            places, tokens = found or places, tokens + count
+        for _, role, piece, ids, found in itertools.chain(*added):
+            places, tokens = found or places, tokens + len(ids)
             if role in in_sight:
                 grow(said, role, piece)
         rests_on = sources_html(loaded.book, question, said[-1]["content"], places, request) if in_book else ""
