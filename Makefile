@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat report reviews hotel align lora speedrun test test-long bench lint lock audit
+.PHONY: demo chat report reviews hotel align lora lessons speedrun test test-long bench lint lock audit
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
@@ -18,6 +18,9 @@ report reviews hotel align: $(VENV)/run.stamp
 lora: $(VENV)/run.stamp
 	$(PY) -m pip install --quiet "$$(grep -o "^bitsandbytes==[0-9.]*" requirements-test.txt)"
 	$(PY) demo.py $@
+
+lessons: $(VENV)/run.stamp
+	for lesson in lessons/[0-9]*.py; do $(PY) $$lesson || exit 1; done
 
 test: $(VENV)/test.stamp
 	$(PY) -m pytest

@@ -80,11 +80,13 @@ async def reply(request, turns, name, *settings):
     yield gr.Textbox("", submit_btn=False, stop_btn=True), turns, "", ""
     try:
         loaded, messages, said = await models.open(name), messages_of(turns), []
-        async for said, rests_on, speed in answered(visitors, loaded, tool_of(loaded), messages, request, *settings):
-            yield gr.skip(), [*turns, *shown(said)], rests_on, speed
+        tool = tool_of(loaded)
+        async for said, rests_on, speed in answered(visitors, loaded, tool, messages, request, *settings):
+            seen = said[-1:] if tool is loaded.book else said  # what was looked up in the book is shown below the talk
+            yield gr.skip(), [*turns, *shown(seen)], rests_on, speed
         if judge and said:
             (score,) = await visitors.compute(judge.scores, [[*messages, *said]])
-            yield gr.skip(), [*turns, *shown(said)], rests_on, f"{speed} · {told('score', request)} {score:.2f}"
+            yield gr.skip(), [*turns, *shown(seen)], rests_on, f"{speed} · {told('score', request)} {score:.2f}"
     except UserError as error:
         yield gr.skip(), [*turns, failed(trouble(error, request))], "", ""
 

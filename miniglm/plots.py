@@ -52,6 +52,12 @@ LABELS = {  # what the pictures say, in Chinese and in English
 
 def choose_font():
     """label(key), a function that gives the words of one of LABELS: in Chinese where a font has it, else in English."""
+    found = has_chinese_font()
+    return lambda key: LABELS[key][0 if found else 1]
+
+
+def has_chinese_font() -> bool:
+    """Whether a font has Chinese characters: it is used from then on; else a line tells how to get one."""
     plt.rcParams["text.parse_math"] = False  # a dollar in a name is a dollar
     found = [name for name in CJK_FONTS if name in {font.name for font in font_manager.fontManager.ttflist}]
     if found:
@@ -61,7 +67,7 @@ def choose_font():
             "no Chinese font found, so the labels are English; Debian's is apt install fonts-noto-cjk, and a new one is"
             f" seen once {matplotlib.get_cachedir()} is deleted"
         )
-    return lambda key: LABELS[key][0 if found else 1]
+    return bool(found)
 
 
 def read_log(directory) -> dict[str, list[dict]]:

@@ -38,9 +38,10 @@ async def answered(
     visitors: Visitors, loaded: Loaded, tool: Tool | None, messages: Messages, request: gr.Request | None,
     turns, *settings,
 ) -> AsyncIterator[tuple[Messages, str, str]]:  # fmt: skip
-    """What a model says to a conversation: (messages, what they rest on as HTML, the speed).
+    """What a model says to a conversation: (messages, calls included, what they rest on as HTML, the speed).
 
-    tool: where it may look something up. turns: how many earlier ones it is shown.
+    tool: where it may look something up; of a book the calls are not worth a yield. turns: how many earlier ones it is
+    shown.
     """
     question = messages[-1]["content"]
     shown = recent_turns(loaded, messages, int(turns))
@@ -58,8 +59,7 @@ async def answered(
     async for added in visitors.gathered(steps, lambda step: any(each.role in in_sight and each.text for each in step)):
         for _, role, piece, ids, found in itertools.chain(*added):
             places, tokens = found or places, tokens + len(ids)
-            if role in in_sight:
-                grow(said, role, piece)
+            grow(said, role, piece)
         rests_on = sources_html(loaded.book, question, said[-1]["content"], places, request) if in_book else ""
         yield said, rests_on, speed_of(tokens, started)
 
