@@ -138,6 +138,8 @@ class Rollouts:
         speaker = self.speaker
         asked = max(place for place, turn in enumerate(answer.turns) if turn["role"] == "user") + 1
         for number, ids in enumerate(answer.said):
+            if not ids:  # what was looked up left no room to speak
+                continue
             choosing = speaker.book is not None and number < MOST_CALLS
             read = prompt_ids(speaker, answer.turns[: asked + 2 * number], choosing)  # each call has what it gave
             yield [*read, *ids], len(read)
