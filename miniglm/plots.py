@@ -1,6 +1,7 @@
 """Pictures of a training and of its results, drawn by matplotlib from log.jsonl and metrics.json."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,29 +154,45 @@ def draw_losses(logs: dict[str, dict], label):
 def draw_training(logs: dict[str, dict], label):
     """Learning rate, gradient norm and tokens a second against iterations, a panel each. A figure.
 
-    Of runs that learn from their own answers also what these were worth, how far the model came, and their length.
     logs: {name: log}, see read_log. label: see choose_font.
     """
-    drawn = any("reward" in event for log in logs.values() for event in log.get("train", []))
-    keys = ["lr", "grad_norm", "speed", *(OF_ANSWERS if drawn else ())]
-    figure, panels = plt.subplots(len(keys), 1, figsize=(8, 2.7 * len(keys)), dpi=130, sharex=True)
+    curves = {}
     for name, log in logs.items():
         events = log.get("train", [])
-        for axes, key in zip(panels, keys):
-            if key != "speed":
-                axes.plot(*column(events, key), linewidth=1.2, label=name)
         timed = [event for event in events if "tokens" in event and "seconds" in event]
         pairs = [(a, b) for a, b in zip(timed, timed[1:]) if b["seconds"] > a["seconds"]]
         speeds = [(b["tokens"] - a["tokens"]) / (b["seconds"] - a["seconds"]) for a, b in pairs]
-        panels[2].plot([b["iter"] for _, b in pairs], speeds, linewidth=1.2, label=name)
+        speed = [b["iter"] for _, b in pairs], speeds
+        curves[name] = {"lr": column(events, "lr"), "grad_norm": column(events, "grad_norm"), "speed": speed}
+    return draw_panels(curves, ("lr", "grad_norm", "speed"), label, bottom=0)
+
+
+def draw_answers(logs: dict[str, dict], label):
+    """What the answers that models drew while they were trained were worth, how far these went, and their length.
+
+    A figure, a panel each; None where no run drew any. logs, label: see draw_training.
+    """
+    events_of = {name: log.get("train", []) for name, log in logs.items()}
+    drawn = {name: events for name, events in events_of.items() if any("reward" in event for event in events)}
+    curves = {name: {key: column(events, key) for key in OF_ANSWERS} for name, events in drawn.items()}
+    return draw_panels(curves, OF_ANSWERS, label) if curves else None
+
+
+def draw_panels(curves: dict[str, dict[str, tuple[list, list]]], keys: Sequence[str], label, bottom=None):
+    """{name: {key: (iterations, values)}} of several runs, a panel for each key. A figure.
+
+    label: see choose_font. bottom: of the values' scale.
+    """
+    figure, panels = plt.subplots(len(keys), 1, figsize=(8, 8), dpi=130, sharex=True)
     for axes, key in zip(panels, keys):
+        for name, of_run in curves.items():
+            axes.plot(*of_run[key], linewidth=1.2, label=name)
         axes.set_ylabel(label(key))
-        if key not in OF_ANSWERS:
-            axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=bottom)
         axes.grid(alpha=0.3)
-    if len(logs) > 1:
+    if len(curves) > 1:
         panels[0].legend(fontsize=8)
-    panels[0].set_title(" · ".join(logs))
+    panels[0].set_title(" · ".join(curves))
     panels[-1].set_xlabel(label("iter"))
     return figure
 

@@ -16,6 +16,7 @@ from miniglm.lora import ADAPTER_WEIGHTS
 from miniglm.metrics import keys_of
 from miniglm.plots import (
     choose_font,
+    draw_answers,
     draw_losses,
     draw_metrics,
     draw_training,
@@ -91,8 +92,11 @@ def write_report(path, runs: dict[str, Measured], records: list[dict] | None):
     figures = {}
     if logs:
         figures["loss"] = ("损失曲线 Training and validation loss", draw_losses(logs, label))
-        heading = "训练的经过 The course of the training"
+        heading = "学习率、梯度、快慢 Learning rate, gradient norm, speed"
         figures["training"] = (heading, draw_training(logs, label))
+        if answers := draw_answers(logs, label):
+            heading = "自己答的：奖励、离原来多远、长短 Its own answers: reward, divergence, length"
+            figures["answers"] = (heading, answers)
     figures["metrics"] = ("指标 Metrics", draw_metrics(groups, label))
     pictures = []
     for name, (heading, figure) in figures.items():

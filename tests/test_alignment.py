@@ -20,7 +20,7 @@ from miniglm.checkpoint import load_checkpoint
 from miniglm.decoding import Sampling
 from miniglm.objectives import dpo, grpo, log_probs_of
 from miniglm.parallel import Group
-from miniglm.plots import draw_training, read_log
+from miniglm.plots import draw_answers, read_log
 from miniglm.rollouts import Drawing, Rollouts
 from miniglm.sources import Steps
 from tools import SWAPPED, TALK, TORCHRUN, events, same, state
@@ -200,7 +200,7 @@ def test_answers_that_a_reward_likes_become_likelier(judged, objective):
         assert f"of 80 questions {flat:.0%} taught nothing" in out
     first, last = (each["loss"] for each in events(judged.folder / f"out/{objective}", "val"))
     assert last < first  # minus the reward
-    panels = draw_training({objective: read_log(judged.folder / f"out/{objective}")}, str).axes
+    panels = draw_answers({objective: read_log(judged.folder / f"out/{objective}")}, str).axes
     drawn = {axes.get_ylabel(): axes.lines[0].get_ydata() for axes in panels}
     for name in ("reward", "divergence", "answer_length"):
         assert list(drawn[name]) == [each[name] for each in log]
