@@ -181,7 +181,7 @@ def text_of(ids, tokenizer):
 
 
 def spread(records):
-    """Of the records of each group every so manieth, at most `most`; in their order."""
+    """At most `most` records of each group, evenly spread over it; in their order."""
     by_group = defaultdict(list)
     for number, record in enumerate(records):
         by_group[record.get("Group", "")].append(number)

@@ -1,4 +1,4 @@
-# A reward model: the demo's model with a head that scores answers, from pairs of a better and a worse one. A minute.
+# A reward model: the demo's model with a head that scores answers, from pairs of answers. A minute and a half.
 out_dir = "out/align-reward"
 ckpt_dir = "out/demo-chat"
 dataset = "sanguo_pairs"

@@ -56,8 +56,8 @@ class Adapter:
     dropout: float = 0.0  # in training, of what A reads
     targets: tuple[str, ...] = LINEAR  # names of a block's layers, or their last parts
     base: str = ""  # digest of the base model's weights, where it is known
-    weights: Weights = dataclasses.field(default_factory=dict)  # {"LAYER.lora_A.weight": (rank, in_features), …}, and
-    # of a reward model its value head
+    # {"LAYER.lora_A.weight": (rank, in_features), …}, and the whole value head of a model that has one
+    weights: Weights = dataclasses.field(default_factory=dict)
 
     @property
     def layers(self) -> Weights:

@@ -101,9 +101,10 @@ class BookReader:
                         grammar.join(after, behind)
                     for other in others:
                         grammar.join(grammar.literal(after, f'", "{other}'), behind)
-                about = [part for part in parts if number > 0 or not is_asking(part[0])] or parts
-                for part, starts, stops in about if not firsts else ():
-                    grammar.join(grammar.span(state, part, starts, stops), behind)
+                if not firsts:
+                    about = [part for part in parts if number > 0 or not is_asking(part[0])] or parts
+                    for part, starts, stops in about:
+                        grammar.join(grammar.span(state, part, starts, stops), behind)
             closed = grammar.literal(behind, '"')
             grammar.join(grammar.literal(closed, "]"), end)
             if number < MOST_WORDS - 1:
