@@ -144,7 +144,7 @@ ALIGN = {
     },
     f"{out}/align": [
         f"evaluations.py --out_dir={chat} {' '.join(f'--out_dir={out}/align-{name}' for name in JUDGED)}"
-        " --eval_file=data/sanguo_sft/eval.jsonl --most=120 --save_each=align.json"
+        " --eval_file=data/sanguo_sft/eval.jsonl --most=80 --save_each=align.json"
         f" --report={out}/align/report.html"
     ],
 }

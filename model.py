@@ -548,6 +548,12 @@ class MiniGLM(nn.Module):
         """The number format of the residual stream, and so of the cache."""
         return self.token_embedding.weight.dtype
 
+    def freeze(self, blocks):
+        """Let training leave the embeddings and the first so many blocks as they are; a head that is tied, too."""
+        below = [part for name, part in self.transformer.items() if name in ("wte", "wpe", "ln_e")]
+        for part in [*below, *self.blocks[:blocks]]:
+            part.requires_grad_(False)
+
     def num_parameters(self):
         """How many parameters there are, a tied embedding counted once."""
         return sum(parameter.numel() for parameter in self.parameters())

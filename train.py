@@ -71,6 +71,7 @@ head_bias = False  # a bias for each token's logit
 embedding_multiplier: NotNegative = 1.0  # of the embedding
 residual_multiplier: NotNegative = 1.0  # of what attention and MLP add
 logits_multiplier: NotNegative = 1.0  # of the logits
+freeze: Natural = 0  # the first blocks, and the embedding, that stay as ckpt_dir's model has them
 # LoRA: only a small change of the weights is trained, ckpt_dir's own stay as they are
 lora_rank: Natural = 0  # of the change; 4 to 32 are usual, 0 trains all weights
 lora_alpha: NotNegative = 16.0  # the change counts alpha / rank times

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from miniglm.batch import Batch
 
-OVERFITTED = 1.01  # times the lowest validation loss of a run
+OVERFITTED = 0.01  # of the lowest validation loss of a run
 ON_PAIRS, ON_ROLLOUTS, WITH_VALUES = ("reward", "dpo"), ("grpo", "ppo"), ("reward", "ppo")
 WITH_REFERENCE = ("dpo", "grpo", "ppo")  # which keep near the model that they started from
 
@@ -126,4 +126,4 @@ def ppo(network, batch: Batch, clip: float = 0.2, value_weight: float = 0.5) -> 
 
 def is_overfitted(loss: float, lowest: float) -> bool:
     """Whether a validation loss has risen from the lowest one so far by more than chance."""
-    return loss > OVERFITTED * lowest
+    return loss - lowest > OVERFITTED * abs(lowest)  # of what a reward is minimised by a loss may be negative

@@ -49,7 +49,9 @@ class Optimizers:
             {"params": [parameter for parameter in rest if parameter.dim() < 2], "weight_decay": 0.0},
         ]
         fused = model.device.type in ("cuda", "cpu")
-        self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=betas, fused=fused)]
+        self.all: list[torch.optim.Optimizer] = []
+        if rest:
+            self.all.append(torch.optim.AdamW(groups, betas=betas, fused=fused))
         if by_muon:
             # match_rms_adamw: updates of AdamW's size, so that one learning rate serves both (arXiv:2502.16982)
             self.all.append(

@@ -204,6 +204,11 @@ def begin(settings: dict, data, group: Group) -> Start:
         parameters = MiniGLM.outline(model.config).num_parameters()
         block_size = row_length(s, checkpoint, base, data)
         adapter = put_on(model, s, checkpoint, base, ckpt_dir) if s.lora_rank else None
+        if s.freeze:
+            model.freeze(s.freeze)
+            trained = any(parameter.requires_grad for parameter in model.parameters())
+            layers = model.config.n_layer
+            refuse(not trained or s.freeze > layers, f"--freeze={s.freeze} leaves nothing of {layers} blocks", "choose less")
     data.check(block_size)  # data that do not fit the model are told before anything is written
     replaces = resumable and init_from != "resume"
     dtype = decided_dtype(s.dtype, checkpoint, group)
@@ -265,6 +270,11 @@ def refuse_what_cannot_be(s, init_from, resumable, writes):
         init_from == "scratch" and s.objective != "likelihood",
         f"--objective={s.objective} changes a model that is there",
         "name it with --init_from=finetune --ckpt_dir=DIR",
+    )
+    refuse(
+        s.freeze and (s.lora_rank or init_from == "scratch"),
+        "--freeze keeps a part of a model that is there, and LoRA all of it",
+        "leave --freeze away, or name a model with --init_from=finetune --ckpt_dir=DIR and leave LoRA away",
     )
     if s.lora_rank:
         refuse(

@@ -174,6 +174,8 @@ class Run:
         if start.adapter:
             trained = settings["trained_parameters"]
             self.print(f"LoRA trains {trained:,} beside them; they stay as they are in {start.ckpt_dir}")
+        elif settings["freeze"]:
+            self.print(f"{settings['trained_parameters']:,} of them are trained; the others stay as they are")
         if self.group.device == "cpu" and start.parameters > 20_000_000:
             self.print("this model is meant for a GPU; config/demo_pretrain.py suits a CPU")
 
