@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo chat report reviews hotel align lora lessons speedrun test test-long bench lint lock audit
+.PHONY: demo chat report reviews hotel align lora lessons docs speedrun test test-long bench lint lock audit
 
 demo: $(VENV)/run.stamp
 	$(PY) demo.py
@@ -21,6 +21,9 @@ lora: $(VENV)/run.stamp
 
 lessons: $(VENV)/run.stamp
 	for lesson in lessons/[0-9]*.py; do $(PY) $$lesson || exit 1; done
+
+docs: $(VENV)/test.stamp
+	$(PY) docs/site.py
 
 test: $(VENV)/test.stamp
 	$(PY) -m pytest

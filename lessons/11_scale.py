@@ -22,14 +22,14 @@ used: Annotated[float, Bounds(0.001, 1)] = 0.4  # of that, what a training gets 
 tokens_a_parameter: Positive = 20  # of training text, after Hoffmann et al. 2022
 # -----------------------------------------------------------------------------
 
-TODAY = {"norm": "rms", "positions": "rope", "activation": "silu", "gated": True, "bias": False}
-SHAPES = {  # {name: (layers, heads, heads of keys and values, width, MLP, vocabulary, tied)}
-    "4M, the demo": (4, 4, 4, 256, 704, 4096, True),
-    "45M, the report": (6, 8, 8, 512, 2048, 50304, True),
-    "135M": (30, 9, 3, 576, 1536, 49152, True),
-    "0.5B": (24, 14, 2, 896, 4864, 151936, True),
-    "1.1B": (22, 32, 4, 2048, 5632, 32000, False),
-    "7B": (32, 32, 32, 4096, 11008, 32000, False),
+GPT2, TODAY = {}, {"norm": "rms", "positions": "rope", "activation": "silu", "gated": True, "bias": False}
+SHAPES = {  # {name: (layers, heads, heads of keys and values, width, MLP, vocabulary, tied, what kind)}
+    "4M, the demo": (4, 4, 4, 256, 704, 4096, True, TODAY),
+    "45M, the report": (6, 8, 8, 512, 2048, 50304, True, GPT2),
+    "135M": (30, 9, 3, 576, 1536, 49152, True, TODAY),
+    "0.5B": (24, 14, 2, 896, 4864, 151936, True, TODAY),
+    "1.1B": (22, 32, 4, 2048, 5632, 32000, False, TODAY),
+    "7B": (32, 32, 32, 4096, 11008, 32000, False, TODAY),
 }
 BYTES = {  # of a parameter
     "talking, 16 bits": 2,
@@ -40,10 +40,10 @@ BYTES = {  # of a parameter
 }
 
 
-def outline(layers, heads, kv_heads, width, inner, vocabulary, tied):
+def outline(layers, heads, kv_heads, width, inner, vocabulary, tied, kind):
     """A model of a shape without its numbers."""
     sizes = {"n_layer": layers, "n_head": heads, "n_kv_head": kv_heads, "n_embd": width, "n_inner": inner}
-    return MiniGLM.outline(GLMConfig(block_size=2048, vocab_size=vocabulary, tied=tied, **sizes, **TODAY))
+    return MiniGLM.outline(GLMConfig(vocab_size=vocabulary, tied=tied, **sizes, **kind))
 
 
 def spoken(seconds):

@@ -2,11 +2,13 @@
 
 import gzip
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tools import ROOT
+from tools import ROOT, Project
 
 LESSONS = ROOT / "lessons"
 SCRIPTS = sorted(LESSONS.glob("[0-9]*.py"))
@@ -14,10 +16,10 @@ NUMBER = r"-?\d[\d,]*\.?\d*"
 
 
 def quoted(page):
-    """The lines of a lesson's page that stand for what its script prints."""
+    """[(line, whether a trained model said it)] of a lesson's page that stand for what its script prints."""
     return [
-        line
-        for block in re.findall("```output\n(.*?)```", page.read_text("utf-8"), re.S)
+        (line, bool(of_model))
+        for of_model, block in re.findall("```output( demo)?\n(.*?)```", page.read_text("utf-8"), re.S)
         for line in block.splitlines()
     ]
 
@@ -27,20 +29,57 @@ def numbers(line):
     return [float(each.replace(",", "")) for each in re.findall(NUMBER, line)]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_lesson_quotes_what_comes_out(project, script):
-    """In both languages, within 2 % (kinds of processors round differently); and the pictures it shows are drawn."""
-    printed = project.run(f"lessons/{script.name}", process=True).stdout.splitlines()
+def check(script, printed, folder, trained):
+    """Hold a lesson's pages, in both languages, against what its script printed and what it drew in a folder.
+
+    Within 2 %, as kinds of processors round differently; what a trained model said within a half, as each training is
+    another. trained: whether there was one.
+    """
     pages = [LESSONS / f"{script.stem}{language}.md" for language in ("", ".en")]
     assert quoted(pages[0]) == quoted(pages[1]) != []
-    for line in quoted(pages[0]):
+    for line, of_model in quoted(pages[0]):
+        if of_model and not trained:
+            continue
         words = re.sub(NUMBER, "#", line)
-        (same,) = [each for each in printed if re.sub(NUMBER, "#", each) == words]
-        assert numbers(same) == pytest.approx(numbers(line), rel=0.02)
-    shown = set(re.findall(r"pictures/(\w+\.png)", pages[0].read_text("utf-8")))
-    assert shown == set(re.findall(r"pictures/(\w+\.png)", pages[1].read_text("utf-8"))) != set()
-    drawn = {path.name for path in (project.folder / "lessons/out").glob(f"{script.stem[:2]}_*.png")}
-    assert drawn == shown and all((LESSONS / "pictures" / name).is_file() for name in shown)
+        same = [numbers(each) for each in printed if re.sub(NUMBER, "#", each) == words]
+        tolerance = 0.5 if of_model else 0.02
+        assert any(each == pytest.approx(numbers(line), rel=tolerance) for each in same), line
+    shown = [set(re.findall(r"pictures/(\w+\.\w+)", page.read_text("utf-8"))) for page in pages]
+    assert shown[0] == shown[1] != set() and all((LESSONS / "pictures" / name).is_file() for name in shown[0])
+    drawn = {path.name for path in (folder / "lessons/out").glob(f"{script.stem[:2]}_*.*")}
+    assert drawn == shown[0] if trained else drawn <= shown[0]
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:3], ids=lambda path: path.stem)
+def test_a_lesson_quotes_what_comes_out(project, script):
+    """The first three; without a trained model what needs one is named and skipped."""
+    printed = project.run(f"lessons/{script.name}", process=True).stdout
+    check(script, printed.splitlines(), project.folder, trained="skipped" not in printed)
+
+
+@pytest.mark.parametrize("script", SCRIPTS[3:], ids=lambda path: path.stem)
+def test_a_lesson_without_a_model_says_what_makes_one(tmp_path, script):
+    """In a fresh clone the others end in good order, too."""
+    fresh = Project(tmp_path / "fresh")
+    printed = fresh.run(f"lessons/{script.name}", process=True).stdout
+    needs = any(of_model for _, of_model in quoted(LESSONS / f"{script.stem}.md"))
+    assert needs == bool(re.search("^skipped, there is no .+ yet: it comes from .+$", printed, re.M))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_lesson_quotes_what_comes_out(experiments, script):
+    """All of them, with the models of this checkout's own make demo, reviews, hotel and align."""
+    printed = subprocess.run([sys.executable, script], capture_output=True, encoding="utf-8", check=True).stdout
+    assert "skipped" not in printed
+    check(script, printed.splitlines(), ROOT, trained=True)
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    """This checkout's own experiments, each made where it has not been: the better part of an hour at first."""
+    for name in ("chat", "reviews", "hotel", "align", "report"):
+        subprocess.run([sys.executable, ROOT / "demo.py", name], check=True)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
