@@ -23,6 +23,7 @@ from miniglm.errors import UserError, refuse
 from miniglm.machine import WeightDtype
 from miniglm.page.controls import CALM, LIVELY, buttons, clickable, remember, render, settings
 from miniglm.page.kept import kept_talks
+from miniglm.page.lessons import ROUTES
 from miniglm.page.look import CSS, THEME, script
 from miniglm.page.markup import NOVEL, examples, welcome
 from miniglm.page.models import Models
@@ -282,7 +283,7 @@ page.queue(default_concurrency_limit=None)
 # Seconds between looks for work, and for progress bars, of which there are none: gradio's take 7 % of a core.
 page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = 0.05, 1
 try:
-    page.launch(
+    app, _, _ = page.launch(
         server_name=host,
         server_port=port,
         share=share,
@@ -296,4 +297,5 @@ try:
     )
 except OSError as error:
     raise UserError(f"port {port} is taken or not allowed", "choose another --port") from error
+app.router.routes[:0] = ROUTES
 threading.Event().wait()  # until it is stopped; gradio would look ten times a second whether it is

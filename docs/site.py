@@ -12,26 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import latex2mathml.converter
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from miniglm.page.lessons import with_formulas
+
 PAGES = ROOT / "out/site-pages"  # what mkdocs reads: the pages where they stand in the repository, formulas drawn
-CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
-FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-def drawn(found: re.Match) -> str:
-    """A formula of LaTeX as MathML, which browsers draw by themselves."""
-    block, inline = found.groups()
-    return latex2mathml.converter.convert(block or inline, display="block" if block else "inline")
-
-
 def prepared(text: str) -> str:
-    """A page as mkdocs wants it: formulas drawn, and Markdown within <details>; code stays as it is."""
-    parts = CODE.split(text)
-    parts[::2] = [FORMULA.sub(drawn, part).replace("<details>", '<details markdown="1">') for part in parts[::2]]
-    return "".join(parts)
+    """A page as mkdocs wants it: formulas drawn, and Markdown read within <details>."""
+    return with_formulas(text).replace("<details>", '<details markdown="1">')
 
 
 def lay_out():
@@ -53,6 +45,6 @@ lay_out()
 command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml"]
 done = subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True)
 if done.returncode:
-    told = done.stderr.decode("utf-8", "replace").splitlines()
-    sys.exit("\n".join(line for line in told if not line.startswith("INFO")) + "\nerror: mend these, then make docs again")
+    told = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if not line.startswith("INFO")]
+    sys.exit("\n".join([*told, "error: a page or a link is wrong; mend it, then make docs again"]))
 print("open out/site/README.html in a browser")

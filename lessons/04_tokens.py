@@ -91,8 +91,8 @@ sizes = {f"{size:,}": Tokenizer.train([novel], size) for size in (512, 1024, 204
 counts = {name: len(tokenizer.encode(sample)) / len(sample) for name, tokenizer in {**sizes, "GPT-2": gpt2}.items()}
 for name, count in counts.items():
     print(f"vocabulary {name}: {count:.2f} tokens a character")
-longest = max(sizes["4,096"].ranks, key=lambda token: len(shown(token)))
-print(f"the longest of 4,096 tokens is {shown(longest)}")
+longest = max((token.decode("utf-8", "ignore") for token in sizes["4,096"].ranks), key=len)
+print(f"the longest of 4,096 tokens is {longest}")
 figure, axes = plt.subplots(figsize=(6, 2.8))
 axes.bar(list(counts), list(counts.values()), color=["C0"] * len(sizes) + ["C1"])
 axes.set(xlabel=words("词表大小", "vocabulary"), ylabel=words("每个字几个 token", "tokens a character"))

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from configurator import Natural, configure
-from lessons.drawing import keep, words
+from lessons.drawing import keep, name_of, words
 from lessons.trained import PRETRAINED, trained
-from miniglm.plots import drawable
 from model import GLMConfig, MiniGLM, Rotary, alibi_slopes
 
 # -----------------------------------------------------------------------------
@@ -104,7 +103,7 @@ if loaded is None:
 ids = loaded.tokenizer.encode(sentence)
 with torch.inference_mode(), Watching() as watching:
     loaded.model(torch.tensor([ids]))
-tokens = [drawable(loaded.tokenizer.show(each)) for each in ids]
+tokens = [name_of(loaded, each) for each in ids]
 for number, seen in enumerate(watching.seen):
     itself, before, first = seen.diagonal(0, 1, 2).mean(), seen.diagonal(-1, 1, 2).mean(), seen[:, 1:, 0].mean()
     print(f"block {number} looks at itself {itself:.0%}, at the token before {before:.0%}, at the first {first:.0%}")

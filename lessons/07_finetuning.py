@@ -1,6 +1,6 @@
 """Lesson 7, fine-tuning: prints the numbers of 07_finetuning.md, draws its pictures into lessons/out/.
 
-python lessons/07_finetuning.py      # it looks at the demo (make demo), and at make reviews and make report if they ran
+python lessons/07_finetuning.py      # it looks at the demo (make demo), and at make reviews
 """
 
 import subprocess
@@ -82,18 +82,6 @@ for name, options in {"all": [], "frozen": [f"--freeze={freeze}"]}.items():
     loss, seconds = finetuned(name, *options)
     print(f"{steps} steps, {name}: validation loss {loss:.2f}")
     print(f"{steps} steps, {name}: {seconds:.2f} seconds each")
-
-# what more steps do to a few questions: the report's experiment
-if Path("out/report-4500/log.jsonl").is_file():
-    figure, axes = plt.subplots(figsize=(7, 3))
-    for length in (1000, 4500):
-        for split, style in (("train", "-"), ("val", "--")):
-            axes.plot(*column(read_log(f"out/report-{length}")[split], "loss"), style, label=f"{length} {split}")
-    axes.set(xlabel=words("步", "step"), ylabel=words("损失", "loss"), yscale="log")
-    axes.legend()
-    keep(figure, "07_steps")
-else:
-    print("skipped, there is no out/report-4500 yet: it comes from make report")
 
 # a new head: good or bad reviews
 body = trained("out/reviews-pretrain", "make reviews")

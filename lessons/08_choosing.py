@@ -13,10 +13,9 @@ import matplotlib.pyplot as plt
 import torch
 
 from configurator import Positive, configure
-from lessons.drawing import keep, keep_animation, words
+from lessons.drawing import keep, keep_animation, name_of, words
 from lessons.trained import PRETRAINED, trained
 from miniglm.decoding import Sampling, beam_search, filter_logits, generate, penalize
-from miniglm.plots import drawable
 
 # -----------------------------------------------------------------------------
 beginning = "却说曹操"  # that is gone on from
@@ -41,11 +40,6 @@ def logits_after(ids):
     return loaded.model(torch.tensor([ids]))[0][:, -1]
 
 
-def name_of(token):
-    """A token as a picture can show it."""
-    return drawable(loaded.tokenizer.show(token)).replace("\n", "⏎")
-
-
 def grow(axes, ids, left, bottom, top):
     """Draw the likeliest tokens after ids between two heights, each with its own below."""
     log_probs, tokens = logits_after(ids).log_softmax(-1)[0].topk(branches)
@@ -57,7 +51,7 @@ def grow(axes, ids, left, bottom, top):
         axes.plot(
             [left, left + 1], [(top + bottom) / 2, middle], color=color, linewidth=2 if color != "lightgray" else 1
         )
-        axes.text(left + 1, middle, f"{name_of(token)} {math.exp(log_prob):.0%}", fontsize=8, va="center")
+        axes.text(left + 1, middle, f"{name_of(loaded, token)} {math.exp(log_prob):.0%}", fontsize=8, va="center")
         if len(path) < len(prompt) + depth:
             grow(axes, path, left + 1, ceiling - height, ceiling)
 
@@ -78,7 +72,7 @@ for axes, (name, way) in zip(panels.flat, WAYS.items()):
     print(f"{name}: {kept:,} tokens can come, {entropy:.2f} bits, the likeliest {probs.max():.0%}")
     axes.bar(range(12), probs[tokens])
     axes.set_title(name, fontsize=9)
-    axes.set_xticks(range(12), [name_of(token) for token in tokens], fontsize=7, rotation=60)
+    axes.set_xticks(range(12), [name_of(loaded, token) for token in tokens], fontsize=7, rotation=60)
 keep(figure, "08_ways")
 
 # greedy takes the likeliest token each time, beams look for the likeliest text
@@ -101,20 +95,20 @@ before, after = logits_after(again).softmax(-1)[0], penalize(logits_after(again)
 print(f"after it three times: the text's own tokens have {before[again].sum():.0%}, penalised {after[again].sum():.0%}")
 
 # a text being written
-steps = list(generate(loaded.model, [prompt], length, Sampling(temperature=0.8, top_p=0.9, seed=7)))
 figure, axes = plt.subplots(figsize=(7, 3))
 
 
 def writing():
     """Draw what has been written and the likeliest next tokens, a token at a time."""
     text = beginning
-    for step in steps:
+    for step in generate(loaded.model, [prompt], length, Sampling(temperature=0.8, top_p=0.9, seed=7)):
         axes.clear()
-        probs, tokens = step.logits[0].softmax(-1).topk(6)
-        colors = ["C1" if token == step.ids[0] else "lightgray" for token in tokens.tolist()]
-        axes.barh([f"{name_of(token)} " for token in tokens.tolist()][::-1], probs.tolist()[::-1], color=colors[::-1])
+        probs = step.logits[0].softmax(-1)
+        shown = list(dict.fromkeys([*probs.topk(6).indices.tolist(), step.ids[0]]))[::-1]
+        colors = ["C1" if token == step.ids[0] else "lightgray" for token in shown]
+        axes.barh([f"{name_of(loaded, token)} " for token in shown], probs[shown], color=colors)
         axes.set(xlim=(0, 1), title=text[-30:])
-        text += name_of(step.ids[0])
+        text += name_of(loaded, step.ids[0])
         yield
 
 

@@ -17,19 +17,18 @@ from miniglm.chat import complete_with
 from miniglm.conversation import encode_conversation
 from miniglm.decoding import Sampling
 from miniglm.metrics import holds_value, mean, read_talks
-from miniglm.plots import drawable
 from miniglm.search import NUMBER, Table, read_table
 from miniglm.template import MARKERS
 
 # -----------------------------------------------------------------------------
 asked: Positive = 80  # questions of the talks that were kept from training
-raised: Positive = 13  # by how much every number of the table is changed, to see where answers come from
+dearer: Positive = 13  # by how much every price of the table is changed, to see where answers come from
 # -----------------------------------------------------------------------------
 
 
 def changed(record):
-    """A hotel with other numbers: what is one becomes larger."""
-    return {key: value + raised if type(value) in (int, float) else value for key, value in record.items()}
+    """A hotel at another price."""
+    return record | {"price": record["price"] + dearer}
 
 
 def answers(table, guided=True):
@@ -54,7 +53,8 @@ if loaded is None:
     raise SystemExit
 table = read_table("data/hotel/hotels.jsonl")
 known = {str(value) for record in table for value in record.values() if type(value) in (int, float)}
-talks = [each["Turns"] for each in read_talks("data/hotel/eval.jsonl") if len(each["Turns"]) == 1][:asked]
+questions = [each["Question"] for each in read_talks("data/hotel/eval.jsonl") if "Turns" not in each][:asked]
+talks = [[{"role": "user", "content": question}] for question in questions]
 
 # one talk, and what of it is learnt: the call and the answer, not the question and not what was found
 first = answers(table)[0]
@@ -64,14 +64,15 @@ for turn in talk:
     print(f"  {MARKERS[turn['role']]}{turn['content']}")
 figure, axes = plt.subplots(figsize=(10, 3.4))
 for place, (each, counts) in enumerate(zip(ids, mask)):
-    row, column = divmod(place, 24)
-    axes.text(column, -row, drawable(loaded.tokenizer.show(each)), fontsize=8, color="C1" if counts else "gray")
-axes.set(xlim=(-0.5, 24), ylim=(-len(ids) // 24, 1), title=words("灰的只读，橙的要学", "gray: read; orange: learnt"))
+    row, column = divmod(place, 18)
+    shown = loaded.tokenizer.token_bytes(each).decode("utf-8", "ignore") or "·"  # a part of a character, or the end
+    axes.text(column, -row, shown, fontsize=8, color="C1" if counts else "gray")
+axes.set(xlim=(-0.5, 18), ylim=(-len(ids) // 18, 1), title=words("灰的只读，橙的要学", "gray: read; orange: learnt"))
 axes.axis("off")
 keep(figure, "09_talk")
 
 # where do the numbers of the answers come from?
 tell("the table", answers(table))
-tell("every number changed", answers([changed(record) for record in table]))
+tell("every price changed", answers([changed(record) for record in table]))
 tell("changed, and nothing keeps it to what was found", answers([changed(record) for record in table], guided=False))
 tell("an empty table", answers([], guided=False))

@@ -97,9 +97,7 @@ for row, (judge, worth) in zip(panels, JUDGES.items()):
         history = learn(way, worth)
         right = history[:, :3].sum(1)
         length = (history[-1] * LONG).sum() * 20
-        print(
-            f"{name}, {judge}: right {right[0]:.0%} before, {right[-1]:.0%} after, {length:.1f} characters on average"
-        )
+        print(f"{name}, {judge}: right {right[0]:.0%} before, {right[-1]:.0%} after, {length:.1f} characters long")
         axes.plot(history)
         axes.set_title(f"{name}, {words('好评委', 'a good judge') if worth is WORTH else words('只看长短', 'length')}")
 panels[0, 0].legend(ANSWERS, fontsize=6)

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from miniglm.files import write_whole
-from miniglm.plots import has_chinese_font, save
+from miniglm.origin import Loaded
+from miniglm.plots import drawable, has_chinese_font, save
 
 OUT = Path(__file__).parent / "out"
 CHINESE = has_chinese_font()
@@ -24,6 +25,11 @@ matplotlib.rcParams |= {
 def words(chinese: str, english: str) -> str:
     """What a picture says: in Chinese where a font has it, else in English."""
     return chinese if CHINESE else english
+
+
+def name_of(loaded: Loaded, token: int) -> str:
+    """A token of a model's as a picture can show it."""
+    return drawable(loaded.tokenizer.show(token)).replace("\n", "⏎")
 
 
 def keep(figure, name: str):

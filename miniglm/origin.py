@@ -207,8 +207,11 @@ def begin(settings: dict, data, group: Group) -> Start:
         if s.freeze:
             model.freeze(s.freeze)
             trained = any(parameter.requires_grad for parameter in model.parameters())
-            layers = model.config.n_layer
-            refuse(not trained or s.freeze > layers, f"--freeze={s.freeze} leaves nothing of {layers} blocks", "choose less")
+            refuse(
+                not trained or s.freeze > model.config.n_layer,
+                f"--freeze={s.freeze} leaves nothing to train",
+                "freeze fewer blocks",
+            )
     data.check(block_size)  # data that do not fit the model are told before anything is written
     replaces = resumable and init_from != "resume"
     dtype = decided_dtype(s.dtype, checkpoint, group)

@@ -191,6 +191,7 @@ def test_overfitting_is_where_the_validation_loss_was_lowest():
 
     assert overfitting_point(log(3, 2, 1.5, 1.7, 2.5)) == {"iter": 20, "loss": 1.5}
     assert overfitting_point(log(3, 2, 1.5)) is None and overfitting_point(log(3, 1.5, 1.501)) is None
+    assert overfitting_point(log(-0.9, -0.9)) is None and overfitting_point(log(-0.5, -0.9, -0.8))  # rewards
     assert overfitting_point({"train": []}) is None
 
 

@@ -6,8 +6,11 @@ import re
 import time
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from miniglm.chat import Candidate, Choice
+from miniglm.page.lessons import ROUTES, links
 from miniglm.page.markup import characters, inside_html
 from miniglm.page.models import Models
 from miniglm.page.talks import failed, messages_of, read_talks, shown
@@ -73,6 +76,21 @@ def test_a_talk_is_read_back_in_any_form_that_is_trained(tmp_path):
     path.write_text("", encoding="utf-8")
     with pytest.raises(Trouble):
         read_talks(path)
+
+
+def test_a_setting_leads_to_its_lesson():
+    """Each setting's explanation links to a page of the course, in both languages, and nothing else is served."""
+    client = TestClient(Starlette(routes=ROUTES), follow_redirects=False)
+    for setting, texts in links().items():
+        assert f"{setting}_info" in TEXTS
+        for text in texts:
+            page = client.get("/" + re.search(r"\((.+)\)", text)[1])
+            assert page.status_code == 200 and "<h1>" in page.text and "<math" in page.text and "$$" not in page.text
+    assert client.get("/lessons/pictures/01_circle.png").headers["content-type"] == "image/png"
+    assert "def " in client.get("/lessons/01_function.py").text
+    for path in ("/lessons/..%2Ftrain.py", "/docs/nothing.md", "/lessons/", "/lessons/pictures"):
+        assert client.get(path).headers["location"] == "/lessons/README.md"
+    assert client.get("/requirements.txt").status_code == 404
 
 
 def test_who_has_seen_nothing_yet_goes_first():

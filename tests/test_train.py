@@ -45,6 +45,28 @@ def test_fine_tuning_learns_by_heart_and_marks_the_model_as_chat(chat):
     assert events(chat, "train_eval")[-1]["loss"] < 0.1
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_is_frozen_stays_as_it_is(project, pretrained, optimizer):
+    """To the bit, with the embedding, of which the head is a part; all above it learns, also once it is resumed."""
+    out = project.folder / "out" / f"frozen-{optimizer}"
+    words = [
+        "train.py",
+        *QUICK,
+        f"--out_dir={out}",
+        f"--ckpt_dir={pretrained}",
+        "--freeze=1",
+        f"--optimizer={optimizer}",
+    ]
+    told = project.run(*words, "--init_from=finetune", "--max_iters=8").stdout
+    project.run(*words, "--init_from=resume", "--overwrite=True")
+    before, after = (torch.load(path / "ckpt.pt", weights_only=True)["model"] for path in (pretrained, out))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    frozen = {name for name in before if ".h.0." in name or "wte" in name or "wpe" in name or "lm_head" in name}
+    assert same == frozen
+    trained = sum(before[name].numel() for name in before.keys() - frozen)
+    assert f"{trained:,} of them are trained" in told
+
+
 def test_auto_resumes_scratch_refuses_and_overwrite_replaces(project):
     """A finished model is never lost by repeating a command."""
     words = ["train.py", *QUICK, "--out_dir=out/again"]
@@ -224,6 +246,8 @@ def test_eval_only_tells_the_losses_and_changes_nothing(project, pretrained):
         (["--learnin_rate=1"], "did you mean --learning_rate?"),
         (["--gradient_accumulation_steps=2.5"], "whole number"),
         (["--init_from=finetune", "--ckpt_dir=out/small", "--dataset=sanguo"], "another tokenizer"),
+        (["--init_from=finetune", "--ckpt_dir=out/small", "--freeze=3"], "freeze fewer blocks"),
+        (["--freeze=1"], "a model that is there"),
     ],
 )
 def test_mistakes_are_told_in_one_line(project, pretrained, words, message):

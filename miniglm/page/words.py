@@ -6,6 +6,7 @@ import gradio as gr
 
 from miniglm.chat import Blank, TooLong
 from miniglm.errors import UserError
+from miniglm.page.lessons import links
 
 TEXTS = {  # what it says: (Chinese, English)
     "title_chat": ("MiniGLM · 与书对话", "MiniGLM · Talk to a book"),
@@ -149,8 +150,10 @@ LOCALES = {"zh-CN": 0, "zh-TW": 0, "zh": 0, "en": 1}  # of a browser: which of t
 
 
 def languages(**more: tuple[str, str]) -> gr.I18n:
-    """All that the page says, and what more, by the browser's language."""
-    texts = TEXTS | more
+    """All that the page says, and what more, by the browser's language. Settings lead to the lesson about them."""
+    explained = {f"{setting}_info": lesson for setting, lesson in links().items()}
+    linked = {key: (f"{TEXTS[key][0]}。{zh}", f"{TEXTS[key][1]}. {en}") for key, (zh, en) in explained.items()}
+    texts = TEXTS | linked | more
     return gr.I18n(**{locale: {key: both[which] for key, both in texts.items()} for locale, which in LOCALES.items()})
 
 
