@@ -22,8 +22,9 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
 def prepared(text: str) -> str:
-    """A page as mkdocs wants it: formulas drawn, and Markdown read within <details>."""
-    return with_formulas(text).replace("<details>", '<details markdown="1">')
+    """A page as mkdocs wants it: formulas drawn, Markdown read within <details>, one word behind a fence."""
+    text = with_formulas(text).replace("<details>", '<details markdown="1">')
+    return text.replace("```output demo\n", "```output\n")
 
 
 def lay_out():

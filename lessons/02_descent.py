@@ -39,7 +39,7 @@ OPTIMIZERS = {
     "L-BFGS": partial(torch.optim.LBFGS, max_iter=1),
     "Muon": partial(torch.optim.Muon, weight_decay=0.0),
 }
-RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]  # which are tried; the best one counts
+RATES = [0.03, 0.1, 0.3, 1, 3, 10]  # which are tried; the best one counts
 
 
 def look(weights, part):

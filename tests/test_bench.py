@@ -61,6 +61,7 @@ def make_recipes_tiny(project):
             file.write(TINY_RECIPE)
 
 
+@pytest.mark.long
 def test_the_speedrun_records_a_line(project):
     """Both tracks, tiny: a JSON line, null for what was not reached, the record and its logs."""
     make_recipes_tiny(project)

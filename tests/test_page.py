@@ -85,7 +85,8 @@ def test_a_setting_leads_to_its_lesson():
         assert f"{setting}_info" in TEXTS
         for text in texts:
             page = client.get("/" + re.search(r"\((.+)\)", text)[1])
-            assert page.status_code == 200 and "<h1>" in page.text and "<math" in page.text and "$$" not in page.text
+            assert page.status_code == 200 and "<h1>" in page.text and "$$" not in page.text
+            assert "<math" in page.text or "tokens" in text  # that lesson has no formula
     assert client.get("/lessons/pictures/01_circle.png").headers["content-type"] == "image/png"
     assert "def " in client.get("/lessons/01_function.py").text
     for path in ("/lessons/..%2Ftrain.py", "/docs/nothing.md", "/lessons/", "/lessons/pictures"):

@@ -114,7 +114,7 @@ def me(project, smollm2):
     return project
 
 
-@pytest.mark.parametrize("quantize", ["none", "nf4"])
+@pytest.mark.parametrize("quantize", ["none", pytest.param("nf4", marks=pytest.mark.long)])
 def test_it_learns_who_it_is_by_lora(me, theirs, smollm2, quantize):
     """Twelve steps, its own template, the base in 16 or in 4 bits: sample.py says it, peft gives the same logits."""
     out = f"out/me-{quantize}"
@@ -134,7 +134,7 @@ def test_it_learns_who_it_is_by_lora(me, theirs, smollm2, quantize):
 
 def test_a_book_is_prepared_and_measured_in_its_tokens(project, smollm2):
     """prepare.py takes its tokenizer, evaluations.py gives loss and perplexity."""
-    project.write("data/english/input.txt", (TEXT + "\n") * 12)
+    project.write("data/english/input.txt", (TEXT + "\n") * 5)
     project.run("data/prepare.py", "english", f"--tokenizer_from={PLACE}", "--dataset=english_smol")
     said = project.run("evaluations.py", f"--out_dir={PLACE}", "--dataset=english_smol").stdout
     assert "perplexity" in said
