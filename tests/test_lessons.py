@@ -88,6 +88,16 @@ def test_a_lesson_is_short(path):
     assert len(path.read_text("utf-8").splitlines()) <= 120
 
 
+@pytest.mark.parametrize("page", sorted(LESSONS.glob("[0-9]*.md")), ids=lambda path: path.name)
+def test_the_code_that_a_lesson_shows_is_that_of_its_script(page):
+    """Line for line, but for comments and how far a line is indented; what begins with an import is the reader's own."""
+    script = (LESSONS / f"{page.name.partition('.')[0]}.py").read_text("utf-8")
+    known = {line.partition("  #")[0].strip() for line in script.splitlines()}
+    blocks = re.findall("```python\n(.*?)```", page.read_text("utf-8"), re.S)
+    shown = [block for block in blocks if not block.startswith("from ")]
+    assert shown and all(line.partition("  #")[0].strip() in known for block in shown for line in block.splitlines())
+
+
 @pytest.mark.parametrize("page", sorted(LESSONS.glob("*.md")), ids=lambda path: path.name)
 def test_a_lessons_links_lead_somewhere(page):
     """Every relative link is a file, and every answer is folded away."""
