@@ -90,7 +90,7 @@ def test_a_lesson_is_short(path):
 
 @pytest.mark.parametrize("page", sorted(LESSONS.glob("[0-9]*.md")), ids=lambda path: path.name)
 def test_the_code_that_a_lesson_shows_is_that_of_its_script(page):
-    """Line for line, but for comments and how far a line is indented; what begins with an import is the reader's own."""
+    """Line for line, but for comments and indentation; what begins with an import is the reader's own."""
     script = (LESSONS / f"{page.name.partition('.')[0]}.py").read_text("utf-8")
     known = {line.partition("  #")[0].strip() for line in script.splitlines()}
     blocks = re.findall("```python\n(.*?)```", page.read_text("utf-8"), re.S)
