@@ -206,14 +206,14 @@ def test_groups_are_what_they_say(project, questions, evaluation):
 
 
 def test_the_same_seed_gives_the_same_questions(project):
-    """The files of ten chapters are repeatable, by another process, whose sets have another order."""
+    """The files of six chapters are repeatable, by another process, whose sets have another order."""
     text = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
-    project.write("data/ten/input.txt", text.partition("第十一回")[0])
-    words = ["data/build_sft.py", "ten", "--entities=data/sanguo/entities.json"]
+    project.write("data/six/input.txt", text.partition("第七回")[0])
+    words = ["data/build_sft.py", "six", "--entities=data/sanguo/entities.json"]
     project.run(*words)
-    before = (project.folder / "data/ten_sft/questions.jsonl").read_bytes()
+    before = (project.folder / "data/six_sft/questions.jsonl").read_bytes()
     project.run(*words, process=True)
-    assert (project.folder / "data/ten_sft/questions.jsonl").read_bytes() == before and before.count(b"\n") > 1000
+    assert (project.folder / "data/six_sft/questions.jsonl").read_bytes() == before and before.count(b"\n") > 500
 
 
 def test_a_book_of_ones_own(project):
