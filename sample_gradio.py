@@ -27,6 +27,7 @@ from miniglm.page.lessons import ROUTES
 from miniglm.page.look import CSS, THEME, script
 from miniglm.page.markup import NOVEL, examples, welcome
 from miniglm.page.models import Models
+from miniglm.page.protocol import Protocol
 from miniglm.page.speech import answered, looked_inside, said_to, written
 from miniglm.page.talks import asked, before, failed, messages_of, question_of, shown
 from miniglm.page.visitors import Visitors
@@ -297,5 +298,5 @@ try:
     )
 except OSError as error:
     raise UserError(f"port {port} is taken or not allowed", "choose another --port") from error
-app.router.routes[:0] = ROUTES
+app.router.routes[:0] = [*ROUTES, *Protocol(models, tool_of, auth).routes]
 threading.Event().wait()  # until it is stopped; gradio would look ten times a second whether it is

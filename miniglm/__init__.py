@@ -6,7 +6,7 @@ Models on disk         families  conversion  lora  checkpoint  hf  origin  llama
 Training               batch  objectives  sources  rewards  rollouts  optimizers  run  replay
 Generating             decoding  grammar  chat  search
 Judging                metrics  plots  report
-The page               page/  words  visitors  controls  markup  models  speech  talks  kept  look  lessons
+The page               page/  words  visitors  controls  markup  models  speech  talks  kept  look  lessons  protocol
 A book is read         book/  source  sections  mentions  people  relations  scenes  episodes  known
                        book/  facts
  asked about           book/  wordings  absence  smalltalk  lookups  questions  judged  llm

@@ -5,7 +5,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -54,7 +54,7 @@ class Visitors:
 
     async def gathered(
         self, generator: Iterator[Item], shows: Callable[[Item], bool] = lambda item: True
-    ) -> AsyncIterator[list[Item]]:
+    ) -> AsyncGenerator[list[Item]]:
         """The items of a generator, computed in its turns, in lists.
 
         The first list comes with the first item that shows something, others not oftener than pages are updated.

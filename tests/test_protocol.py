@@ -1,0 +1,156 @@
+"""OpenAI's protocol: the official client against the running page, and all that a client may get wrong."""
+
+import json
+
+import openai
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from miniglm import origin
+from miniglm.decoding import Sampling, generate
+from miniglm.page.models import Models
+from miniglm.page.protocol import LARGEST_BODY, Protocol, before_stop
+from miniglm.page.visitors import Visitors
+from tools import TALK, serve_page
+
+QUESTION, ANSWER = TALK[0]
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture(scope="module")
+def served(project, chat, adapted):
+    """(an official client, the model's id) of a running page with a small chat model."""
+    for address, _ in serve_page(project, "out/talk"):
+        yield openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0), "out/talk"
+
+
+@pytest.fixture(scope="module")
+def client(chat):
+    """A client of the routes without a server, with a password."""
+    models = Models(Visitors(), str(chat), [], "cpu", "float32", False)
+    routes = Protocol(models, lambda loaded: None, "me:secret").routes
+    with TestClient(Starlette(routes=routes), headers={"Authorization": "Bearer secret"}) as client:
+        client.name = str(chat)
+        yield client
+
+
+def test_the_official_client_is_answered(served):
+    """Whole, in a stream and drawn; what a model says there is what it says anywhere."""
+    client, name = served
+    assert name in [model.id for model in client.models.list()]
+    whole = client.chat.completions.create(model=name, messages=ASKED, temperature=0)
+    assert whole.choices[0].message.content == ANSWER and whole.choices[0].finish_reason == "stop"
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens > 10
+    stream = client.chat.completions.create(
+        model=name, messages=ASKED, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content for chunk in chunks if chunk.choices) == ANSWER
+    assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage == whole.usage
+    drawn = [
+        client.chat.completions.create(model=name, messages=ASKED, temperature=2, seed=seed, n=3, max_tokens=8)
+        for seed in (5, 5, 6)
+    ]
+    texts = [[choice.message.content for choice in each.choices] for each in drawn]
+    assert texts[0] == texts[1] != texts[2] and len(set(texts[0])) == 3
+    assert {choice.finish_reason for choice in drawn[0].choices} <= {"stop", "length"}
+
+
+def test_a_text_is_gone_on_from(served, project):
+    """As the model goes on by itself; several prompts at once; the probabilities of what it says."""
+    client, name = served
+    loaded = origin.load(project.folder / "out/talk", "cpu", "float32")
+    ids = loaded.tokenizer.encode("却说曹操")
+    steps = list(generate(loaded.model, [ids], 6, Sampling(temperature=0), loaded.tokenizer.end_ids))
+    alone = loaded.tokenizer.decode([step.ids[0] for step in steps])
+    done = client.completions.create(
+        model=name, prompt=["却说曹操", "却说曹操"], max_tokens=6, temperature=0, logprobs=2
+    )
+    assert [choice.text for choice in done.choices] == [alone, alone]
+    logprobs = done.choices[0].logprobs
+    said = [step for step in steps if step.ids[0] not in loaded.tokenizer.end_ids]
+    known = [step.logits[0].log_softmax(-1)[step.ids[0]].item() for step in said]
+    assert logprobs.token_logprobs == pytest.approx(known, abs=1e-4)
+    assert all(len(top) == 2 and max(top.values()) == pytest.approx(own) for top, own in
+               zip(logprobs.top_logprobs, logprobs.token_logprobs))  # fmt: skip
+
+
+def test_an_answer_stops_where_it_is_told_to(served):
+    """Before the stop, which may come in pieces; in a stream no more is told either."""
+    client, name = served
+    stop = ANSWER[3:5]
+    for stream in (False, True):
+        said = client.chat.completions.create(
+            model=name, messages=ASKED, temperature=0, stop=["never", stop], stream=stream
+        )
+        if stream:
+            chunks = list(said)
+            assert "".join(chunk.choices[0].delta.content for chunk in chunks) == ANSWER[:3]
+            assert chunks[-1].choices[0].finish_reason == "stop"
+        else:
+            assert said.choices[0].message.content == ANSWER[:3] and said.choices[0].finish_reason == "stop"
+    assert before_stop("一二三", ["三四"]) == ("一二", "三", False)
+    assert before_stop("一二三四五", ["四五", "三四"]) == ("一二", "", True)
+    assert before_stop("一二三", []) == ("一二三", "", False)
+
+
+@pytest.mark.parametrize(
+    "changes, param",
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "张飞"}, "messages"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "问" * 500}]}, "messages"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"n": 100}, "n"),
+        ({"seed": 1 << 70}, "seed"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+    ],
+)
+def test_what_is_wrong_is_told(client, changes, param):
+    """With the status 400, and the name of what is wrong."""
+    response = client.post("/v1/chat/completions", json={"model": client.name, "messages": ASKED} | changes)
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"].startswith(param) and error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_other_mistakes_have_their_own_status(client):
+    """No JSON, too much, another model, another path, another key; after all of it the server answers."""
+    path, asked = "/v1/chat/completions", {"model": client.name, "messages": ASKED, "temperature": 0}
+    for body in (b"", b"{", b"[1]", b"\xff", b"[" * 100_000):
+        assert client.post(path, content=body).status_code == 400
+    assert client.post(path, content=b" " * (LARGEST_BODY + 1)).status_code == 413
+    missing = client.post(path, json=asked | {"model": "gpt-5"})
+    assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
+    assert client.get("/v1/files").status_code == 404 and "error" in client.get("/v1/files").json()
+    long = client.post("/v1/completions", json={"model": client.name, "prompt": "字" * 500})
+    assert long.json()["error"]["code"] == "context_length_exceeded"
+    for key in ("", "Bearer wrong", "Bearer me", "secret wrong"):
+        refused = client.post(path, json=asked, headers={"Authorization": key})
+        assert refused.status_code == 401 and "secret" not in refused.text
+    for key in ("Bearer secret", "Bearer me:secret"):
+        assert client.post(path, json=asked, headers={"Authorization": key}).status_code == 200
+    parts = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+    said = client.post(path, content=json.dumps(asked | {"messages": parts}))
+    assert said.json()["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_who_goes_away_ends_their_turn(served):
+    """A stream that is left in the middle takes no more of the server's time; others are answered."""
+    client, name = served
+    for _ in range(5):
+        stream = client.completions.create(model=name, prompt="却说", max_tokens=100_000, temperature=1, stream=True)
+        next(iter(stream))
+        stream.close()
+    whole = client.with_options(timeout=20).chat.completions.create(model=name, messages=ASKED, temperature=0)
+    assert whole.choices[0].message.content == ANSWER
