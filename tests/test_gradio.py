@@ -652,6 +652,7 @@ def test_nobody_leaves_a_talk_while_it_is_answered(browser, slow_page):
     wait_for(lambda: "却说曹操" in conversation() and len(conversation()) > len(first))
     find(here, "#question [data-testid=stop-button]").click()
     wait_for(lambda: names() == ["却说曹操"])
+    wait_for(lambda: not here.find_elements("css selector", "#question [data-testid=stop-button]"))  # it has ended
     here.execute_script("document.querySelector('#new').click()")
     wait_for(lambda: "却说曹操" not in conversation())
     assert names() == ["却说曹操"]
