@@ -11,9 +11,9 @@ from starlette.routing import Route
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = {  # which lesson explains a setting of the page
-    "08_choosing": ("temperature", "top_k", "top_p", "min_p", "penalty", "ngram", "beams", "length", "seed"),
-    "04_tokens": ("longest",),
-    "05_decoder": ("turns",),
+    "08_choosing": "temperature top_k top_p min_p penalty ngram beams length seed kept_k kept_p".split(),
+    "04_tokens": ["longest"],
+    "05_decoder": ["turns"],
 }
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
