@@ -10,11 +10,9 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPLAINED = {  # which lesson explains a setting of the page
-    "08_choosing": "temperature top_k top_p min_p penalty ngram beams length seed kept_k kept_p".split(),
-    "04_tokens": ["longest"],
-    "05_decoder": ["turns"],
-}
+CHOOSING = ("temperature", "top_k", "top_p", "min_p", "penalty", "ngram", "beams", "length", "seed", "kept_k", "kept_p")
+# {a setting of the page: the lesson that explains it}
+EXPLAINED = {**dict.fromkeys(CHOOSING, "08_choosing"), "longest": "04_tokens", "turns": "05_decoder"}
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
 PAGE = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -29,10 +27,9 @@ table {{ border-collapse: collapse }} td, th {{ border: 1px solid #8886; padding
 def links() -> dict[str, tuple[str, str]]:
     """{a setting: the link, in Markdown, to the lesson that explains it, in Chinese and in English}."""
     found = {}
-    for lesson, settings in EXPLAINED.items():
+    for setting, lesson in EXPLAINED.items():
         number = int(lesson.partition("_")[0])
-        link = f"[第 {number} 课](lessons/{lesson}.md)", f"[Lesson {number}](lessons/{lesson}.en.md)"
-        found |= dict.fromkeys(settings, link)
+        found[setting] = f"[第 {number} 课](lessons/{lesson}.md)", f"[Lesson {number}](lessons/{lesson}.en.md)"
     return found
 
 
