@@ -10,7 +10,6 @@ python export.py --out_dir=out/demo-chat --to=onnx --save_path=sanguo.onnx      
 import logging
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
 import torch
@@ -47,12 +46,23 @@ class Onnx(torch.nn.Module):
         """A LayerCache (see model.py) that begins with given keys and values and grows by joining."""
 
         def __init__(self, keys, values):
-            self.keys, self.values, self.length = keys, values, keys.size(2)
+            self.keys, self.values = keys, values
 
         def append(self, k, v):
             """Join k, v (B, nkv, T, hs) to the others; give all."""
             self.keys, self.values = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
             return self.keys, self.values
+
+    class Cache:
+        """A KVCache of them, whose rows end together: padding stands before each one's first token."""
+
+        def __init__(self, starts, layers):
+            self.starts, self.layers, self.longest = starts, layers, layers[0].keys.size(2)
+
+        def extend(self, count):
+            """The slots of `count` more tokens, (T,)."""
+            first, self.longest = self.longest, self.longest + count
+            return torch.arange(first, self.longest)
 
     def __init__(self, model):
         super().__init__()
@@ -64,8 +74,8 @@ class Onnx(torch.nn.Module):
         input_ids (B, T) int64; attention_mask (B, P + T) int64, 0 on the padding before a row; past: each layer's keys
         and values (B, nkv, P, hs), one layer's after the other's.
         """
-        cache = SimpleNamespace(starts=(attention_mask == 0).sum(1, keepdim=True))
-        cache.layers = [self.Growing(keys, values) for keys, values in zip(past[::2], past[1::2])]
+        layers = [self.Growing(keys, values) for keys, values in zip(past[::2], past[1::2])]
+        cache = self.Cache((attention_mask == 0).sum(1, keepdim=True), layers)
         logits = self.model.logits(self.model.hidden(input_ids, cache=cache))
         return logits, *(part for layer in cache.layers for part in (layer.keys, layer.values))
 

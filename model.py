@@ -438,39 +438,104 @@ def where_counted(loss_mask):
 
 
 class LayerCache:
-    """The keys and values that one layer has computed, (B, nkv, length, hs) each, allocated once."""
+    """The keys and values that one layer has computed, (rows, nkv, room, hs) each, part of a KVCache."""
 
-    def __init__(self, shape, device, dtype):
-        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
-        self.length = 0  # positions in use
+    def __init__(self, cache, shape, device, dtype):
+        self.cache = cache
+        # Zeros, since what is masked counts 0 times: of what happens to stand in memory that might be no number.
+        self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
 
     def append(self, k, v):
-        """Store k, v (B, nkv, T, hs) behind the others; give all (B, nkv, length, hs)."""
-        start, self.length = self.length, self.length + k.size(2)
-        self.keys[:, :, start : self.length] = k
-        self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        """Store k, v (B, nkv, T, hs) behind each row's others; give all (B, nkv, keys, hs)."""
+        slots, longest, rows = self.cache.slots, self.cache.longest, len(k)
+        if isinstance(slots, slice):
+            self.keys[:rows, :, slots], self.values[:rows, :, slots] = k, v
+        else:  # (B, T) x nkv x hs are written there
+            of_row = torch.arange(rows, device=k.device)[:, None]
+            self.keys[of_row, :, slots], self.values[of_row, :, slots] = k.transpose(1, 2), v.transpose(1, 2)
+        return self.keys[:rows, :, :longest], self.values[:rows, :, :longest]
 
 
 class KVCache:
-    """The LayerCaches of a model for B rows that end together: before a shorter one stands padding.
+    """The keys and values of rows of tokens, each of its own length: token t of a row is in slot t.
 
-    starts: (B, 1) int64, where each row's padding ends, or None where no row has any. length: for so many positions.
+    What stands in slots behind a row's length is not heeded, and written over by the row's next tokens.
     """
 
-    def __init__(self, config, rows, length, starts, device, dtype):
-        shape = (rows, config.kv_heads, length, config.head_size)
-        self.layers = [LayerCache(shape, device, dtype) for _ in range(config.n_layer)]
-        self.starts = starts
-        self.last: torch.Tensor | None = None  # (B, 1, C), the embedding of the last token
+    starts = None  # (B, 1) slots before each row's first token; see export.py
+
+    def __init__(self, config, rows, room, device, dtype):
+        """For so many rows, and so many tokens of each."""
+        self.config, self.device, self.dtype = config, device, dtype
+        self.lengths = [0] * rows  # tokens of each row that are there
+        self.padded: list[int] | None = None  # of the next tokens, how many of each row are no padding; None: all
+        self.slots: slice | torch.Tensor = slice(0)  # of the tokens that are being read, the same ones or (B, T)
+        self.longest = 0  # slots in use
+        self.last: torch.Tensor | None = None  # (B, 1, C), the embedding of each row's last token
+        self.layers: list[LayerCache] = []
+        self.reserve(rows, room)
+
+    @property
+    def size(self):
+        """(rows, tokens of each) for which there is room."""
+        return self.layers[0].keys.size(0), self.layers[0].keys.size(2)
+
+    def reserve(self, rows, room):
+        """Make room for so many rows and tokens of each."""
+        before, used = self.layers, (slice(len(self.lengths)), slice(None), slice(self.longest))
+        shape = (rows, self.config.kv_heads, room, self.config.head_size)
+        self.layers = [LayerCache(self, shape, self.device, self.dtype) for _ in range(self.config.n_layer)]
+        for old, new in zip(before, self.layers):
+            new.keys[used], new.values[used] = old.keys[used], old.values[used]
+
+    def extend(self, count):
+        """Take the slots of `count` more tokens of each row: their numbers, (T,) where they are the same, or (B, T)."""
+        lengths, counts = self.lengths, self.padded or [count] * len(self.lengths)
+        self.lengths = [length + more for length, more in zip(lengths, counts)]
+        self.longest = max(lengths) + count
+        new = torch.arange(count, device=self.device)
+        if len(set(lengths)) == 1:
+            self.slots = slice(lengths[0], self.longest)
+            return lengths[0] + new
+        self.slots = torch.tensor(lengths, device=self.device)[:, None] + new
+        return self.slots
+
+    def of_last(self, x):
+        """What x (B, T, ...) has at each row's last token that is no padding, (B, 1, ...)."""
+        if self.padded is None:
+            return x[:, -1:]
+        return x[torch.arange(len(x), device=x.device), torch.tensor(self.padded, device=x.device) - 1, None]
 
     def select(self, rows):
         """Let each row go on from row `rows` (B,) of before."""
         for layer in self.layers:
             for stored in (layer.keys, layer.values):
-                stored[:, :, : layer.length] = stored[rows, :, : layer.length]
+                stored[: len(rows), :, : self.longest] = stored[rows, :, : self.longest]
+        self.lengths = [self.lengths[row] for row in rows.tolist()]
         if self.last is not None:
             self.last = self.last[rows]
+
+    def put(self, other):
+        """Add another cache's rows, for which there is room."""
+        first, used = len(self.lengths), (slice(len(other.lengths)), slice(None), slice(other.longest))
+        placed = (slice(first, first + len(other.lengths)), *used[1:])
+        for mine, theirs in zip(self.layers, other.layers):
+            mine.keys[placed], mine.values[placed] = theirs.keys[used], theirs.values[used]
+        self.lengths, self.longest = self.lengths + other.lengths, max(self.longest, other.longest)
+        if self.last is not None:
+            self.last = torch.cat([self.last, other.last])
+
+    def drop(self, row):
+        """Forget a row; the last one takes its place."""
+        last = len(self.lengths) - 1
+        for layer in self.layers:
+            for stored in (layer.keys, layer.values):
+                stored[row, :, : self.lengths[last]] = stored[last, :, : self.lengths[last]]
+        self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+        self.longest = max(self.lengths, default=0)
+        if self.last is not None:
+            self.last = torch.cat([self.last[:row], self.last[last:], self.last[row + 1 : last]])[:last]
 
 
 class Unfilled(TorchFunctionMode):
@@ -588,16 +653,15 @@ class MiniGLM(nn.Module):
         """
         first = torch.zeros_like(x[:, :1]) if cache is None or cache.last is None else cache.last
         if cache is not None:
-            cache.last = x[:, -1:]
+            cache.last = cache.of_last(x)
         before = torch.cat([first, x[:, :-1]], 1) * (positions > 0).unsqueeze(-1)
         return before.roll(self.config.n_embd // 4, -1)
 
     def _view(self, idx, sample, cache):
         """(positions (T,) or (B, T), View) of idx. sample, cache: see hidden."""
         T, mask = idx.size(1), None
-        past = cache.layers[0].length if cache else 0
-        positions = queries = torch.arange(past, past + T, device=idx.device)  # (T,)
-        keys = torch.arange(past + T, device=idx.device)
+        queries = cache.extend(T) if cache else torch.arange(T, device=idx.device)  # slots, (T,) or (B, T)
+        positions, keys = queries, torch.arange(cache.longest if cache else T, device=idx.device)
         if sample is not None:
             mask = (sample[:, :, None] == sample[:, None, :]).tril()  # (B, T) -> (B, T, T)
             positions = mask.sum(-1) - 1  # (B, T): as many as a token sees of its own sample, less itself
@@ -605,6 +669,8 @@ class MiniGLM(nn.Module):
             seen = (keys <= queries[:, None]) & (keys >= cache.starts[:, None])  # (B, T, keys)
             mask = seen | (keys == queries[:, None])  # padding sees itself, or its softmax were 0 / 0
             positions = (queries - cache.starts).clamp(min=0)  # (B, T)
+        elif queries.dim() == 2 or 1 < T < len(keys):  # rows of several lengths; some tokens behind others
+            mask = (keys <= queries[..., None]).view(-1, T, len(keys))  # (B or 1, T, keys)
         mask = None if mask is None else mask[:, None]  # the same for every head: (B, 1, T, keys)
         device = idx.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
@@ -614,9 +680,9 @@ class MiniGLM(nn.Module):
         fused = not apart
         alibi = self.config.positions == "alibi"
         if alibi or not fused:  # what scores get
-            distance = keys - queries[:, None]  # (T, keys), 0 and below where a key is seen
+            distance = (keys - queries[..., None]).view(-1, 1, T, len(keys))  # 0 and below where a key is seen
             slopes = alibi_slopes(self.config.n_head).to(idx.device)[:, None, None] if alibi else 0.0
-            fading = slopes * distance  # (nh, T, keys): only the distance counts, whatever stands before
+            fading = slopes * distance  # (B or 1, nh, T, keys): only the distance counts, whatever stands before
             mask = fading.masked_fill(~(distance <= 0 if mask is None else mask), -math.inf).to(dtype)
         turns = self.rotary.at(positions, dtype) if self.rotary else ()
         return positions, View(mask, fused, *turns)

@@ -124,10 +124,10 @@ def stream(
 ) -> Iterator[list[str | None]]:
     """Generate for all prompts at once; yields at each step the new text of each, whole characters only.
 
-    A prompt that has ended yields None.
+    A prompt that has ended yields None, as one does that waits for its batch.
     """
     decoders, end_ids = [loaded.tokenizer.decoder() for _ in prompts], loaded.tokenizer.end_ids
-    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_ids):
+    for step in generate(loaded.model, prompts, max_new_tokens, sampling, end_ids, batch=loaded.batch):
         yield [None if token is None else decoder.decode([token]) for token, decoder in zip(step.ids, decoders)]
 
 
@@ -188,7 +188,8 @@ def answer_with(
         roles: dict[int, str | None] = dict.fromkeys(numbers, None if choosing else "assistant")
         said, ids = dict.fromkeys(numbers, ""), {number: [] for number in numbers}
         decoders, end_ids = [loaded.tokenizer.decoder() for _ in numbers], loaded.tokenizer.end_ids
-        drawn = generate(loaded.model, list(prompts.values()), max_new_tokens, sampling, end_ids, guides=guides)
+        asked = list(prompts.values())
+        drawn = generate(loaded.model, asked, max_new_tokens, sampling, end_ids, guides=guides, batch=loaded.batch)
         for tokens, _ in drawn:
             step = []
             for number, token, decoder in zip(numbers, tokens, decoders):
@@ -285,18 +286,21 @@ def grow(messages: Messages, role: str, piece: str) -> bool:
 
 def look_inside(
     loaded: Loaded, prompt: list[int], max_new_tokens: int, kept_k: int, kept_p: float, sampling: Sampling
-) -> Iterator[Choice]:
-    """Generate for one prompt; yields at each step the Choice, with the five likeliest Candidates.
+) -> Iterator[Choice | None]:
+    """Generate for one prompt; yields at each step the Choice, with the five likeliest Candidates, or None.
 
-    The probabilities are those at the temperature (at 1 where it is 0). kept_k, kept_p: the top-k and the top-p by
+    With None it waits for its batch. The probabilities are those at the temperature (at 1 where it is 0). kept_k, kept_p: the top-k and the top-p by
     which candidates are marked, each alone; what is chosen follows `sampling`.
     """
     heat = sampling.temperature or 1.0
-    for (token,), logits in generate(loaded.model, [prompt], max_new_tokens, sampling, loaded.tokenizer.end_ids):
-        assert token is not None  # with a prompt alone the generator ends as it does
-        probabilities, ids = (logits / heat).softmax(-1)[0].topk(5)
-        by_k = filter_logits(logits, heat, top_k=kept_k)[0].isfinite()
-        by_p = filter_logits(logits, heat, top_p=kept_p)[0].isfinite()
+    end_ids = loaded.tokenizer.end_ids
+    for (token,), (logits,) in generate(loaded.model, [prompt], max_new_tokens, sampling, end_ids, batch=loaded.batch):
+        if token is None or logits is None:
+            yield None
+            continue
+        probabilities, ids = (logits / heat).softmax(-1).topk(5)
+        by_k = filter_logits(logits[None], heat, top_k=kept_k)[0].isfinite()
+        by_p = filter_logits(logits[None], heat, top_p=kept_p)[0].isfinite()
         candidates = [
             Candidate(each, probability, bool(by_k[each]), bool(by_p[each]))
             for each, probability in zip(ids.tolist(), probabilities.tolist())

@@ -3,9 +3,11 @@
 It knows a model and ids, no text and no tokenizer. Prompts are lists of ids; a batch goes on as one.
 """
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +28,11 @@ class Sampling:
     no_repeat_ngram_size: int = 0  # never repeat so many ids in a row, 0 for no limit
     seed: int | None = None  # repeats a run exactly; None draws from torch's random state
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest is taken: dividing by a lower temperature would overflow."""
+        return self.temperature < 1e-5
+
 
 class Guide(Protocol):
     """Which ids may come next in one text, see grammar.py."""
@@ -38,13 +45,12 @@ class Guide(Protocol):
 
 
 class Step(NamedTuple):
-    """One step of a batch."""
+    """One step of some prompts."""
 
-    ids: list[int | None]  # one a prompt; None for a prompt that has ended
-    logits: torch.Tensor  # (B, V) float32, what the ids were chosen from, after the penalties
+    ids: list[int | None]  # one a prompt; None for a prompt that has ended, or waits for the batch it is in
+    logits: list[torch.Tensor | None]  # (V,) float32 each, what the ids were chosen from, after the penalties
 
 
-@torch.inference_mode()
 def generate(
     model: MiniGLM,
     prompts: list[list[int]],
@@ -53,41 +59,191 @@ def generate(
     end_ids: Collection[int] = (),
     use_cache: bool = True,
     guides: Sequence[Guide | None] = (),
+    batch: "RunningBatch | None" = None,
 ) -> Iterator[Step]:
     """Go on from all prompts at once, a Step at a time. guides: of each prompt, or of none.
 
     A prompt that has given one of end_ids gives None from then on; when all have, the generator ends. A context that
     outgrows block_size keeps its last half and is read again; with or without the cache the rule is the same.
+    batch: one that somebody else lets step, in which these prompts join others; None: one of their own.
     """
     rng = None if sampling.seed is None else torch.Generator(model.device).manual_seed(sampling.seed)
-    texts = [list(prompt) for prompt in prompts]  # all ids so far, for the penalties
-    contexts = [fitting(model, text) for text in texts]  # the ids in the window
-    ended = [False] * len(prompts)
-    cache = None
-    for _ in range(max_new_tokens):
-        if cache is None:
-            logits, cache = prefill(model, contexts, max_new_tokens)
-        else:
-            logits = decode(model, contexts, cache)
-        logits = penalize(logits.float(), texts, sampling.repetition_penalty, sampling.no_repeat_ngram_size)
-        for row, guide in enumerate(guides):
-            if guide and not ended[row]:
-                keep_allowed(logits[row], guide.allowed())
-        chosen = sample_token(logits, sampling, rng).tolist()
-        for guide, token, done in zip(guides, chosen, ended):
-            if guide and not done:
-                guide.push(token)
-        step = Step([None if done else token for token, done in zip(chosen, ended)], logits)
-        ended = [done or token in end_ids for token, done in zip(chosen, ended)]
-        yield step
-        if all(ended):
+    rows = [
+        Row(list(prompt), fitting(model, prompt), max_new_tokens, sampling, rng, end_ids, guide)
+        for prompt, guide in zip(prompts, guides or itertools.repeat(None))
+    ]
+    joined = batch or RunningBatch(model, use_cache)
+    joined.join(rows)
+    try:
+        while not all(row.ended and not row.drawn for row in rows):
+            if batch is None:
+                joined.step()
+            drawn = [joined.take(row) for row in rows]
+            yield Step([token for token, _ in drawn], [logits for _, logits in drawn])
+    finally:
+        joined.leave(rows)
+
+
+@dataclass(eq=False)
+class Row:
+    """A text that grows in a batch."""
+
+    text: list[int]  # all ids so far, for the penalties
+    context: list[int]  # those in the window
+    more: int  # how many ids may yet come
+    sampling: Sampling
+    rng: torch.Generator | None  # of all rows that are drawn together; None: torch's random state
+    end_ids: Collection[int]
+    guide: Guide | None = None
+    number: int = 0  # in the order of joining
+    error: Exception | None = None  # which ended it
+    drawn: deque[tuple[int, torch.Tensor]] = field(default_factory=deque)  # (id, logits (V,)), not yet taken
+
+    @property
+    def ended(self) -> bool:
+        """Whether no id comes any more."""
+        return not self.more
+
+
+class RunningBatch:
+    """Texts that grow together, an id each at a step; they join and leave between steps.
+
+    So a batch is never longer at work than one of its texts, and no text waits for another's end (Yu et al. 2022,
+    "Orca", OSDI). A few texts are as fast as one: what a step takes is reading the weights.
+    """
+
+    ROWS = 64  # at once; others wait until one leaves
+    CACHE = 4 << 30  # bytes of keys and values beyond which none joins
+    READ = 2048  # tokens of prompts, padding included, that a step reads: the others wait for it
+    AHEAD = 256  # tokens of a row for which room is made at once
+    UNTAKEN = 8  # ids that a row has drawn ahead, before it rests
+
+    def __init__(self, model: MiniGLM, use_cache: bool = True, shared: bool = False):
+        """shared: whether texts of many come and go, so that there are limits to what is taken in at once."""
+        self.model, self.use_cache, self.shared, self.numbers = model, use_cache, shared, itertools.count()
+        self.rows: list[Row] = []  # in the order of the cache's
+        self.waiting: list[Row] = []  # those that are to be read from their beginning
+        self.resting: list[Row] = []  # those whose ids are not taken
+        self.cache: KVCache | None = None
+        self.begun: KVCache | None = None  # of the first that waits, where it is too long to be read at once
+
+    def join(self, rows: Sequence[Row]):
+        """Let texts grow from the next step on, the first to come first."""
+        for row in rows:
+            row.number = next(self.numbers)
+        self.waiting += [row for row in rows if not row.ended]
+
+    def leave(self, rows: Sequence[Row]):
+        """Let texts grow no more."""
+        for row in rows:
+            row.more = 0
+
+    def fail(self, error: Exception):
+        """Let an error end all texts; it is raised where the next id of each is taken."""
+        for row in (*self.rows, *self.waiting, *self.resting):
+            row.error, row.more = error, 0
+        self.rows, self.waiting, self.resting, self.cache, self.begun = [], [], [], None, None
+
+    def take(self, row: Row) -> tuple[int, torch.Tensor] | tuple[None, None]:
+        """The next (id, logits) that a row has drawn, if any."""
+        if row.error:
+            raise row.error
+        if row.drawn:
+            return row.drawn.popleft()
+        if row in self.resting:
+            self.resting.remove(row)
+            self.waiting.append(row)
+        return None, None
+
+    @torch.inference_mode()
+    def step(self):
+        """Read some of the texts that wait, and let each that is read grow by an id."""
+        self.settle()
+        logits = []
+        if self.cache:
+            self.grow(0, self.cache.longest + 1)
+            logits.append(decode(self.model, [row.context for row in self.rows], self.cache))
+        read, of_read = self.read()
+        if read:
+            self.rows, logits = [*self.rows, *read], [*logits, of_read]
+        if not self.rows:
             return
-        for text, token in zip(texts, chosen):
-            text.append(token)
-        grown = [fitting(model, [*context, token]) for context, token in zip(contexts, chosen)]
-        if not use_cache or any(len(new) <= len(old) for new, old in zip(grown, contexts)):
-            cache = None  # the contexts must be read from their beginning
-        contexts = grown
+        joined = torch.cat(logits).float()
+        for row, token, of_row in zip(self.rows, choose(self.rows, joined), joined):
+            row.drawn.append((token, of_row))
+            row.text.append(token)
+            row.more = 0 if token in row.end_ids else row.more - 1
+            row.context = fitting(self.model, [*row.context, token])
+
+    def settle(self):
+        """Part with the rows that have ended, that rest, or that must be read again."""
+        for row in [row for row in self.waiting if row.ended]:
+            self.begun = None if row is self.waiting[0] else self.begun
+            self.waiting.remove(row)
+        self.resting = [row for row in self.resting if not row.ended]
+        lengths = self.cache.lengths if self.cache else []
+        for place in reversed(range(len(self.rows))):
+            row, rests = self.rows[place], len(self.rows[place].drawn) >= self.UNTAKEN
+            if not row.ended and not rests and self.use_cache and len(row.context) > lengths[place]:
+                continue
+            self.rows[place] = self.rows[-1]
+            self.rows.pop()
+            if self.cache:
+                self.cache.drop(place)
+            if not row.ended:
+                (self.resting if rests else self.waiting).append(row)
+        if not self.rows:
+            self.cache = None
+
+    def read(self) -> tuple[list[Row], torch.Tensor]:
+        """(some rows that waited and are in the cache now, the logits (B, V) after each)."""
+        rows, logits, longest = [], torch.empty(0), 0
+        for row in self.waiting:
+            longest = max(longest, len(row.context))
+            too_much = len(rows) > 0 and longest * (len(rows) + 1) > self.READ
+            if self.shared and (too_much or not self.has_room(len(rows) + 1, self.room_of(row))):
+                break
+            rows.append(row)
+        if not rows:
+            return rows, logits
+        contexts = [row.context for row in rows]
+        if self.shared and len(contexts[0]) > self.READ:  # it is read in several steps, and the others go on in between
+            cache = self.begun or new_cache(self.model, 1, len(contexts[0]))
+            contexts = [contexts[0][cache.longest :][: self.READ]]
+            logits, self.begun = prefill(self.model, contexts, cache), cache
+            if cache.longest < len(rows[0].context):
+                return [], logits
+            self.begun = None
+        else:
+            cache = new_cache(self.model, len(rows), max(self.room_of(row) for row in rows))
+            logits = prefill(self.model, contexts, cache)
+        del self.waiting[: len(rows)]
+        if self.cache:
+            self.grow(len(rows), cache.longest)
+            self.cache.put(cache)
+        else:
+            self.cache = cache
+        return rows, logits
+
+    def room_of(self, row: Row) -> int:
+        """How many tokens there should be room for, for some time."""
+        return min(self.model.config.block_size, len(row.context) + min(row.more, self.AHEAD))
+
+    def has_room(self, more: int, room: int) -> bool:
+        """Whether so many more rows may join, one of which wants so much room; one alone always may."""
+        rows, config = len(self.rows) + more, self.model.config
+        room = max(room, self.cache.size[1] if self.cache else 0)
+        size = 2 * config.n_layer * config.kv_heads * config.head_size * self.model.dtype.itemsize
+        return rows == 1 or (rows <= self.ROWS and rows * room * size <= self.CACHE)
+
+    def grow(self, more: int, length: int):
+        """Make room in the cache for so many more rows, and for so many tokens of each."""
+        assert self.cache
+        rows, room = self.cache.size
+        wanted = len(self.rows) + more
+        if wanted > rows or length > room:
+            longest = min(self.model.config.block_size, length + self.AHEAD)
+            self.cache.reserve(max(rows, wanted + wanted // 2 if wanted > rows else 0), max(room, longest))
 
 
 @torch.inference_mode()
@@ -117,7 +273,8 @@ def beam_search(
     ended = []
     for length in range(1, max_new_tokens + 1):
         if cache is None:
-            logits, cache = prefill(model, contexts, max_new_tokens)
+            cache = new_cache(model, num_beams, min(model.config.block_size, len(contexts[0]) + max_new_tokens))
+            logits = prefill(model, contexts, cache)
         else:
             logits = decode(model, contexts, cache)
         log_probs = penalize(logits.float().log_softmax(-1), texts, repetition_penalty, no_repeat_ngram_size)
@@ -151,24 +308,47 @@ def fitting(model: MiniGLM, ids: list[int]) -> list[int]:
     return ids[:] if len(ids) <= block_size else ids[-(block_size // 2) :]
 
 
-def prefill(model: MiniGLM, contexts: list[list[int]], more: int) -> tuple[torch.Tensor, KVCache]:
-    """Logits (B, V) after each context, read from its beginning, and the KVCache that this filled.
+def new_cache(model: MiniGLM, rows: int, room: int) -> KVCache:
+    """An empty cache of a model, for so many rows and tokens of each."""
+    return KVCache(model.config, rows, room, model.device, model.dtype)
 
-    more: how many ids will be put into the cache at most, as long as the contexts fit.
-    """
-    longest = max(map(len, contexts))
-    length = min(model.config.block_size, longest + more)
-    padding = torch.tensor([[longest - len(context)] for context in contexts], device=model.device)  # (B, 1)
-    starts = padding if padding.any() else None
-    cache = KVCache(model.config, len(contexts), length, starts, model.device, model.dtype)
-    idx = torch.tensor([[0] * (longest - len(context)) + context for context in contexts], device=model.device)
-    return model.logits(model.hidden(idx, cache=cache)[:, -1]), cache
+
+def prefill(model: MiniGLM, contexts: list[list[int]], cache: KVCache) -> torch.Tensor:
+    """Logits (B, V) after each context, read into a cache of B rows behind what they hold already."""
+    lengths = [len(context) for context in contexts]
+    longest = max(lengths)
+    cache.padded = lengths if min(lengths) < longest else None
+    idx = torch.tensor([context + [0] * (longest - len(context)) for context in contexts], device=model.device)
+    last = cache.of_last(model.hidden(idx, cache=cache))  # (B, T, C) -> (B, 1, C)
+    cache.padded = None
+    return model.logits(last[:, 0])
 
 
 def decode(model: MiniGLM, contexts: list[list[int]], cache: KVCache) -> torch.Tensor:
     """Logits (B, V) after each context, of which all but the last id is in the cache already."""
     idx = torch.tensor([[context[-1]] for context in contexts], device=model.device)  # (B, 1)
     return model.logits(model.hidden(idx, cache=cache)[:, -1])
+
+
+def choose(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+    """The next id of each row by its logits (B, V), which its penalties and its guide change in place."""
+    for row, of_row in zip(rows, logits):
+        penalize(of_row[None], [row.text], row.sampling.repetition_penalty, row.sampling.no_repeat_ngram_size)
+        if row.guide:
+            keep_allowed(of_row, row.guide.allowed())
+    alike: dict[tuple | None, list[int]] = {}  # places of rows that are drawn together, in the order of joining
+    for place, row in sorted(enumerate(rows), key=lambda each: each[1].number):
+        alike.setdefault(None if row.sampling.greedy else (row.sampling, row.rng), []).append(place)
+    chosen = [0] * len(rows)
+    for places in alike.values():
+        first, whole = rows[places[0]], places == list(range(len(rows)))
+        ids = sample_token(logits if whole else logits[places], first.sampling, first.rng)
+        for place, token in zip(places, ids.tolist()):
+            chosen[place] = token
+    for row, token in zip(rows, chosen):
+        if row.guide:
+            row.guide.push(token)
+    return chosen
 
 
 def penalize(logits, texts, repetition_penalty=1.0, no_repeat_ngram_size=0):
@@ -227,7 +407,7 @@ def sample_token(logits, sampling=Sampling(), rng=None):
 
     rng: a torch.Generator on the logits' device, or None for torch's random state.
     """
-    if sampling.temperature < 1e-5:  # dividing by less would overflow
+    if sampling.greedy:
         return logits.max(-1).indices
     kept = filter_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
     return torch.multinomial(kept.softmax(-1), 1, generator=rng)[:, 0]

@@ -29,6 +29,7 @@ from miniglm.checkpoint import (
     locate,
     shape_in,
 )
+from miniglm.decoding import RunningBatch
 from miniglm.errors import UserError, refuse
 from miniglm.families import lora_layers
 from miniglm.files import claim
@@ -55,6 +56,7 @@ class Loaded:
     normalisation: Normalisation | None = None  # of what it is asked; None: it is read as it stands
     book: BookReader | None = None  # that it looks into
     family: str = ""  # the title of the family of others that it came from
+    batch: RunningBatch | None = None  # in which all texts that it says grow together; None: each call has its own
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import asyncio
 import itertools
 import re
 import time
+from contextlib import aclosing
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from miniglm.chat import Candidate, Choice
+from miniglm.errors import UserError
 from miniglm.page.lessons import ROUTES, links
 from miniglm.page.markup import characters, inside_html
 from miniglm.page.models import Models
@@ -94,33 +96,44 @@ def test_a_setting_leads_to_its_lesson():
     assert client.get("/requirements.txt").status_code == 404
 
 
-def test_who_has_seen_nothing_yet_goes_first():
-    """A newcomer is computed for until there is something to see; then everybody gets a turn."""
+def test_all_visitors_are_computed_for_at_the_same_time():
+    """A newcomer gets an item a round like everybody; who goes away gets no more, and an error reaches who waits."""
     computed = []
 
-    def items(name, silent):
+    def items(name, silent, fails=False):
         for number in range(40):
             computed.append(name)
             time.sleep(0.01)
             yield "" if number < silent else name
+        if fails:
+            raise UserError("the model is gone", "open it again")
 
-    async def listen(name, silent, begun):
-        async for _ in visitors.gathered(items(name, silent), bool):
-            begun.set()
+    async def listen(name, silent=0, begun=None, most=41, **how):
+        heard = []
+        async with aclosing(visitors.gathered(items(name, silent, **how), bool)) as lists:
+            async for each in lists:
+                heard += each
+                if begun:
+                    begun.set()
+                if len(heard) >= most:
+                    break
+        return heard
 
     async def both():
         begun = asyncio.Event()
-        old = asyncio.create_task(listen("old", 0, begun))
+        old = asyncio.create_task(listen("old", begun=begun))
         await begun.wait()
-        await listen("new", 10, asyncio.Event())
-        await old
+        assert await listen("new", 10) == [*[""] * 10, *["new"] * 30] and await old == ["old"] * 40
+        await listen("gone", most=3)
+        with pytest.raises(UserError, match="the model is gone"):
+            await listen("failing", fails=True)
 
     visitors = Visitors()
     asyncio.run(both())
-    first = computed.index("new")
-    assert first < 20 and computed[first:][:11] == ["new"] * 11 and len(computed) == 80
-    turns = [name for name, _ in itertools.groupby(computed[first + 11 :])]
-    assert len(turns) > 6 and not visitors.shown
+    first, last = computed.index("new"), len(computed) - 1 - computed[::-1].index("old")
+    assert first < 20 and computed[first : last + 1].count("new") in range(20, 41)
+    assert all(len(list(group)) == 1 for _, group in itertools.groupby(computed[first : last + 1]))
+    assert computed.count("gone") < 10 and computed.count("failing") == 40 and not visitors.visiting
 
 
 def test_the_page_has_every_word_in_both_languages():

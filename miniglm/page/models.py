@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from miniglm import origin
@@ -23,8 +24,10 @@ class Models:
         @functools.lru_cache(maxsize=4)
         def load(name):
             if name in lora:
-                return origin.load(out_dir, device, dtype, name, lookup)
-            return origin.load(name, device, dtype, lookup=lookup)
+                loaded = origin.load(out_dir, device, dtype, name, lookup)
+            else:
+                loaded = origin.load(name, device, dtype, lookup=lookup)
+            return replace(loaded, batch=visitors.batch_of(loaded.model))
 
         self.load = load
         given = [*lora, out_dir]

@@ -29,6 +29,7 @@ from miniglm.page.models import Models
 
 LARGEST_BODY = 1 << 20  # bytes
 MOST_STOPS, MOST_CHOICES = 4, 16
+UPDATES = 200  # chunks of streams in a second, all clients' together
 
 
 class Refused(Exception):
@@ -169,7 +170,7 @@ class Work(NamedTuple):
     kind: str  # chat.completion or text_completion
     prompt_tokens: int
     count: int  # of choices
-    pieces: Callable[[int], Iterator[Piece]]  # what is said, of a choice's number
+    pieces: Callable[[int], Iterator[Piece | None]]  # what is said, of a choice's number
     choice: Callable[[int, str, Said, bool], dict]  # in the protocol's form, of (number, text, all so far, is it whole)
 
 
@@ -185,19 +186,24 @@ def told(loaded: Loaded, token: int, logits, likeliest: int) -> dict:
     return one(token) | {"top_logprobs": [one(each) for each in best]}
 
 
-def going_on(loaded: Loaded, ids: list[int], asked: Asked, number: int) -> Iterator[Piece]:
-    """What a model says behind some ids, as choice `number`."""
+def going_on(loaded: Loaded, ids: list[int], asked: Asked, number: int) -> Iterator[Piece | None]:
+    """What a model says behind some ids, as choice `number`; None where it waits for its batch."""
     decoder, end_ids = loaded.tokenizer.decoder(), loaded.tokenizer.end_ids
-    for (token,), logits in generate(loaded.model, [ids], asked.longest, asked.sampling(number), end_ids):
-        assert token is not None  # with a prompt alone the generator ends as it does
+    sampling = asked.sampling(number)
+    for (token,), (logits,) in generate(loaded.model, [ids], asked.longest, sampling, end_ids, batch=loaded.batch):
+        if token is None or logits is None:
+            yield None
+            continue
         ended = token in end_ids
-        of_token = None if asked.likeliest is None or ended else told(loaded, token, logits[0], asked.likeliest)
+        of_token = None if asked.likeliest is None or ended else told(loaded, token, logits, asked.likeliest)
         yield Piece("" if ended else decoder.decode([token]), 1, ended, of_token)
 
 
-def looking_up(tool: Tool, loaded: Loaded, messages: Messages, asked: Asked, number: int) -> Iterator[Piece]:
-    """What a model says to a conversation, as choice `number`, looking things up as it likes."""
+def looking_up(tool: Tool, loaded: Loaded, messages: Messages, asked: Asked, number: int) -> Iterator[Piece | None]:
+    """What a model says to a conversation, as choice `number`, looking things up as it likes; None where it waits."""
     for step in answer_with(tool, loaded, [messages], asked.longest, asked.sampling(number)):
+        if not step:
+            yield None
         for _, role, text, ids, places in step:
             ended = role == "assistant" and (not ids or ids[-1] in loaded.tokenizer.end_ids)
             yield Piece(text if role == "assistant" else "", len(ids), ended, None, places)
@@ -275,7 +281,7 @@ class Protocol:
         tool = self.tool_of(loaded) if asked.likeliest is None else None  # of a call no probabilities are told
         in_book = tool is not None and tool is loaded.book
 
-        def pieces(number: int) -> Iterator[Piece]:
+        def pieces(number: int) -> Iterator[Piece | None]:
             if tool:
                 return looking_up(tool, loaded, messages, asked, number)
             return going_on(loaded, ids, asked, number)
@@ -303,7 +309,7 @@ class Protocol:
             prompts.append(ids)
         count = asked.n or 1
 
-        def pieces(number: int) -> Iterator[Piece]:
+        def pieces(number: int) -> Iterator[Piece | None]:
             return going_on(loaded, prompts[number // count], asked, number)
 
         def choice(number: int, text: str, said: Said, whole: bool) -> dict:
@@ -382,10 +388,11 @@ class Protocol:
 
         return StreamingResponse(chunks(), media_type="text/event-stream")
 
-    async def said(self, pieces: Iterator[Piece], asked: Asked, said: Said) -> AsyncGenerator[str]:
+    async def said(self, pieces: Iterator[Piece | None], asked: Asked, said: Said) -> AsyncGenerator[str]:
         """What a choice says more, again and again; `said` grows with it, and at the last tells why it has ended."""
         more, held, stopped, ended = "", "", False, False
-        async with aclosing(self.models.visitors.gathered(pieces, lambda piece: bool(piece.text))) as lists:
+        telling = self.models.visitors.gathered(pieces, lambda piece: bool(piece.text), UPDATES)
+        async with aclosing(telling) as lists:
             async for items in lists:
                 for piece in items:
                     said.tokens += piece.tokens

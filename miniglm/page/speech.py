@@ -27,9 +27,9 @@ async def written(
         found = beams(loaded, ids, int(max_new_tokens), sampling_of(*sampling), int(num_beams), length_penalty)
         pieces = (loaded.tokenizer.decode(texts[0]) if texts else "" for texts in found)
     else:
-        pieces = (piece or "" for (piece,) in stream(loaded, [ids], int(max_new_tokens), sampling_of(*sampling)))
+        pieces = (piece for (piece,) in stream(loaded, [ids], int(max_new_tokens), sampling_of(*sampling)))
     async for added in visitors.gathered(pieces, bool):
-        text += "".join(added)
+        text += "".join(map(str, added))
         tokens += len(added)
         yield text, speed_of(tokens, started)
 
