@@ -108,7 +108,7 @@ falling = Schedule(learning_rate, learning_rate / 100, len(parts) // 20, len(par
 for name, schedule in {"constant": replace(falling, decays=False), "warm-up and cosine": falling}.items():
     rates = [schedule.at(step) for step in range(len(parts))]
     losses = learn(torch.optim.SGD, rates, parts)
-    print(f"rate {name}: {sum(losses[-20:]) / 20:.4f} over the last 20 of {len(parts)} steps")
+    print(f"rate {name}: {sum(losses[-20:]) / 20:.1g} over the last 20 of {len(parts)} steps")
     left.plot(rates)
     right.semilogy(losses, linewidth=0.8, label=name)
 left.set_title(words("学习率", "learning rate"))
