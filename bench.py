@@ -8,6 +8,7 @@
     python bench.py open --model=models/smollm2    # a folder of others', from the disk to the first token
     python bench.py prepare                        # text to token ids
     python bench.py page                           # the chat page: how soon an answer begins, for 1 and 16 visitors
+    python bench.py serve                          # clients of OpenAI's protocol, 1 to 64 at once, beside llama.cpp's
     python bench.py speedrun                       # the two tracks of docs/leaderboard.md, and a line for it
 
 Prints a table and, last, one JSON line. `nanogpt` is the way of the best-known script: float32, full logits, the
@@ -17,6 +18,7 @@ compared with ours in like precision; nanogpt and transformers run in float32, a
 """
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -56,8 +58,10 @@ from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
 
 # -----------------------------------------------------------------------------
-what = ["train"]  # train, finetune, generate, open, prepare, page or speedrun, given without --
-model: FilePath = ""  # a folder of others' to open, generate with or fine-tune, instead of a shape with random weights
+what = ["train"]  # train, finetune, generate, open, prepare, page, serve or speedrun, given without --
+model: FilePath = (
+    ""  # a folder of others' to open, generate with, serve or fine-tune, instead of a shape with random weights
+)
 n_layer: Positive = 6  # the model's shape; the defaults are the report's
 n_head: Positive = 8  # attention heads
 n_embd: Positive = 512  # width
@@ -69,6 +73,7 @@ new_tokens: Annotated[int, Bounds(2, 1000)] = 512  # tokens generated in a turn,
 megabytes: Positive = 64  # of text tokenised in a turn
 out_dir: FilePath = "out/demo-chat"  # the model of the page
 visitors: Positive = 16  # who ask the page at once
+clients = "1,4,16,64"  # who ask a server at once
 turns: Positive = 5  # how often each contestant is measured
 changed = "measured again"  # what a record of the speedrun has changed
 # what the speedrun holds out of the book: the last tenth, for a record, or to make choices the one before it
@@ -201,9 +206,7 @@ def export_model(s):
     # One merge of two bytes stands for the tokenizer: the prompt is given as ids.
     letters = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)} | {b"ab": 256})
     if not s["model"]:
-        model = miniglm(s, 1024)
-        checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(letters))
-        save_checkpoint(s["scratch"], checkpoint, letters)
+        save_random(s, s["scratch"], letters)
     for kind in ("f16", "q8_0"):
         words = [
             f"--out_dir={s['model'] or s['scratch']}",
@@ -211,6 +214,13 @@ def export_model(s):
             f"--dtype={kind}",
         ]
         subprocess.run([sys.executable, "export.py", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def save_random(s, folder, tokenizer):
+    """Write a model of the shape with random weights, as if it had been trained."""
+    model = miniglm(s, 1024)
+    checkpoint = Checkpoint(model.state_dict(), vars(model.config), {}, False, fingerprint(tokenizer))
+    save_checkpoint(folder, checkpoint, tokenizer)
 
 
 def open_turn(name, s):
@@ -350,15 +360,8 @@ async def visits(url, number, times):
 
 def measure_page(settings):
     """How long visitors wait for the beginning of an answer, alone and together; printed, and as JSON."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [f"--out_dir={settings['out_dir']}", f"--port={port}"]
-    server = subprocess.Popen([sys.executable, "-u", "sample_gradio.py", *words], stdout=subprocess.PIPE)
+    server, url = serve_page(settings["out_dir"])
     try:
-        address = server.stdout.readline() if server.stdout else b""  # as soon as it answers
-        refuse(not address, "the page does not start", "see the message above")
-        url = f"http://127.0.0.1:{port}"
         alone = asyncio.run(visits(url, 1, settings["turns"]))
         together = asyncio.run(visits(url, settings["visitors"], settings["turns"]))
     finally:
@@ -373,6 +376,112 @@ def measure_page(settings):
         )
     ratio = result["together"]["median_seconds"] / result["alone"]["median_seconds"]
     print(json.dumps({"bench": "page", **result, "ratio": ratio, "machine": machine(), "settings": settings}))
+
+
+async def ask(client, url, request):
+    """Stream a completion over OpenAI's protocol: (its tokens, seconds until the first text of it)."""
+    started, begun, tokens = time.perf_counter(), None, 0
+    async with client.stream("POST", f"{url}/v1/completions", json=request) as events:
+        async for line in events.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            refuse("choices" not in chunk, f"the server says {line[6:200]}", "see what it has printed above")
+            if begun is None and chunk["choices"] and chunk["choices"][0]["text"]:
+                begun = time.perf_counter() - started
+            tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
+    refuse(begun is None or not tokens, "the server did not answer", "see what it has printed above")
+    return tokens, begun
+
+
+async def asking(url, name, number, new_tokens):
+    """(tokens a second of `number` clients who ask at once, the seconds until each one's first text)."""
+    import httpx
+
+    about = {"model": name, "max_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
+    about |= {"stream": True, "stream_options": {"include_usage": True}}
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=number)) as client:
+        await asyncio.gather(*[client.get(f"{url}/v1/models") for _ in range(number)])  # they are connected
+        started = time.perf_counter()
+        prompts = [f"{100 + each} men rode to the east, and one of them said to the others" for each in range(number)]
+        answers = await asyncio.gather(*[ask(client, url, about | {"prompt": prompt}) for prompt in prompts])
+        return sum(tokens for tokens, _ in answers) / (time.perf_counter() - started), [each for _, each in answers]
+
+
+def free_port():
+    """A port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve_page(out_dir, *words):
+    """Start the page on a model: (its process, its address)."""
+    port = free_port()
+    words = [f"--out_dir={out_dir}", f"--port={port}", *words]
+    server = subprocess.Popen([sys.executable, "-u", "sample_gradio.py", *words], stdout=subprocess.PIPE)
+    address = server.stdout.readline() if server.stdout else b""  # as soon as it answers
+    refuse(not address, "the page does not start", "see the message above")
+    return server, f"http://127.0.0.1:{port}"
+
+
+def serve_llama_cpp(path, rows, tokens, threads, pipe):
+    """Let llama.cpp's server answer over HTTP, so many at once and so many tokens of each; it tells its address."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()  # ty: ignore[missing-attribute], it comes without types
+    params.model.path, params.port, params.verbosity = path, free_port(), 0
+    params.n_parallel, params.n_ctx, params.kv_unified = rows, rows * tokens, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(params)  # ty: ignore[missing-attribute]
+    pipe.send(server.listening_address)
+    pipe.recv()
+
+
+def measure_serving(settings):
+    """Tokens a second and the wait for the first, of several clients, of ours and of llama.cpp; printed, as JSON."""
+    kind, numbers = {"float32": "f32", "bfloat16": "bf16"}[settings["dtype"]], [int(n) for n in clients.split(",")]
+    folder = settings["model"] or f"{settings['scratch']}/model"
+    if not settings["model"]:
+        save_random(settings, folder, Tokenizer.gpt2())
+    path = f"{settings['scratch']}/{kind}.gguf"
+    python("export.py", f"--out_dir={folder}", f"--save_path={path}", f"--dtype={kind}")
+    page, url = serve_page(folder, f"--dtype={settings['dtype']}")
+    spawn = multiprocessing.get_context("spawn")
+    pipe, theirs = spawn.Pipe()
+    about = (path, max(numbers), settings["new_tokens"] + 64, torch.get_num_threads(), theirs)
+    peer = spawn.Process(target=serve_llama_cpp, args=about, daemon=True)
+    peer.start()
+    figures = {name: {number: ([], []) for number in numbers} for name in ("ours", "llama.cpp")}
+    try:
+        urls = {"ours": url, "llama.cpp": received("llama.cpp", pipe)}
+        for turn in range(settings["turns"] + 1):
+            for name, number in itertools.product(figures, numbers):
+                speed, waits = asyncio.run(asking(urls[name], folder, number, settings["new_tokens"]))
+                if turn:  # the first warms up
+                    figures[name][number][0].append(speed)
+                    figures[name][number][1].extend(waits)
+    finally:
+        page.kill()
+        peer.kill()
+    results = {
+        name: {
+            number: {"tokens_per_second": statistics.median(speeds), "first_token": statistics.median(waits)}
+            for number, (speeds, waits) in of_name.items()
+        }
+        for name, of_name in figures.items()
+    }
+    print(f"{'clients':10}{'tokens/s':>12}{'first token':>14}{'llama.cpp':>12}{'first token':>14}{'ours ÷ it':>12}")
+    for number in numbers:
+        ours, its = (results[name][number] for name in figures)
+        share = ours["tokens_per_second"] / its["tokens_per_second"]
+        print(
+            f"{number:<10}{ours['tokens_per_second']:12,.0f}{ours['first_token']:12.3f} s"
+            f"{its['tokens_per_second']:12,.0f}{its['first_token']:12.3f} s{share:12.2f}"
+        )
+    peers = {"llama.cpp": results["llama.cpp"]}
+    told = {"bench": "serve", "clients": results["ours"], "peers": peers}
+    print(json.dumps(told | {"machine": machine(), "settings": settings}))
 
 
 def speedrun(settings):
@@ -508,7 +617,7 @@ def report(results, limit):
 def main():
     """Measure and print."""
     settings = configure(globals(), positional="what")
-    kinds = (*CONTESTANTS, "page", "speedrun")
+    kinds = (*CONTESTANTS, "page", "serve", "speedrun")
     refuse(len(what) != 1 or what[0] not in kinds, "no such benchmark", f"write one of {', '.join(kinds)}")
     refuse(n_embd % n_head != 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
     refuse(what[0] == "prepare" and not BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
@@ -517,6 +626,8 @@ def main():
     if what[0] in ("page", "speedrun"):
         return {"page": measure_page, "speedrun": speedrun}[what[0]](settings)
     with tempfile.TemporaryDirectory(dir="data", prefix="bench-") as scratch:
+        if what[0] == "serve":
+            return measure_serving(settings | {"scratch": scratch})
         if what[0] == "generate":
             export_model(settings | {"scratch": scratch})
         results = measure(settings | {"scratch": scratch})

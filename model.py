@@ -442,8 +442,7 @@ class LayerCache:
 
     def __init__(self, cache, shape, device, dtype):
         self.cache = cache
-        # Zeros, since what is masked counts 0 times: of what happens to stand in memory that might be no number.
-        self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
 
     def append(self, k, v):
         """Store k, v (B, nkv, T, hs) behind each row's others; give all (B, nkv, keys, hs)."""
@@ -497,6 +496,7 @@ class KVCache:
         if len(set(lengths)) == 1:
             self.slots = slice(lengths[0], self.longest)
             return lengths[0] + new
+        self._clear(slice(len(lengths)), slice(self.longest - count, self.longest))
         self.slots = torch.tensor(lengths, device=self.device)[:, None] + new
         return self.slots
 
@@ -521,9 +521,16 @@ class KVCache:
         placed = (slice(first, first + len(other.lengths)), *used[1:])
         for mine, theirs in zip(self.layers, other.layers):
             mine.keys[placed], mine.values[placed] = theirs.keys[used], theirs.values[used]
+        self._clear(slice(first), slice(self.longest, other.longest))
+        self._clear(placed[0], slice(other.longest, self.longest))
         self.lengths, self.longest = self.lengths + other.lengths, max(self.longest, other.longest)
         if self.last is not None:
             self.last = torch.cat([self.last, other.last])
+
+    def _clear(self, rows, slots):
+        """Write zeros: what is masked counts 0 times, but what happens to stand in memory may be no number."""
+        for layer in self.layers:
+            layer.keys[rows, :, slots] = layer.values[rows, :, slots] = 0
 
     def drop(self, row):
         """Forget a row; the last one takes its place."""

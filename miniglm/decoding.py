@@ -115,6 +115,7 @@ class RunningBatch:
     ROWS = 64  # at once; others wait until one leaves
     CACHE = 4 << 30  # bytes of keys and values beyond which none joins
     READ = 2048  # tokens of prompts, padding included, that a step reads: the others wait for it
+    BEFORE = 512  # tokens of newcomers that are read before all others grow again
     AHEAD = 256  # tokens of a row for which room is made at once
     UNTAKEN = 8  # ids that a row has drawn ahead, before it rests
 
@@ -125,6 +126,7 @@ class RunningBatch:
         self.waiting: list[Row] = []  # those that are to be read from their beginning
         self.resting: list[Row] = []  # those whose ids are not taken
         self.cache: KVCache | None = None
+        self.read_ahead = 0  # tokens since those that are read have grown
         self.begun: KVCache | None = None  # of the first that waits, where it is too long to be read at once
 
     def join(self, rows: Sequence[Row]):
@@ -157,19 +159,29 @@ class RunningBatch:
 
     @torch.inference_mode()
     def step(self):
-        """Read some of the texts that wait, and let each that is read grow by an id."""
+        """Read some of the texts that wait, and let each that is read grow by an id.
+
+        While few tokens are read those that have grown before may wait: the first id of a newcomer comes sooner.
+        """
         self.settle()
-        logits = []
-        if self.cache:
+        read, cache, of_read = self.read()
+        self.read_ahead += sum(len(row.context) for row in read)
+        grown, logits = self.rows, []
+        if self.shared and read and self.read_ahead < self.BEFORE:
+            grown = []
+        if grown and self.cache:
+            self.read_ahead = 0
             self.grow(0, self.cache.longest + 1)
-            logits.append(decode(self.model, [row.context for row in self.rows], self.cache))
-        read, of_read = self.read()
-        if read:
-            self.rows, logits = [*self.rows, *read], [*logits, of_read]
-        if not self.rows:
+            logits.append(decode(self.model, [row.context for row in grown], self.cache))
+        if read and cache:
+            self.add(cache)
+            logits.append(of_read)
+        self.rows = [*self.rows, *read]
+        grown = [*grown, *read]
+        if not grown:
             return
         joined = torch.cat(logits).float()
-        for row, token, of_row in zip(self.rows, choose(self.rows, joined), joined):
+        for row, token, of_row in zip(grown, choose(grown, joined), joined):
             row.drawn.append((token, of_row))
             row.text.append(token)
             row.more = 0 if token in row.end_ids else row.more - 1
@@ -195,9 +207,9 @@ class RunningBatch:
         if not self.rows:
             self.cache = None
 
-    def read(self) -> tuple[list[Row], torch.Tensor]:
-        """(some rows that waited and are in the cache now, the logits (B, V) after each)."""
-        rows, logits, longest = [], torch.empty(0), 0
+    def read(self) -> tuple[list[Row], KVCache | None, torch.Tensor]:
+        """(some rows that waited, a cache that has read them, the logits (B, V) after each)."""
+        rows, longest = [], 0
         for row in self.waiting:
             longest = max(longest, len(row.context))
             too_much = len(rows) > 0 and longest * (len(rows) + 1) > self.READ
@@ -205,25 +217,29 @@ class RunningBatch:
                 break
             rows.append(row)
         if not rows:
-            return rows, logits
+            return rows, None, torch.empty(0)
         contexts = [row.context for row in rows]
         if self.shared and len(contexts[0]) > self.READ:  # it is read in several steps, and the others go on in between
             cache = self.begun or new_cache(self.model, 1, len(contexts[0]))
             contexts = [contexts[0][cache.longest :][: self.READ]]
-            logits, self.begun = prefill(self.model, contexts, cache), cache
-            if cache.longest < len(rows[0].context):
-                return [], logits
-            self.begun = None
         else:
-            cache = new_cache(self.model, len(rows), max(self.room_of(row) for row in rows))
-            logits = prefill(self.model, contexts, cache)
+            room = max(map(len, contexts)) if self.rows else max(self.room_of(row) for row in rows)
+            cache = new_cache(self.model, len(rows), room)
+        logits = prefill(self.model, contexts, cache)
+        if cache.longest < len(rows[0].context):
+            self.begun = cache
+            return [], None, logits
+        self.begun = None
         del self.waiting[: len(rows)]
-        if self.cache:
-            self.grow(len(rows), cache.longest)
-            self.cache.put(cache)
-        else:
+        return rows, cache, logits
+
+    def add(self, cache: KVCache):
+        """Add the rows of another cache behind those that are there."""
+        if self.cache is None:
             self.cache = cache
-        return rows, logits
+            return
+        self.grow(len(cache.lengths), cache.longest)
+        self.cache.put(cache)
 
     def room_of(self, row: Row) -> int:
         """How many tokens there should be room for, for some time."""

@@ -1,6 +1,5 @@
 """The models that the page offers: the one it opens with, its adapters, and those beside it."""
 
-import functools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +13,18 @@ from miniglm.page.visitors import Visitors
 from miniglm.page.words import TEXTS, Trouble, say
 
 
+KEPT = 4  # models that stay open
+
+
 class Models:
-    """Models by their directories; each is opened when it is first asked for, and four are kept."""
+    """Models by their directories; each is opened when it is first asked for, and some are kept."""
 
     def __init__(self, visitors: Visitors, out_dir: str, lora: list[str], device: str, dtype: str, lookup: bool):
         """See the settings of sample_gradio.py. Opens out_dir's model with every adapter; raises UserError."""
         self.visitors, self.out_dir, self.lora = visitors, out_dir, lora
 
-        @functools.lru_cache(maxsize=4)
-        def load(name):
-            if name in lora:
-                loaded = origin.load(out_dir, device, dtype, name, lookup)
-            else:
-                loaded = origin.load(name, device, dtype, lookup=lookup)
-            return replace(loaded, batch=visitors.batch_of(loaded.model))
-
-        self.load = load
+        self.device, self.dtype, self.lookup = device, dtype, lookup
+        self.opened: dict[str, Loaded] = {}  # the last KEPT, the latest asked for behind
         given = [*lora, out_dir]
         opened = {name: visitors.submit(self.load, name).result() for name in given}
         self.others = {name for name, loaded in opened.items() if loaded.family and not loaded.settings}
@@ -44,8 +39,22 @@ class Models:
         self.names = list(self.chat)
         self.novel = next((name for name in self.names if not self.chat[name]), self.names[0])
 
+    def load(self, name: str) -> Loaded:
+        """A model, with a batch for all who ask it. Raises UserError."""
+        if name not in self.opened:
+            place, lora = (self.out_dir, name) if name in self.lora else (name, "")
+            loaded = origin.load(place, self.device, self.dtype, lora, self.lookup)
+            self.opened[name] = replace(loaded, batch=self.visitors.batch_of(loaded.model))
+        self.opened[name] = self.opened.pop(name)
+        while len(self.opened) > KEPT:
+            self.opened.pop(next(iter(self.opened)))
+        return self.opened[name]
+
     async def open(self, name: str) -> Loaded:
-        """A model, opened in its turn. Raises Trouble."""
+        """A model, opened where it is not open yet. Raises Trouble."""
+        if loaded := self.opened.get(name):
+            self.visitors.submit(self.load, name)  # it stays open longer
+            return loaded
         try:
             return await self.visitors.compute(self.load, name)
         except UserError as error:

@@ -6,6 +6,7 @@
 What is asked goes in turns with the page's visitors, and a client that goes away ends its turn.
 """
 
+import asyncio
 import hmac
 import json
 import time
@@ -277,7 +278,7 @@ class Protocol:
         messages = [message.model_dump() for message in asked.messages]
         if messages[-1]["role"] != "user":
             raise Refused(400, "the last message is no question; let it be the user's", "messages")
-        ids = await self.models.visitors.compute(prompt_ids, loaded, messages)
+        ids = await asyncio.to_thread(prompt_ids, loaded, messages)
         tool = self.tool_of(loaded) if asked.likeliest is None else None  # of a call no probabilities are told
         in_book = tool is not None and tool is loaded.book
 
@@ -302,7 +303,7 @@ class Protocol:
         asked, loaded = await self.read(request, TextAsked)
         most, prompts = loaded.model.config.block_size - 1, []
         for prompt in [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt:
-            ids = [*loaded.tokenizer.start_ids, *await self.models.visitors.compute(loaded.tokenizer.encode, prompt)]
+            ids = [*loaded.tokenizer.start_ids, *await asyncio.to_thread(loaded.tokenizer.encode, prompt)]
             if not 0 < len(ids) <= most:
                 code = "context_length_exceeded" if ids else None
                 raise Refused(400, f"a prompt of 1 to {most} tokens is read, not of {len(ids)}", "prompt", code)

@@ -1,5 +1,6 @@
 """What a model says to a visitor of the page, longer and longer, in turn with what it says to others."""
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +21,7 @@ async def written(
     visitors: Visitors, loaded: Loaded, prompt: str | Messages, num_beams, length_penalty, max_new_tokens, *sampling
 ) -> AsyncIterator[tuple[str, str]]:
     """What a model says to a prompt: (text, its speed). The settings: see controls.settings."""
-    ids = await visitors.compute(prompt_ids, loaded, prompt)
+    ids = await asyncio.to_thread(prompt_ids, loaded, prompt)
     text = prompt if isinstance(prompt, str) and not loaded.chat else ""
     tokens, started = 0, time.perf_counter()
     if num_beams > 1:
@@ -86,7 +87,7 @@ async def looked_inside(
 
     kept_k, kept_p: see chat.look_inside. Beams are none here.
     """
-    ids = [*await visitors.compute(prompt_ids, loaded, text), *(choice.token for choice in chosen)]
+    ids = [*await asyncio.to_thread(prompt_ids, loaded, text), *(choice.token for choice in chosen)]
     yield inside_html(loaded.tokenizer, chosen, request), chosen
     longest = min(int(max_new_tokens), MOST_SEEN) - len(chosen)
     if longest <= 0 or ids[-1] in loaded.tokenizer.end_ids:

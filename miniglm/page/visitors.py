@@ -118,9 +118,10 @@ class Visitors:
         return await asyncio.wrap_future(self.submit(function, *arguments))
 
     def come(self, visitor: Visitor):
-        """Compute for a visitor."""
+        """Compute for a visitor from now on, whose text so joins its batch before the next step."""
         if visitor not in self.visiting and not visitor.ended:
             self.visiting.append(visitor)
+            visitor.advance()
 
     def go(self, visitor: Visitor):
         """Compute no more for a visitor, who has pressed stop or closed the page."""
