@@ -27,7 +27,8 @@ CHOICES = {
     "rope_pairs": ("halves", "neighbours"),
 }
 LONGEST_APART = 1024  # positions of which all scores are kept, see MiniGLM._view
-FEW = 32  # rows, of which a CPU computes products otherwise, see linear
+INTEL = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))  # whose own library it is that computes products
+FEW = range(5 if INTEL else 1, 33)  # rows of which a CPU computes products otherwise, see linear
 PLACES = ("attention", "output", "mlp", "norm")  # of biases: queries, keys and values; what follows them; MLP; norms
 
 
@@ -247,11 +248,11 @@ class Dropout(nn.Module):
 def linear(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """layer(x), x (..., in_features) -> (..., out_features).
 
-    Of a few rows in float32, as generation has them, a CPU computes the product three times as fast the other way
-    round, as a batch of two: the library's product with a single row waits for memory.
+    Of a few rows in float32, as generation has them, a CPU computes the product up to three times as fast the other
+    way round, as a batch of two: the library's product with a few rows waits for memory, on Intel's less with one to 4.
     """
-    rows = x.numel() // x.size(-1) if not torch.compiler.is_compiling() else FEW + 1
-    few = rows <= FEW and x.device.type == "cpu" and not torch.is_grad_enabled() and type(layer) is nn.Linear
+    rows = x.numel() // x.size(-1) if not torch.compiler.is_compiling() else FEW.stop
+    few = rows in FEW and x.device.type == "cpu" and not torch.is_grad_enabled() and type(layer) is nn.Linear
     if not few or layer.weight.dtype != torch.float32 or len(layer.weight) % 2:
         return layer(x)
     halves = layer.weight.view(2, -1, x.size(-1))  # (2, out / 2, in)
