@@ -28,7 +28,7 @@ CHOICES = {
 }
 LONGEST_APART = 1024  # positions of which all scores are kept, see MiniGLM._view
 INTEL = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))  # whose own library it is that computes products
-FEW = range(5 if INTEL else 1, 33)  # rows of which a CPU computes products otherwise, see linear
+FEW = range(9 if INTEL else 1, 33)  # rows of which a CPU computes products otherwise, see linear
 PLACES = ("attention", "output", "mlp", "norm")  # of biases: queries, keys and values; what follows them; MLP; norms
 
 
@@ -249,7 +249,7 @@ def linear(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """layer(x), x (..., in_features) -> (..., out_features).
 
     Of a few rows in float32, as generation has them, a CPU computes the product up to three times as fast the other
-    way round, as a batch of two: the library's product with a few rows waits for memory, on Intel's less with one to 4.
+    way round, as a batch of two: the library's product with a few rows waits for memory, on Intel's not with one to 8.
     """
     rows = x.numel() // x.size(-1) if not torch.compiler.is_compiling() else FEW.stop
     few = rows in FEW and x.device.type == "cpu" and not torch.is_grad_enabled() and type(layer) is nn.Linear

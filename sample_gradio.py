@@ -284,7 +284,8 @@ page.queue(default_concurrency_limit=None)
 # Seconds between looks for work, and for progress bars, of which there are none: gradio's take 7 % of a core.
 page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = 0.05, 1
 try:
-    app, _, _ = page.launch(
+    page.launch(
+        app_kwargs={"routes": [*ROUTES, *Protocol(models, tool_of, auth).routes]},
         server_name=host,
         server_port=port,
         share=share,
@@ -298,5 +299,4 @@ try:
     )
 except OSError as error:
     raise UserError(f"port {port} is taken or not allowed", "choose another --port") from error
-app.router.routes[:0] = [*ROUTES, *Protocol(models, tool_of, auth).routes]
 threading.Event().wait()  # until it is stopped; gradio would look ten times a second whether it is
