@@ -289,8 +289,9 @@ def look_inside(
 ) -> Iterator[Choice | None]:
     """Generate for one prompt; yields at each step the Choice, with the five likeliest Candidates, or None.
 
-    With None it waits for its batch. The probabilities are those at the temperature (at 1 where it is 0). kept_k, kept_p: the top-k and the top-p by
-    which candidates are marked, each alone; what is chosen follows `sampling`.
+    With None it waits for its batch. The probabilities are those at the temperature (at 1 where it is 0).
+    kept_k, kept_p: the top-k and the top-p by which candidates are marked, each alone; what is chosen follows
+    `sampling`.
     """
     heat = sampling.temperature or 1.0
     end_ids = loaded.tokenizer.end_ids

@@ -16,7 +16,7 @@ from miniglm.machine import cast_weights
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
 from model import ChunkedCrossEntropy, Dropout, GLMConfig, MiniGLM
-from tools import fill_adapters
+from tools import fill_adapters, random_model
 
 # Each a change of GPT-2's block; two that name the same knob are not tried together.
 KNOBS = {
@@ -53,14 +53,7 @@ PAIRS = [
 
 def made(*names, **more):
     """A small random model with these knobs, its weights large enough that its choices differ."""
-    torch.manual_seed(0)
-    knobs = {key: value for name in names for key, value in KNOBS[name].items()}
-    sizes = {"block_size": 24, "vocab_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
-    model = MiniGLM(GLMConfig(**(sizes | knobs | more))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5.0) if parameter.dim() == 2 else parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return random_model(**({key: value for name in names for key, value in KNOBS[name].items()} | more))
 
 
 def greedy(model, prompts, n, use_cache=True):

@@ -28,7 +28,7 @@ import torch
 # A script that runs in this process takes these, and not those of its own folder, which are the same.
 import configurator
 import data_utils  # noqa: F401
-import model  # noqa: F401
+import model
 from miniglm import files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +102,17 @@ def logits_differ(theirs, ours, vocab_size, length=24):
     ids = torch.randint(vocab_size, (2, length), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return (theirs(ids).logits - ours(ids)[0]).abs().max().item()
+
+
+def random_model(**knobs):
+    """A small random model with some knobs, its weights large enough that its choices differ."""
+    torch.manual_seed(0)
+    sizes = {"block_size": 24, "vocab_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    network = model.MiniGLM(model.GLMConfig(**(sizes | knobs))).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(5.0) if parameter.dim() == 2 else parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
 
 
 def fill_adapters(network, std):

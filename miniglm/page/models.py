@@ -12,7 +12,6 @@ from miniglm.origin import Loaded
 from miniglm.page.visitors import Visitors
 from miniglm.page.words import TEXTS, Trouble, say
 
-
 KEPT = 4  # models that stay open
 
 
