@@ -129,6 +129,7 @@ device = "auto"  # auto, cpu, cuda, cuda:1, mps
 dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the matrix products; weights stay float32
 gradient_checkpointing = False  # compute activations twice instead of keeping them: a quarter slower, less memory
 compile = False  # torch.compile: faster steps on a GPU after a minute or so of compiling; on a CPU it gains nothing
+shard: Literal["no", "fsdp"] = "no"  # fsdp: each of torchrun's processes keeps a part of the weights, not all
 backend: Literal["auto", "gloo", "nccl"] = "auto"  # of torchrun's processes: nccl on CUDA, gloo elsewhere
 seed: Annotated[int, Bounds(0, 2**31 - 1)] = 1337  # the same seed, settings and machine give the same run
 max_minutes: NotNegative = 0.0  # stop in good order after so long, 0 for never; --init_from=resume goes on
@@ -150,7 +151,7 @@ if objective in ON_ROLLOUTS:
     )
 
 # the machine; a process alone is a group of one
-group = join(device, backend)
+group = join(device, backend, shard)
 refuse(
     gradient_accumulation_steps % group.size != 0,
     f"--gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {group.size} processes",
@@ -169,6 +170,7 @@ if group.device == "cpu":
     machine.prepare_cpu(keep_freed=not gradient_checkpointing)
 if gradient_checkpointing:
     machine.checkpoint_gradients(model)
+model = group.shard(model)
 loss_of = objective_of(settings)
 autocast = machine.autocast_to(start.dtype, group.device_type)
 scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16")
@@ -181,7 +183,7 @@ schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or steps
 
 # where the batches come from: what is written, or what the model itself draws
 steps_of = Steps(batch_size, gradient_accumulation_steps, start.block_size, seed, group)
-reference = origin.reference_of(settings, start, autocast, group.device)
+reference = origin.reference_of(settings, start, autocast, group)
 if objective in ON_ROLLOUTS:
     drawing = Drawing(
         group_size, steps_a_draw, temperature, max_new_tokens, objective == "ppo", beta, gamma, gae_lambda

@@ -31,6 +31,7 @@ from miniglm.conversion import Changed, Weights, adapter_to_ours, adapter_to_the
 from miniglm.errors import UserError, refuse
 from miniglm.families import EMBEDDING, HEAD, LINEAR, VALUE_HEAD, is_linear
 from miniglm.files import read_json, write_json, write_whole
+from miniglm.parallel import gathered, part_like
 from model import GLMConfig
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -66,14 +67,16 @@ class Adapter:
 
     def of(self, model: nn.Module) -> Adapter:
         """This adapter with its weights as they are in `model` now, copies on the CPU."""
-        return dataclasses.replace(self, weights={name: part.cpu().clone() for name, part in parts_of(model).items()})
+        parts = {name: gathered(part).cpu().clone() for name, part in parts_of(model).items()}
+        return dataclasses.replace(self, weights=parts)
 
     def into(self, model: nn.Module):
         """Give the adapters in `model` these weights. Raises ValueError where they do not fit."""
         places = {name: part.shape for name, part in parts_of(model).items()}
         if places != {name: part.shape for name, part in self.weights.items()}:
             raise ValueError("other adapters")
-        model.load_state_dict(self.weights, strict=False)
+        found = parts_of(model)
+        model.load_state_dict({name: part_like(part, found[name]) for name, part in self.weights.items()}, strict=False)
 
 
 def parts_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -123,8 +126,9 @@ class NF4Linear(nn.Module):
             raise UserError("--quantize=nf4 needs the package bitsandbytes", "run pip install bitsandbytes") from error
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         packed, self.state = quantize_4bit(linear.weight.data, quant_type="nf4", compress_statistics=True)
-        self.packed: torch.Tensor
-        self.register_buffer("packed", packed, persistent=False)
+        self.packed = nn.Parameter(
+            packed, requires_grad=False
+        )  # (n, 1) uint8, two numbers each; so it can be shared out
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -135,7 +139,7 @@ class NF4Linear(nn.Module):
         """The weight (out_features, in_features), float32."""
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(self.packed, self.state)
+        return dequantize_4bit(gathered(self.packed), self.state)
 
     def forward(self, x):
         """x (..., in_features) -> (..., out_features)."""
@@ -253,11 +257,14 @@ def changed(A: torch.Tensor, B: torch.Tensor, scale: float, W: torch.Tensor) -> 
 
 def merged_state(model: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
     """The state dict, on the CPU, that `model` would have without its adapters: folded in, 4 bits dequantized."""
-    weights = {name: part for name, part in model.state_dict().items() if not PART.fullmatch(name)}
+    held = {name: part for name, part in model.state_dict().items() if not PART.fullmatch(name)}
+    weights = {name: gathered(part).cpu() for name, part in held.items() if not name.endswith(".packed")}
     weights |= {
-        f"{name}.weight": layer.dequantized() for name, layer in model.named_modules() if isinstance(layer, NF4Linear)
+        f"{name}.weight": layer.dequantized().cpu()
+        for name, layer in model.named_modules()
+        if isinstance(layer, NF4Linear)
     }
-    weights = {name.replace(".base.", "."): part.cpu() for name, part in weights.items()}
+    weights = {name.replace(".base.", "."): part for name, part in weights.items()}
     return dict(merged(weights, dataclasses.replace(adapter.of(model), base="")))
 
 

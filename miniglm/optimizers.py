@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from miniglm.errors import refuse
+from miniglm.parallel import gathered, part_like
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Optimizers:
         for optimizer in self.all:
             scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return nn.utils.get_total_norm(gradients)
+        return gathered(nn.utils.get_total_norm(gradients))
 
     def step(self, rate: float, norm: torch.Tensor, grad_clip: float, scaler: torch.amp.GradScaler):
         """Move the weights by their gradients, whose length is `norm`, cut down to grad_clip (0: as they are)."""
@@ -103,7 +104,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict):
     """
     changing = ("params", "lr")  # the rate is set anew at each step
     present = [{key: value for key, value in group.items() if key not in changing} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parts = {  # every process has read all of it
+        number: {key: value if key == "step" else part_like(value, parameters[number]) for key, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": parts})
     for group, values in zip(optimizer.param_groups, present, strict=True):
         group.update(values)
     needed = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Muon": {"momentum_buffer"}}[type(optimizer).__name__]
@@ -112,5 +118,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict):
             raise ValueError("a state of another optimizer")
         for key, value in values.items():
             shape = () if key == "step" else parameter.shape
-            if value.shape != shape or not value.is_contiguous() or not value.isfinite().all():
+            if value.shape != shape or not value.is_contiguous() or not value.isfinite().all().item():
                 raise ValueError(f"{key} does not fit")

@@ -143,7 +143,7 @@ def open_stored(place) -> tuple[Checkpoint, AnyTokenizer]:
     return checkpoint, tokenizer
 
 
-def reference_of(settings: dict, start: Start, autocast, device: str) -> Reference | None:
+def reference_of(settings: dict, start: Start, autocast, group: Group) -> Reference | None:
     """The model that a training is to keep near, the one it began with; None where its objective keeps near none.
 
     With LoRA that is the model itself without its adapter, else a copy. Raises UserError where it is no more.
@@ -159,7 +159,8 @@ def reference_of(settings: dict, start: Start, autocast, device: str) -> Referen
             f"there is no model {start.ckpt_dir} to keep near any more",
             "copy it back, or give it as --ckpt_dir=DIR",
         )
-        model = build_model(open_model(start.ckpt_dir)[0], value_head=False).to(device).requires_grad_(False)
+        model = build_model(open_model(start.ckpt_dir)[0], value_head=False).requires_grad_(False)
+        model = group.shard(model.to(group.device))
         as_it_was = contextlib.nullcontext
 
     @torch.no_grad()
@@ -293,6 +294,16 @@ def refuse_what_cannot_be(s, init_from, resumable, writes):
             "--quantize and --merge_lora go with LoRA",
             "add --lora_rank=8, or leave them away",
         )
+    refuse(
+        s.shard == "fsdp" and s.objective in ON_ROLLOUTS,
+        f"--objective={s.objective} draws answers, for which each process needs all weights",
+        "leave --shard=fsdp away",
+    )
+    refuse(
+        s.shard == "fsdp" and s.dtype == "float16",
+        "float16 has a scale that processes with parts of the weights would not agree on",
+        "choose --dtype=bfloat16, or leave --shard=fsdp away",
+    )
     on_mps = pick_device(s.device) == "mps"
     refuse(s.quantize != "none" and on_mps, "--quantize=nf4 is for CUDA and the CPU", "choose --device=cpu")
     refuse(writes and s.out_dir.endswith(".pt"), f"--out_dir={s.out_dir} is a checkpoint", "give its directory")

@@ -3,13 +3,17 @@
 import contextlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from miniglm.machine import pick_device
+from model import MiniGLM
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Group:
     rank: int  # which of them this one is
     size: int  # how many there are
     device: str  # what this one computes on: cpu, cuda:1, mps
+    shards: bool = False  # whether each keeps a part of the weights, their gradients and the optimizer's state
 
     @property
     def main(self) -> bool:
@@ -50,9 +55,23 @@ class Group:
         dist.broadcast(shared, 0)
         return shared.item()
 
+    def shard(self, model: MiniGLM) -> MiniGLM:
+        """The model, of whose weights each process keeps a part from now on, where they are to be shared out.
+
+        Whoever needs a block's weights gathers them for the moment (Zhao et al. 2023, arXiv:2304.11277). The model is
+        to be called as a whole, in all processes; before it every process has all weights.
+        """
+        if self.shards:
+            for tensor in model.state_dict().values():  # new weights were drawn by each
+                dist.broadcast(tensor, 0)
+            for block in model.blocks:
+                fully_shard(block)
+            fully_shard(model)
+        return model
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as a network whose gradients are the mean of the processes' own after each backward pass."""
-        if self.size == 1:
+        if self.size == 1 or self.shards:  # fully_shard has seen to the gradients
             return model
         devices = [self.device] if self.device_type == "cuda" else None
         # No buffer changes; those of 4-bit weights would be sent at each step.
@@ -60,9 +79,23 @@ class Group:
 
     def syncing_only(self, last: bool, network: nn.Module):
         """A context in which gradients are shared among processes only where `last` is true."""
+        if isinstance(network, FSDPModule):
+            network.set_requires_gradient_sync(last)
         if last or not isinstance(network, DistributedDataParallel):
             return contextlib.nullcontext()
         return network.no_sync()
+
+    def whole(self, state: Any) -> Any:
+        """A state, nested dicts and lists of tensors, with its parts gathered; elsewhere than in `main` without them.
+
+        All processes must ask for it.
+        """
+        if isinstance(state, DTensor):
+            full = state.full_tensor()  # one at a time
+            return full.cpu() if self.main else None
+        if isinstance(state, dict):
+            return {key: self.whole(each) for key, each in state.items()}
+        return [self.whole(each) for each in state] if isinstance(state, list) else state
 
     def leave(self):
         """Take leave of the others, in good order."""
@@ -70,10 +103,24 @@ class Group:
             dist.destroy_process_group()
 
 
-def join(device: str, backend: str) -> Group:
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that may be shared out among the processes, which must all ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_like(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """This process's part of a tensor that every process has whole, where `other` is shared out; else the tensor."""
+    if not isinstance(other, DTensor) or isinstance(value, DTensor):
+        return value
+    # Each takes its part of its own copy: nothing is sent.
+    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+
+
+def join(device: str, backend: str, shard: str = "no") -> Group:
     """The group that torchrun has made this process part of, or a group of one.
 
-    device: as --device has it. backend: gloo, nccl, or auto: nccl on CUDA, gloo elsewhere. Raises UserError.
+    device: as --device has it. backend: gloo, nccl, or auto: nccl on CUDA, gloo elsewhere. shard: fsdp shares out the
+    weights, see Group.shard. Raises UserError.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(device)
@@ -84,7 +131,7 @@ def join(device: str, backend: str) -> Group:
         if device == "cuda":
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
-    return Group(rank, size, device)
+    return Group(rank, size, device, shard == "fsdp" and size > 1)
 
 
 def _meet_the_others(backend):

@@ -35,13 +35,13 @@ from miniglm.machine import peak_memory
 from miniglm.objectives import is_overfitted
 from miniglm.optimizers import Optimizers, Schedule
 from miniglm.origin import Start, trains
-from miniglm.parallel import Group
+from miniglm.parallel import Group, part_like
 from miniglm.vocabulary import fingerprint
 
 TIMED_STEPS = 20  # tell how many fit into --fit_minutes
 # Settings of a call, which may differ when a run is resumed without changing its losses.
 OF_THE_CALL = {"out_dir", "init_from", "ckpt_dir", "overwrite", "max_minutes", "eval_only", "replay", "run"}
-OF_THE_CALL |= {"keep_last", "log_interval", "merge_lora", "gradient_checkpointing"}
+OF_THE_CALL |= {"keep_last", "log_interval", "merge_lora", "gradient_checkpointing", "shard"}
 
 
 class Run:
@@ -112,7 +112,9 @@ class Run:
             if self.start.adapter:
                 adapter_of(checkpoint, self.folder).into(self.model)
             else:
-                self.model.load_state_dict(checkpoint.weights)
+                places = self.model.state_dict()
+                weights = {name: part_like(part, places.get(name, part)) for name, part in checkpoint.weights.items()}
+                self.model.load_state_dict(weights)
             self.optimizers.load(checkpoint.optimizers, self.folder)
             if checkpoint.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(checkpoint.scaler)
@@ -243,7 +245,7 @@ class Run:
         """The model and the run as they are now; of a model with an adapter, the adapter, merged if asked for."""
         adapter = self.start.adapter and self.start.adapter.of(self.model)
         if adapter is None:
-            weights = self.model.state_dict()
+            weights = self.group.whole(self.model.state_dict())
         else:
             weights = merged_state(self.model, adapter) if self.settings["merge_lora"] else {}
         return Checkpoint(
@@ -256,7 +258,7 @@ class Run:
             searches=self.data.searches,
             normalisation=self.data.normalisation,
             state=self.state,
-            optimizers=self.optimizers.state_dicts(),
+            optimizers=self.group.whole(self.optimizers.state_dicts()),
             scaler=self.scaler.state_dict(),
             adapter=adapter,
         )
