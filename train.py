@@ -165,12 +165,11 @@ data = open_data(dataset)
 
 # the model: new, ours, an adapter on its base, or from Hugging Face; all that cannot be is refused there
 start = origin.begin(settings, data, group)
-model = start.model.to(group.device).train()
 if group.device == "cpu":
     machine.prepare_cpu(keep_freed=not gradient_checkpointing)
 if gradient_checkpointing:
-    machine.checkpoint_gradients(model)
-model = group.shard(model)
+    machine.checkpoint_gradients(start.model)
+model = group.place(start.model).train()
 loss_of = objective_of(settings)
 autocast = machine.autocast_to(start.dtype, group.device_type)
 scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16")

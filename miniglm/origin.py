@@ -160,7 +160,7 @@ def reference_of(settings: dict, start: Start, autocast, group: Group) -> Refere
             "copy it back, or give it as --ckpt_dir=DIR",
         )
         model = build_model(open_model(start.ckpt_dir)[0], value_head=False).requires_grad_(False)
-        model = group.shard(model.to(group.device))
+        model = group.place(model)
         as_it_was = contextlib.nullcontext
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -55,18 +56,21 @@ class Group:
         dist.broadcast(shared, 0)
         return shared.item()
 
-    def shard(self, model: MiniGLM) -> MiniGLM:
-        """The model, of whose weights each process keeps a part from now on, where they are to be shared out.
+    def place(self, model: MiniGLM) -> MiniGLM:
+        """The model on this process's device, in place: all of it, or a part where the weights are shared out.
 
-        Whoever needs a block's weights gathers them for the moment (Zhao et al. 2023, arXiv:2304.11277). The model is
-        to be called as a whole, in all processes; before it every process has all weights.
+        Then whoever needs a block's weights gathers them for the moment (Zhao et al. 2023, arXiv:2304.11277), so that
+        the model is to be called as a whole, in all processes. On no device stands more of it than a block at a time.
         """
-        if self.shards:
-            for tensor in model.state_dict().values():  # new weights were drawn by each
-                dist.broadcast(tensor, 0)
-            for block in model.blocks:
-                fully_shard(block)
-            fully_shard(model)
+        if not self.shards:
+            return model.to(self.device)
+        mesh = init_device_mesh(self.device_type, (self.size,))
+        for part in [*model.blocks, model]:
+            part.to(self.device)
+            for tensor in part.state_dict().values():
+                if not isinstance(tensor, DTensor):  # new weights were drawn by each
+                    dist.broadcast(tensor, 0)
+            fully_shard(part, mesh=mesh)
         return model
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -120,7 +124,7 @@ def join(device: str, backend: str, shard: str = "no") -> Group:
     """The group that torchrun has made this process part of, or a group of one.
 
     device: as --device has it. backend: gloo, nccl, or auto: nccl on CUDA, gloo elsewhere. shard: fsdp shares out the
-    weights, see Group.shard. Raises UserError.
+    weights, see Group.place. Raises UserError.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(device)
