@@ -1,9 +1,17 @@
 """OpenAI's protocol: the official client against the running page, and all that a client may get wrong."""
 
+import asyncio
 import json
+import random
+import re
+import socket
+import time
+from pathlib import Path
 
+import httpx
 import openai
 import pytest
+import requests
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -19,10 +27,15 @@ ASKED = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.fixture(scope="module")
-def served(project, chat, adapted):
-    """(an official client, the model's id) of a running page with a small chat model."""
-    for address, _ in serve_page(project, "out/talk"):
-        yield openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0), "out/talk"
+def page(project, chat, adapted):
+    """(address, process) of a running page with a small chat model in float32."""
+    yield from serve_page(project, "out/talk", "--dtype=float32")
+
+
+@pytest.fixture(scope="module")
+def served(page):
+    """(an official client, the model's id) of that page."""
+    return openai.OpenAI(base_url=f"{page[0]}/v1", api_key="any", max_retries=0), "out/talk"
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +126,8 @@ def test_an_answer_stops_where_it_is_told_to(served):
         ({"seed": 1 << 70}, "seed"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stream": "yes"}, "stream"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": "search"}, "tools"),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tool_choice"),
     ],
 )
 def test_what_is_wrong_is_told(client, changes, param):
@@ -154,3 +168,132 @@ def test_who_goes_away_ends_their_turn(served):
         stream.close()
     whole = client.with_options(timeout=20).chat.completions.create(model=name, messages=ASKED, temperature=0)
     assert whole.choices[0].message.content == ANSWER
+
+
+MALFORMED = [
+    {"messages": []}, {"temperature": "warm"}, {"max_tokens": -1}, {"model": "gpt-5"}, {"stop": [""]}, {"seed": 1 << 80},
+    {"messages": [{"role": "user", "content": "问" * 2000}]}, {"messages": [{"role": "user"}]}, {"n": 1e9},
+]  # fmt: skip
+
+
+class Crowd:
+    """Sixteen clients who come and go, and what they saw; each turn of theirs is drawn by chance."""
+
+    def __init__(self, address: str, model: str, drawn: dict[int, str]):
+        """drawn: what the model says alone to DRAWN, by the seed."""
+        self.address, self.model, self.drawn = address, model, drawn
+        self.seen, self.wrong = dict.fromkeys(("whole", "stream", "cut", "drawn_alike", "malformed", "junk"), 0), []
+
+    async def live(self, number: int, until: float):
+        """One client, in many turns."""
+        chance = random.Random(number)
+        async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
+            while time.monotonic() < until:
+                kind = chance.choice(list(self.seen))
+                try:
+                    await getattr(self, kind)(client, chance)
+                except Exception as error:
+                    self.wrong.append(f"{kind}: {error!r}")
+                self.seen[kind] += 1
+                await asyncio.sleep(chance.expovariate(5))
+
+    def about(self, question: str, **more) -> dict:
+        """A request."""
+        return {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0} | more
+
+    def expect(self, *pair):
+        """Note two things that should be the same."""
+        if pair[0] != pair[1]:
+            self.wrong.append(f"{pair[0]!r} for {pair[1]!r}")
+
+    async def whole(self, client, chance):
+        """A question, answered at once."""
+        question, answer = chance.choice(TALK)
+        response = await client.post("/v1/chat/completions", json=self.about(question))
+        self.expect(response.json()["choices"][0]["message"]["content"], answer)
+
+    async def stream(self, client, chance, most=1000):
+        """A question, answered in a stream of which so many lines are read at most."""
+        question, answer = chance.choice(TALK)
+        said = ""
+        async with client.stream("POST", "/v1/chat/completions", json=self.about(question, stream=True)) as lines:
+            async for line in lines.aiter_lines():
+                if line.startswith("data: {"):
+                    said += json.loads(line[6:])["choices"][0]["delta"]["content"]
+                most -= 1
+                if not most:
+                    break
+        self.expect(said, answer if most else answer[: len(said)])
+
+    async def cut(self, client, chance):
+        """A stream that is left in the middle."""
+        await self.stream(client, chance, chance.randint(1, 3))
+
+    async def drawn_alike(self, client, chance):
+        """An answer that is drawn by a seed."""
+        seed = chance.choice(list(self.drawn))
+        response = await client.post("/v1/chat/completions", json=self.about(QUESTION, **DRAWN, seed=seed))
+        self.expect(response.json()["choices"][0]["message"]["content"], self.drawn[seed])
+
+    async def malformed(self, client, chance):
+        """A request that cannot be answered."""
+        response = await client.post("/v1/chat/completions", json=self.about(QUESTION) | chance.choice(MALFORMED))
+        self.expect(response.status_code in (400, 404) and "error" in response.json(), True)
+
+    async def junk(self, client, chance):
+        """Half a request, or none, and no more."""
+        port = int(self.address.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            chance.choice([b"GET", b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 99\r\n\r\n{", b"\0"])
+        )
+        await writer.drain()
+        await asyncio.sleep(chance.random() / 5)
+        writer.close()
+
+
+DRAWN = {"temperature": 1.5, "max_tokens": 12}
+
+
+@pytest.mark.parametrize("minutes", [1, pytest.param(60, marks=pytest.mark.long)])
+def test_sixteen_clients_come_and_go(page, served, minutes):
+    """Each gets what it gets alone; some leave in the middle, some send nonsense; the server's memory stays."""
+    address, process = page
+    client, name = served
+
+    def memory():
+        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
+
+    def alone(seed):
+        asked = client.chat.completions.create(model=name, messages=ASKED, seed=seed, **DRAWN)
+        return asked.choices[0].message.content
+
+    crowd = Crowd(address, name, {seed: alone(seed) for seed in range(8)})
+
+    async def come_and_go():
+        until = time.monotonic() + 60 * minutes
+        clients = [asyncio.create_task(crowd.live(number, until)) for number in range(16)]
+        await asyncio.sleep(20 * minutes)
+        before = memory()
+        await asyncio.gather(*clients)
+        return before, memory()
+
+    before, after = asyncio.run(come_and_go())
+    print(f"\n{crowd.seen}, {before:.0f} MiB after a third, {after:.0f} at the end")
+    assert not crowd.wrong, crowd.wrong[:5]
+    assert min(crowd.seen.values()) > 20 and process.poll() is None
+    assert after < before + 16
+
+
+def test_what_never_ends_is_refused(page, served):
+    """A header of any length, and a body of 100 MB: an error, no memory, and others are answered."""
+    address, process = page
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=20) as line:
+        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nX-Long: ")
+        with pytest.raises(OSError):  # it is closed
+            for _ in range(1000):
+                line.sendall(b"a" * (1 << 20))
+    assert requests.post(f"{address}/v1/completions", data=b"x" * (100 << 20), timeout=60).status_code == 413
+    client, name = served
+    whole = client.chat.completions.create(model=name, messages=ASKED, temperature=0)
+    assert whole.choices[0].message.content == ANSWER and process.poll() is None

@@ -56,11 +56,11 @@ def text_of(content):
     return "".join(map(str, (part["text"] for part in content)))
 
 
-def no_tools(tools):
-    """None, or an empty list."""
-    if tools:
-        raise ValueError("these models call no tools that a request brings; leave them away")
-    return tools
+def no_demand(choice):
+    """What may be said of the tools that a request brings: no model here has learnt to call them, it just answers."""
+    if choice not in (None, "none", "auto"):
+        raise ValueError("these models call no tools that a request brings; leave it away")
+    return choice
 
 
 class Message(BaseModel):
@@ -119,7 +119,8 @@ class ChatAsked(Asked):
     max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list | None, BeforeValidator(no_tools)] = None
+    tools: list[dict] | None = None
+    tool_choice: Annotated[Any, BeforeValidator(no_demand)] = None
 
     @property
     def longest(self) -> int:
