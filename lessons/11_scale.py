@@ -10,6 +10,7 @@ from typing import Annotated
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib.pyplot as plt
+from torch.nn import Linear
 
 from configurator import Bounds, Positive, configure
 from lessons.drawing import keep, words
@@ -77,11 +78,20 @@ axes.set(xlabel=words("参数", "parameters"), ylabel="GB")
 axes.legend(fontsize=8)
 keep(figure, "11_memory")
 
-# sharing: what of it lies on each of several cards
-count = parameters["7B"]
-for cards in (1, 2, 4, 8):
-    everywhere, shared = 16 * count / 1e9, 16 * count / cards / 1e9
-    print(f"7B on {cards} cards: {everywhere:.0f} GB each if all have all of it (DDP), {shared:.0f} if shared (FSDP)")
+# sharing: what of it lies on each of several cards, with what is gathered for the moment: a block, embedding and head
+model = outline(*SHAPES["7B"])
+count, block = parameters["7B"], sum(parameter.numel() for parameter in model.blocks[0].parameters())
+around = count - len(model.blocks) * block  # embedding, head, last norm
+layers = [layer for layer in model.blocks.modules() if isinstance(layer, Linear)]
+changed = 16 * 8 * sum(layer.in_features + layer.out_features for layer in layers)  # LoRA of rank 8
+kinds = {  # {name: (bytes that are kept, bytes that are gathered)}
+    "all weights": (16 * count, 4 * (block + around)),
+    "LoRA": (4 * count + changed, 4 * (block + around)),
+    "QLoRA": (0.52 * (count - around) + 4 * around + changed, 0.52 * block + 4 * around),
+}
+for name, (held, gathered) in kinds.items():
+    two, eight = ((held / cards + gathered) / 1e9 for cards in (2, 8))
+    print(f"7B, {name}: {held / 1e9:.1f} GB on 1 card; shared {two:.1f} on each of 2, {eight:.1f} on each of 8")
 
 # the cache of keys and values, while talking
 for name, (layers, heads, kv_heads, width, *_) in SHAPES.items():
