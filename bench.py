@@ -621,6 +621,8 @@ def main():
     refuse(len(what) != 1 or what[0] not in kinds, "no such benchmark", f"write one of {', '.join(kinds)}")
     refuse(n_embd % n_head != 0, f"--n_embd={n_embd} cannot be shared by {n_head} heads", "choose a divisor")
     refuse(what[0] == "prepare" and not BOOK.is_file(), f"no book {BOOK}", "run python data/fetch_data.py")
+    few = what[0] == "serve" and not model and vocab_size < Tokenizer.gpt2().vocab_size
+    refuse(few, f"--vocab_size={vocab_size} is less than GPT-2's, which is served", "leave it away")
     refuse(what[0] == "open" and not model, "no folder to open is named", "give one as --model=DIR")
     settings |= {"what": what[0], "dtype": pick_dtype(dtype, "cpu")}
     if what[0] in ("page", "speedrun"):

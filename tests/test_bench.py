@@ -47,9 +47,20 @@ def test_the_page_is_asked_by_many_at_once(project, chat):
     assert 0 < report["together"]["median_seconds"] <= report["together"]["longest_seconds"]
 
 
+def test_clients_are_served_beside_llama_cpps(project):
+    """One and three clients at once, of both servers: tokens a second and the wait for the first; nothing is left."""
+    shape = ["--n_layer=1", "--n_head=2", "--n_embd=32", "--new_tokens=8", "--turns=1", "--dtype=float32"]
+    out = project.run("bench.py", "serve", *shape, "--clients=1,3").stdout
+    report = json.loads(out.strip().splitlines()[-1])
+    for figures in (report["clients"], report["peers"]["llama.cpp"]):
+        assert figures.keys() == {"1", "3"}
+        assert all(each["tokens_per_second"] > 0 and 0 < each["first_token"] < 30 for each in figures.values())
+    assert not list((project.folder / "data").glob("bench-*"))
+
+
 def test_an_unknown_benchmark_is_told(project):
     """In one line."""
-    assert "write one of train, finetune, generate, open, prepare, page, speedrun" in project.fails(
+    assert "write one of train, finetune, generate, open, prepare, page, serve, speedrun" in project.fails(
         "bench.py", "cooking"
     )
 

@@ -118,6 +118,20 @@ def text_of(browser, selector):
     return lambda: browser.execute_script(script, selector)
 
 
+def settled(text):
+    """A text that is not empty and has not changed for a second."""
+    seen = []
+
+    def told_again():
+        seen.append((time.monotonic(), text()))
+        return seen[-1][1] and {said for when, said in seen if when > seen[-1][0] - 1} == {seen[-1][1]}
+
+    wait_for(text)
+    time.sleep(1)
+    wait_for(told_again)
+    return seen[-1][1]
+
+
 def ask(browser, url, question):
     """Open the page, type a question, send it; a function that gives the conversation's text."""
     from selenium.webdriver.common.keys import Keys
@@ -484,8 +498,7 @@ def test_a_reader_judges_and_a_reward_model_scores(browser, project, chat):
     start_with(here, address, "对比", "#both-asked textarea", question, "#better-0")
     wait_for(lambda: "没什么可比的" in text_of(here, "body")())
     find(here, "#compare-go").click()
-    other = wait_for(text_of(here, "#right-answer textarea"))
-    wait_for(lambda: text_of(here, "#right-answer textarea")() == other != answer)
+    assert settled(text_of(here, "#right-answer textarea")) != answer
     find(here, "#better-0").click()
     wait_for(lambda: "mine.jsonl" in text_of(here, "#kept-pair")())
     pair = json.loads((project.folder / "mine.jsonl").read_text("utf-8"))

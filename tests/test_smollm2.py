@@ -1,5 +1,6 @@
 """A real model of others, SmolLM2-135M-Instruct: fetched, talked to, fine-tuned, written for other programs."""
 
+import copy
 import json
 import math
 import urllib.request
@@ -58,10 +59,12 @@ def perplexity_in(server, ids):
 
 
 def test_transformers_computes_the_same(project, smollm2, theirs):
-    """Logits within 1e-4 in float32; ids of the whole book, of the chat form; greedy answers."""
+    """Logits in float32 as near to the exact ones as its own; ids of the book, of the chat form; greedy answers."""
     loaded = origin.load(smollm2, dtype="float32")
     assert loaded.chat and loaded.family == "Llama" and loaded.model.num_parameters() > 134e6
-    assert logits_differ(theirs, loaded.model, 49152) < 1e-4
+    exact, their_logits = copy.deepcopy(theirs).double(), lambda ids: [theirs(ids).logits]
+    of_theirs = logits_differ(exact, their_logits, 49152)  # kinds of processors round differently
+    assert of_theirs < 2e-3 and logits_differ(exact, loaded.model, 49152) < 2 * of_theirs
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
     book = (project.folder / "data/sanguo/input.txt").read_text(encoding="utf-8")
     assert tokenizer(book[:100_000])["input_ids"] == loaded.tokenizer.encode(book[:100_000])
