@@ -19,11 +19,18 @@ PEERS = {
     "train": {"nanogpt", "transformers"},
     "generate": {"nanogpt", "transformers", "llama.cpp-f16", "llama.cpp-q8_0"},
     "prepare": {"tiktoken"},
+    "finetune": set(),
 }
 LIKE = {"llama.cpp-f16": "ours-float16", "llama.cpp-q8_0": "ours-int8"}
 
 
-@pytest.mark.parametrize("what, peers", [*PEERS.items(), pytest.param("finetune", set(), marks=pytest.mark.long)])
+LONG = ("generate", "finetune")
+
+
+@pytest.mark.parametrize(
+    "what, peers",
+    [pytest.param(what, peers, marks=pytest.mark.long if what in LONG else ()) for what, peers in PEERS.items()],
+)
 def test_the_last_line_is_the_report(project, what, peers):
     """One JSON line with ours, the peers, ratios in like precision, the roofline and the machine; nothing is left."""
     report = json.loads(project.run("bench.py", what, *TINY, "--megabytes=1").stdout.strip().splitlines()[-1])

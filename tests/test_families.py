@@ -407,6 +407,7 @@ def test_narrow_weights_stay_as_they_are(folders, name, tmp_path):
     assert origin.load(tmp_path / "narrow", dtype="float32").model.dtype == torch.float32
 
 
+@pytest.mark.long
 def test_the_safety_experiment_runs_on_a_small_model(project, folders):
     """config/qlora_safety.py on a tiny Baichuan-13B and records in the set's form: three domains of it, QLoRA."""
     folder, _ = folders("baichuan-13b")

@@ -171,8 +171,8 @@ def test_who_goes_away_ends_their_turn(served):
 
 
 MALFORMED = [
-    {"messages": []}, {"temperature": "warm"}, {"max_tokens": -1}, {"model": "gpt-5"}, {"stop": [""]},
-    {"seed": 1 << 80}, {"messages": [{"role": "user", "content": "问" * 2000}]}, {"messages": [{"role": "user"}]}, {"n": 1e9},
+    {"messages": []}, {"temperature": "warm"}, {"max_tokens": -1}, {"model": "gpt-5"}, {"stop": [""]}, {"n": 1e9},
+    {"seed": 1 << 80}, {"messages": [{"role": "user"}]}, {"messages": [{"role": "user", "content": "问" * 2000}]},
 ]  # fmt: skip
 
 

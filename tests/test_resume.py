@@ -53,7 +53,9 @@ def command(name, out_dir):
     ]
 
 
-@pytest.mark.parametrize("name", ["muon-bf16-accumulation", "talk-adamw-bf16", "two-processes"])
+@pytest.mark.parametrize(
+    "name", ["talk-adamw-bf16", "two-processes", pytest.param("muon-bf16-accumulation", marks=pytest.mark.long)]
+)
 def test_a_killed_run_ends_as_one_left_alone(project, chat, name):
     """Killed after its first checkpoint and started again by the same command: the same losses, weights and states."""
     project.run(*command(name, f"out/whole-{name}"), process=True, **threads(name))

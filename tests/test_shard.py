@@ -19,6 +19,7 @@ KINDS = {
     "lora": [*TALK, *LORA],
     "qlora": [*TALK, *LORA, "--quantize=nf4"],
 }
+GATE = (("all", True), ("qlora", False))
 SIZES = """
 import torch
 from miniglm.optimizers import Optimizers
@@ -45,14 +46,11 @@ def shared(first):
 @pytest.mark.parametrize(
     "kind, together_first",
     [
-        ("all", True),
-        ("all", False),
-        ("qlora", True),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in [
-            ("qlora", False), ("lora", True), ("lora", False), ("muon", True), ("muon", False),
-        ]),
+        pytest.param(kind, first, marks=pytest.mark.long if (kind, first) not in GATE else ())
+        for kind in KINDS
+        for first in (True, False)
     ],
-)  # fmt: skip
+)
 def test_two_processes_with_half_the_weights_train_as_one(project, chat, adapted, kind, together_first):
     """The first half of a run by two, the second by one, or the other way: the losses of a run by one alone.
 

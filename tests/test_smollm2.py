@@ -117,7 +117,8 @@ def me(project, smollm2):
     return project
 
 
-@pytest.mark.parametrize("quantize", ["none", pytest.param("nf4", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_it_learns_who_it_is_by_lora(me, theirs, smollm2, quantize):
     """Twelve steps, its own template, the base in 16 or in 4 bits: sample.py says it, peft gives the same logits."""
     out = f"out/me-{quantize}"
