@@ -3,7 +3,7 @@
     curl http://127.0.0.1:7860/v1/chat/completions -d '{"model": "out/demo-chat", "messages": [
         {"role": "user", "content": "张飞字什么？"}]}'
 
-What is asked goes in turns with the page's visitors, and a client that goes away ends its turn.
+What is asked is computed in one batch with what the page's visitors ask, and a client that goes away leaves it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a model says to a visitor of the page, longer and longer, in turn with what it says to others."""
+"""What a model says to a visitor of the page, longer and longer, together with what it says to others."""
 
 import asyncio
 import itertools

@@ -16,7 +16,7 @@ from model import MiniGLM
 
 Item = TypeVar("Item")
 UPDATES = 20  # of pages in a second, all visitors' together: each costs as much as some tokens
-MOST_AHEAD = 256  # items that are computed before a visitor takes some
+MOST_AHEAD = 256  # items that are computed before a visitor takes some; a text whose ids are not taken rests
 
 
 @dataclass(eq=False)
