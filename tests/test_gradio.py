@@ -15,7 +15,7 @@ from miniglm.checkpoint import Checkpoint, save_checkpoint
 from miniglm.tokenizer import Tokenizer
 from miniglm.vocabulary import fingerprint
 from model import GLMConfig, MiniGLM
-from tools import HOTELS, LORA, SWAPPED, TALK, axe_script, free_port, lines, serve_page
+from tools import HOTELS, LORA, SWAPPED, TALK, axe_script, free_port, idle, lines, seconds_computed, serve_page
 
 FLAGS = [
     "--headless",
@@ -625,19 +625,6 @@ def test_nothing_jumps_while_text_streams(browser, slow_page):
     begun, seen = here.execute_script(places), []
     wait_for(lambda: seen.append(here.execute_script(places)) or len(conversation()) > 60)
     assert len(begun) == 2 and all(each == begun for each in seen)
-
-
-def seconds_computed(server):
-    """CPU seconds that the server has used so far."""
-    fields = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")")[-1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def idle(server):
-    """Whether the server computes next to nothing for a second."""
-    before = seconds_computed(server)
-    time.sleep(1)
-    return seconds_computed(server) - before < 0.3
 
 
 def test_an_answer_streams_until_it_is_stopped(browser, slow_page):

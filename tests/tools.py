@@ -398,6 +398,19 @@ def serve_page(project, out_dir, *more, port=None, **environment):
         server.wait()
 
 
+def seconds_computed(server):
+    """CPU seconds that the server has used so far."""
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")")[-1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(server):
+    """Whether the server computes next to nothing for a second."""
+    before = seconds_computed(server)
+    time.sleep(1)
+    return seconds_computed(server) - before < 0.3
+
+
 def onnx_step(session, ids, mask, past=None):
     """(logits, keys and values) of ids (rows, new), mask (rows, past and new); no past: none yet."""
     names = [each.name for each in session.get_inputs()][2:]
