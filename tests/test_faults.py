@@ -354,6 +354,7 @@ def test_a_rank_that_dies_ends_the_others(project, chat, rank):
     assert "error: another process of this run has died" in said(run)
 
 
+@pytest.mark.long
 def test_torchruns_restart_resumes_by_itself(project, chat):
     """--max_restarts=1: a rank is killed, both begin again where the checkpoint is, and end as if nothing had been."""
     words = [*TWELVE, "--max_iters=40", "--gradient_accumulation_steps=2"]

@@ -136,6 +136,7 @@ def test_it_learns_who_it_is_by_lora(me, theirs, smollm2, quantize):
         assert logits_differ(adapted, ours, 49152) < 5e-3 and logits_differ(theirs, ours, 49152) > 1
 
 
+@pytest.mark.long
 def test_a_book_is_prepared_and_measured_in_its_tokens(project, smollm2):
     """prepare.py takes its tokenizer, evaluations.py gives loss and perplexity."""
     project.write("data/english/input.txt", (TEXT + "\n") * 5)

@@ -6,6 +6,7 @@ const miniglm = (() => {
   const escaped = text => { const box = document.createElement("p"); box.textContent = text; return box.innerHTML.replaceAll('"', "&quot;") };
   let current = sessionStorage.getItem(CURRENT);  // survives a reload and differs from window to window
   let chosen = null;  // in the list
+  let restored = false;  // whether what was typed before is in the box again
 
   function point(id) {
     current = id;
@@ -56,9 +57,12 @@ const miniglm = (() => {
     },
     reload() {  // gradio does that, too, when the server comes back
       if (!read(current)) point(null);
+      restored = true;
       return [...shown(), sessionStorage.getItem(DRAFT) ?? ""];
     },
-    leave() { sessionStorage.setItem(DRAFT, document.querySelector("#question textarea")?.value ?? "") },
+    leave() {  // not from a page that is left before it was ready: what was typed would be lost
+      if (restored) sessionStorage.setItem(DRAFT, document.querySelector("#question textarea")?.value ?? "");
+    },
     save() {
       const lines = all().map(talk => JSON.stringify({messages: talk.messages}) + "\n");
       if (!lines.length) return;
