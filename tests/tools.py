@@ -379,14 +379,15 @@ def axe_script(folder):
 def serve_page(project, out_dir, *more, port=None, **environment):
     """The chat page on a model, in this environment: yields (its address, the server's process)."""
     port = port or free_port()
+    said = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would be full some day, and the server wait for ever
     server = subprocess.Popen(
         [sys.executable, "sample_gradio.py", f"--out_dir={out_dir}", f"--port={port}", *more],
-        cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment,
+        cwd=project.folder, stdout=said, stderr=subprocess.STDOUT, env=os.environ | environment,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(1200):
-            assert server.poll() is None, server.stdout.read().decode()
+            assert server.poll() is None, (said.seek(0), said.read())
             try:
                 requests.get(url, timeout=5)
                 break
@@ -396,6 +397,7 @@ def serve_page(project, out_dir, *more, port=None, **environment):
     finally:
         server.kill()
         server.wait()
+        said.close()
 
 
 def seconds_computed(server):
