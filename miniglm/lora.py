@@ -126,9 +126,8 @@ class NF4Linear(nn.Module):
             raise UserError("--quantize=nf4 needs the package bitsandbytes", "run pip install bitsandbytes") from error
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         packed, self.state = quantize_4bit(linear.weight.data, quant_type="nf4", compress_statistics=True)
-        self.packed = nn.Parameter(
-            packed, requires_grad=False
-        )  # (n, 1) uint8, two numbers each; so it can be shared out
+        # (n, 1) uint8, two numbers each; a parameter, so that processes can share it out
+        self.packed = nn.Parameter(packed, requires_grad=False)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)

@@ -218,6 +218,11 @@ def begin(settings: dict, data, group: Group) -> Start:
     data.check(block_size)  # data that do not fit the model are told before anything is written
     replaces = resumable and init_from != "resume"
     dtype = decided_dtype(s.dtype, checkpoint, group)
+    refuse(
+        s.shard == "fsdp" and dtype == "float16",  # also where auto means it
+        "float16 has a scale that processes with parts of the weights would not agree on",
+        "choose --dtype=bfloat16, or leave --shard=fsdp away",
+    )
     return Start(init_from, model, parameters, block_size, ckpt_dir, adapter, checkpoint, family, dtype, replaces)
 
 
@@ -298,11 +303,6 @@ def refuse_what_cannot_be(s, init_from, resumable, writes):
         s.shard == "fsdp" and s.objective in ON_ROLLOUTS,
         f"--objective={s.objective} draws answers, for which each process needs all weights",
         "leave --shard=fsdp away",
-    )
-    refuse(
-        s.shard == "fsdp" and s.dtype == "float16",
-        "float16 has a scale that processes with parts of the weights would not agree on",
-        "choose --dtype=bfloat16, or leave --shard=fsdp away",
     )
     on_mps = pick_device(s.device) == "mps"
     refuse(s.quantize != "none" and on_mps, "--quantize=nf4 is for CUDA and the CPU", "choose --device=cpu")

@@ -60,7 +60,7 @@ class Group:
         """The model on this process's device, in place: all of it, or a part where the weights are shared out.
 
         Then whoever needs a block's weights gathers them for the moment (Zhao et al. 2023, arXiv:2304.11277), so that
-        the model is to be called as a whole, in all processes. On no device stands more of it than a block at a time.
+        the model is to be called as a whole, in all processes. A device is given block after block, never all of it.
         """
         if not self.shards:
             return model.to(self.device)
