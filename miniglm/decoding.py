@@ -187,6 +187,7 @@ class RunningBatch:
             row.more = 0 if token in row.end_ids else row.more - 1
             row.context = fitting(self.model, [*row.context, token])
 
+    @torch.inference_mode()
     def settle(self):
         """Part with the rows that have ended, that rest, or that must be read again."""
         for row in [row for row in self.waiting if row.ended]:

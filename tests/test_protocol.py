@@ -35,7 +35,7 @@ def page(project, chat, adapted):
 @pytest.fixture(scope="module")
 def served(page):
     """(an official client, the model's id) of that page."""
-    return openai.OpenAI(base_url=f"{page[0]}/v1", api_key="any", max_retries=0), "out/talk"
+    return openai.OpenAI(base_url=f"{page[0]}/v1", api_key="any", max_retries=0, timeout=60), "out/talk"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def client(chat):
     models = Models(Visitors(), str(chat), [], "cpu", "float32", False)
     routes = Protocol(models, lambda loaded: None, "me:secret").routes
     with TestClient(Starlette(routes=routes), headers={"Authorization": "Bearer secret"}) as client:
-        client.name = str(chat)
+        client.name, client.visitors = str(chat), models.visitors
         yield client
 
 
@@ -87,6 +87,24 @@ def test_a_text_is_gone_on_from(served, project):
     assert logprobs.token_logprobs == pytest.approx(known, abs=1e-4)
     assert all(len(top) == 2 and max(top.values()) == pytest.approx(own) for top, own in
                zip(logprobs.top_logprobs, logprobs.token_logprobs))  # fmt: skip
+
+
+def test_choices_are_said_at_once(served):
+    """Each in pieces between the others', and drawn by its own seed as it is when it is asked for alone."""
+    client, name = served
+
+    def drawn(**more):
+        return client.chat.completions.create(model=name, messages=ASKED, temperature=2, max_tokens=40, **more)
+
+    alone = [drawn(seed=5 + number).choices[0].message.content for number in range(3)]
+    chunks = [chunk.choices[0] for chunk in drawn(seed=5, n=3, stream=True)]
+    texts = ["".join(each.delta.content for each in chunks if each.index == number) for number in range(3)]
+    assert texts == alone == [choice.message.content for choice in drawn(seed=5, n=3).choices]
+    told = [each.index for each in chunks]
+    assert max(map(told.index, range(3))) < min(told.index(number, told.index(number) + 1) for number in range(3))
+    many = client.completions.create(model=name, prompt=["却说"] * 4, n=8, max_tokens=2, temperature=0)
+    assert [choice.index for choice in many.choices] == list(range(32))
+    assert len({choice.text for choice in many.choices}) == 1
 
 
 def test_an_answer_stops_where_it_is_told_to(served):
@@ -169,6 +187,16 @@ def test_who_goes_away_leaves_the_batch(page, served):
     assert idle(page[1]) or idle(page[1])
     whole = client.with_options(timeout=20).chat.completions.create(model=name, messages=ASKED, temperature=0)
     assert whole.choices[0].message.content == ANSWER
+
+
+def test_nothing_is_kept_of_who_has_gone(client):
+    """When the last one has been answered no batch holds a row, or keys and values."""
+    asked = {"model": client.name, "messages": ASKED, "temperature": 0}
+    assert client.post("/v1/chat/completions", json=asked).status_code == 200
+    until = time.monotonic() + 20
+    while kept := [batch for batch in client.visitors.batches if batch.rows or batch.cache]:
+        assert time.monotonic() < until, kept
+        time.sleep(0.01)
 
 
 MALFORMED = [

@@ -3,7 +3,8 @@
     curl http://127.0.0.1:7860/v1/chat/completions -d '{"model": "out/demo-chat", "messages": [
         {"role": "user", "content": "张飞字什么？"}]}'
 
-What is asked is computed in one batch with what the page's visitors ask, and a client that goes away leaves it.
+What is asked is computed in one batch with what the page's visitors ask, all choices of a request at once, and a
+client that goes away leaves it.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from miniglm.decoding import Sampling, generate
 from miniglm.errors import UserError
 from miniglm.origin import Loaded
 from miniglm.page.models import Models
+from miniglm.page.visitors import together
 
 LARGEST_BODY = 1 << 20  # bytes
 MOST_STOPS, MOST_CHOICES = 4, 16
@@ -352,38 +354,35 @@ class Protocol:
         """The whole response, or the stream of its chunks."""
         is_chat = work.kind == "chat.completion"
         name = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-        head, tokens = {"id": name, "created": int(time.time()), "model": asked.model}, 0
+        head = {"id": name, "created": int(time.time()), "model": asked.model}
+        choices_said = [Said() for _ in range(work.count)]
+        saying = [self.said(work.pieces(number), asked, said) for number, said in enumerate(choices_said)]
+        growing = together(saying, MOST_CHOICES)
 
         def usage() -> dict:
+            tokens = sum(said.tokens for said in choices_said)
             total = work.prompt_tokens + tokens
             return {"prompt_tokens": work.prompt_tokens, "completion_tokens": tokens, "total_tokens": total}
 
         if not asked.stream:
-            choices = []
-            for number in range(work.count):
-                said = Said()
-                async with aclosing(self.said(work.pieces(number), asked, said)) as growing:
-                    async for _ in growing:
-                        if await request.is_disconnected():
-                            raise ClientDisconnect
-                tokens += said.tokens
-                choices.append(work.choice(number, said.text, said, True))
+            async with aclosing(growing) as telling:
+                async for _ in telling:
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
+            choices = [work.choice(number, said.text, said, True) for number, said in enumerate(choices_said)]
             return JSONResponse({"object": work.kind, **head, "choices": choices, "usage": usage()})
 
         async def chunks() -> AsyncGenerator[str]:
-            nonlocal tokens
             chunk = {"object": f"{work.kind}.chunk" if is_chat else work.kind, **head}
-            for number in range(work.count):
-                said = Said()
-                try:
-                    async with aclosing(self.said(work.pieces(number), asked, said)) as growing:
-                        async for more in growing:
-                            yield event(chunk | {"choices": [work.choice(number, more, said, False)]})
-                            said.told = []
-                except UserError as error:
-                    yield event({"error": Refused(500, str(error)).content})
-                    return
-                tokens += said.tokens
+            try:
+                async with aclosing(growing) as telling:
+                    async for number, more in telling:
+                        said = choices_said[number]
+                        yield event(chunk | {"choices": [work.choice(number, more, said, False)]})
+                        said.told = []
+            except UserError as error:
+                yield event({"error": Refused(500, str(error)).content})
+                return
             if asked.stream_options and asked.stream_options.include_usage:
                 yield event(chunk | {"choices": [], "usage": usage()})
             yield "data: [DONE]\n\n"

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -86,17 +86,23 @@ class Visitors:
         """Do what is called for, then a round; rest while nobody is there."""
         while True:
             while not self.visiting or not self.calls.empty():
+                if not self.visiting:
+                    self.all_batches(RunningBatch.settle)  # the last who has gone leaves no cache behind
                 self.answer(*self.calls.get())
-            for batch in list(self.batches):
-                try:
-                    batch.step()
-                except Exception as error:  # is raised in the generators of those whose texts are in it
-                    batch.fail(error)
+            self.all_batches(RunningBatch.step)
             for visitor in list(self.visiting):
                 visitor.advance()
                 visitor.tell(len(self.visiting))
                 if visitor.ended or visitor.full:
                     self.visiting.remove(visitor)
+
+    def all_batches(self, do: Callable[[RunningBatch], None]):
+        """Let every batch do something."""
+        for batch in list(self.batches):
+            try:
+                do(batch)
+            except Exception as error:  # is raised in the generators of those whose texts are in it
+                batch.fail(error)
 
     def answer(self, future: Future, function: Callable, arguments: tuple):
         """Call a function, whose future is given what comes of it."""
@@ -159,3 +165,28 @@ class Visitors:
                 self.submit(self.come, visitor)
         finally:
             self.submit(self.go, visitor)
+
+
+async def together(generators: Sequence[AsyncGenerator[Item]], most: int) -> AsyncGenerator[tuple[int, Item]]:
+    """(its number, an item) of generators, as the items come, of so many at most at once; they are closed with it."""
+    coming, waiting = deque(range(len(generators))), {}
+    try:
+        while coming or waiting:
+            while coming and len(waiting) < most:
+                number = coming.popleft()
+                waiting[asyncio.ensure_future(anext(generators[number]))] = number
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=lambda each: waiting[each]):
+                number = waiting.pop(task)
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    continue
+                coming.appendleft(number)
+                yield number, item
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for each in generators:
+            await each.aclose()
