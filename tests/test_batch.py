@@ -1,11 +1,14 @@
 """Texts that grow in one batch, which they join and leave between steps."""
 
+import asyncio
 import random
+from contextlib import aclosing
 
 import pytest
 import torch
 
 from miniglm.decoding import RunningBatch, Sampling, generate
+from miniglm.page.visitors import Visitors
 from tools import random_model
 
 GREEDY = Sampling(temperature=0)
@@ -77,6 +80,21 @@ def test_who_is_not_listened_to_rests():
         said += [] if step.ids[0] is None else step.ids
         batch.step()
     assert said == alone(model, prompt, 60)
+
+
+def test_nothing_is_kept_of_who_goes_last():
+    """Who leaves in the middle of a text takes its keys and values along, though nobody lets the batch step."""
+    visitors, model = Visitors(), random_model()
+    batch = visitors.batch_of(model)
+
+    async def leave():
+        async with aclosing(visitors.gathered(generate(model, [[3, 1]], 1 << 20, GREEDY, batch=batch))) as telling:
+            await anext(telling)
+            assert batch.cache
+
+    asyncio.run(leave())
+    visitors.submit(lambda: None).result()
+    assert not batch.rows and batch.cache is None
 
 
 def test_there_is_room_for_so_many_keys_and_values(monkeypatch):

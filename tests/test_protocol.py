@@ -44,7 +44,7 @@ def client(chat):
     models = Models(Visitors(), str(chat), [], "cpu", "float32", False)
     routes = Protocol(models, lambda loaded: None, "me:secret").routes
     with TestClient(Starlette(routes=routes), headers={"Authorization": "Bearer secret"}) as client:
-        client.name, client.visitors = str(chat), models.visitors
+        client.name = str(chat)
         yield client
 
 
@@ -187,16 +187,6 @@ def test_who_goes_away_leaves_the_batch(page, served):
     assert idle(page[1]) or idle(page[1])
     whole = client.with_options(timeout=20).chat.completions.create(model=name, messages=ASKED, temperature=0)
     assert whole.choices[0].message.content == ANSWER
-
-
-def test_nothing_is_kept_of_who_has_gone(client):
-    """When the last one has been answered no batch holds a row, or keys and values."""
-    asked = {"model": client.name, "messages": ASKED, "temperature": 0}
-    assert client.post("/v1/chat/completions", json=asked).status_code == 200
-    until = time.monotonic() + 20
-    while kept := [batch for batch in client.visitors.batches if batch.rows or batch.cache]:
-        assert time.monotonic() < until, kept
-        time.sleep(0.01)
 
 
 MALFORMED = [
