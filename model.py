@@ -8,6 +8,7 @@ V = vocab_size.
 """
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -441,9 +442,10 @@ def where_counted(loss_mask):
 class LayerCache:
     """The keys and values that one layer has computed, (rows, nkv, room, hs) each, part of a KVCache."""
 
-    def __init__(self, cache, shape, device, dtype):
-        self.cache = cache
-        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
+    def __init__(self, cache, rows, room):
+        shape = rows, cache.config.kv_heads, room, cache.config.head_size
+        self.cache = weakref.proxy(cache)  # each holding the other, both would stay until garbage is collected
+        self.keys, self.values = (torch.empty(shape, device=cache.device, dtype=cache.dtype) for _ in range(2))
 
     def append(self, k, v):
         """Store k, v (B, nkv, T, hs) behind each row's others; give all (B, nkv, keys, hs)."""
@@ -472,8 +474,7 @@ class KVCache:
         self.slots: slice | torch.Tensor = slice(0)  # of the tokens that are being read, the same ones or (B, T)
         self.longest = 0  # slots in use
         self.last: torch.Tensor | None = None  # (B, 1, C), the embedding of each row's last token
-        self.layers: list[LayerCache] = []
-        self.reserve(rows, room)
+        self.layers = [LayerCache(self, rows, room) for _ in range(config.n_layer)]
 
     @property
     def size(self):
@@ -482,10 +483,9 @@ class KVCache:
 
     def reserve(self, rows, room):
         """Make room for so many rows and tokens of each."""
-        before, used = self.layers, (slice(len(self.lengths)), slice(None), slice(self.longest))
-        shape = (rows, self.config.kv_heads, room, self.config.head_size)
-        self.layers = [LayerCache(self, shape, self.device, self.dtype) for _ in range(self.config.n_layer)]
-        for old, new in zip(before, self.layers):
+        used = slice(len(self.lengths)), slice(None), slice(self.longest)
+        for number, old in enumerate(self.layers):  # one after the other, for the sake of memory
+            new = self.layers[number] = LayerCache(self, rows, room)
             new.keys[used], new.values[used] = old.keys[used], old.values[used]
 
     def extend(self, count):

@@ -1,13 +1,15 @@
 """Texts that grow in one batch, which they join and leave between steps."""
 
 import asyncio
+import gc
 import random
+import weakref
 from contextlib import aclosing
 
 import pytest
 import torch
 
-from miniglm.decoding import RunningBatch, Sampling, generate
+from miniglm.decoding import RunningBatch, Sampling, generate, new_cache
 from miniglm.page.visitors import Visitors
 from tools import random_model
 
@@ -95,6 +97,19 @@ def test_nothing_is_kept_of_who_goes_last():
     asyncio.run(leave())
     visitors.submit(lambda: None).result()
     assert not batch.rows and batch.cache is None
+
+
+def test_a_cache_goes_with_its_last_reference():
+    """Its memory is free at once, not when garbage is collected some day."""
+    cache = new_cache(random_model(), 2, 8)
+    cache.reserve(3, 16)
+    keys = weakref.ref(cache.layers[0].keys)
+    gc.disable()
+    try:
+        del cache
+        assert keys() is None
+    finally:
+        gc.enable()
 
 
 def test_there_is_room_for_so_many_keys_and_values(monkeypatch):
