@@ -297,7 +297,8 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, view=CAUSAL, cache=None):
         """x (B, T, C) -> (B, T, C). view: what is seen. cache: a LayerCache."""
         B, T, _ = x.shape
-        qkv = linear(self.c_attn, x).view(B, T, -1, self.head_size)  # (B, T, C) -> (B, T, nh + 2 * nkv, hs)
+        qkv = linear(self.c_attn, x).contiguous()  # fused attention wants the numbers of a head side by side
+        qkv = qkv.view(B, T, -1, self.head_size)  # (B, T, C) -> (B, T, nh + 2 * nkv, hs)
         q, k, v = qkv.split((self.n_head, self.kv_heads, self.kv_heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)

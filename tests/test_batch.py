@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from miniglm.decoding import RunningBatch, Sampling, generate, new_cache
 from miniglm.page.visitors import Visitors
@@ -97,6 +98,15 @@ def test_nothing_is_kept_of_who_goes_last():
     asyncio.run(leave())
     visitors.submit(lambda: None).result()
     assert not batch.rows and batch.cache is None
+
+
+@pytest.mark.parametrize("knobs", [{}, {"positions": "rope", "n_kv_head": 2}], ids=["gpt2", "rope"])
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+def test_attention_stays_fused(knobs, rows):
+    """Whichever way round the products are computed that it begins with; else all keys were copied at each step."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # or an error
+        for _ in generate(random_model(**knobs), [[7] * (1 + row % 3) for row in range(rows)], 4, GREEDY):
+            pass
 
 
 def test_a_cache_goes_with_its_last_reference():
