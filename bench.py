@@ -394,16 +394,15 @@ async def ask(client, url, request):
     return tokens, begun
 
 
-async def asking(url, name, number, new_tokens):
-    """(tokens a second of `number` clients who ask at once, the seconds until each one's first text)."""
+async def asking(url, name, prompts, new_tokens):
+    """(tokens a second of clients who ask at once, a prompt each, the seconds until each one's first text)."""
     import httpx
 
     about = {"model": name, "max_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
     about |= {"stream": True, "stream_options": {"include_usage": True}}
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=number)) as client:
-        await asyncio.gather(*[client.get(f"{url}/v1/models") for _ in range(number)])  # they are connected
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=len(prompts))) as client:
+        await asyncio.gather(*[client.get(f"{url}/v1/models") for _ in prompts])  # they are connected
         started = time.perf_counter()
-        prompts = [f"{100 + each} men rode to the east, and one of them said to the others" for each in range(number)]
         answers = await asyncio.gather(*[ask(client, url, about | {"prompt": prompt}) for prompt in prompts])
         return sum(tokens for tokens, _ in answers) / (time.perf_counter() - started), [each for _, each in answers]
 
@@ -453,11 +452,13 @@ def measure_serving(settings):
     peer = spawn.Process(target=serve_llama_cpp, args=about, daemon=True)
     peer.start()
     figures = {name: {number: ([], []) for number in numbers} for name in ("ours", "llama.cpp")}
+    men = itertools.count(100)  # no prompt begins as one before it: llama.cpp's server keeps what it has read
     try:
         urls = {"ours": url, "llama.cpp": received("llama.cpp", pipe)}
-        for turn in range(settings["turns"] + 1):
-            for name, number in itertools.product(figures, numbers):
-                speed, waits = asyncio.run(asking(urls[name], folder, number, settings["new_tokens"]))
+        for turn, number in itertools.product(range(settings["turns"] + 1), numbers):
+            prompts = [f"{next(men)} men rode to the east, and one of them said to the others" for _ in range(number)]
+            for name in figures:
+                speed, waits = asyncio.run(asking(urls[name], folder, prompts, settings["new_tokens"]))
                 if turn:  # the first warms up
                     figures[name][number][0].append(speed)
                     figures[name][number][1].extend(waits)
