@@ -11,6 +11,7 @@ import pytest
 
 from miniglm import origin
 from miniglm.checkpoint import Checkpoint
+from miniglm.optimizers import Schedule
 from miniglm.parallel import Group
 from tools import SMALL, TORCHRUN, assert_same_run, events, kill, said, start, state, wait_for
 
@@ -109,7 +110,8 @@ def test_a_run_that_fits_its_time_is_planned_once(project, pretrained):
     assert state(project.folder / "out/fitted")["iter_num"] == planned
     log = events(project.folder / "out/fitted")
     assert [event["iter"] for event in log] == list(range(planned))
-    assert log[-1]["lr"] == pytest.approx(1e-4, rel=0.01)  # min_lr: the decay ends when the time does
+    rate = Schedule(1e-3, 1e-4, warmup_iters=5, decay_iters=planned)  # the decay ends when the time does
+    assert log[-2]["lr"] > log[-1]["lr"] == pytest.approx(rate.at(planned - 1))
     beyond = project.fails(*words, "--out_dir=out/fitted", "--init_from=resume", f"--replay={planned}")
     assert f"is none of the {planned} steps" in beyond
     whole = ["--init_from=resume", f"--max_iters={planned + 3}", "--fit_minutes=0"]
