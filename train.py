@@ -175,7 +175,7 @@ autocast = machine.autocast_to(start.dtype, group.device_type)
 scaler = torch.amp.GradScaler(group.device_type, enabled=start.dtype == "float16")
 
 # the optimizers, and how their rate changes
-optimizers = Optimizers(model, optimizer, weight_decay, (beta1, beta2), ns_steps)
+optimizers = Optimizers(model, optimizer, weight_decay, (beta1, beta2), ns_steps, start.dtype)
 rows_a_step = batch_size * gradient_accumulation_steps // (group_size if objective in ON_ROLLOUTS else 1)
 steps = math.ceil(epochs * data.rows_of_epoch(start.block_size) / rows_a_step) if epochs else max_iters
 schedule = Schedule(learning_rate, min_lr, warmup_iters, lr_decay_iters or steps, decay_lr)

@@ -30,15 +30,55 @@ class Schedule:
         return self.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (self.learning_rate - self.min_lr)
 
 
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon, whose products may be float32, not always bfloat16: forty times as fast on CPUs without AVX-512.
+
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon. An update is of AdamW's size (arXiv:2502.16982), so that one
+    learning rate serves both.
+    """
+
+    def __init__(self, matrices, weight_decay: float, ns_steps: int, dtype: torch.dtype):
+        """matrices: the parameters. ns_steps: Newton-Schulz steps. dtype: of their products."""
+        super().__init__(matrices, weight_decay=weight_decay, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw")
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Move the matrices by their gradients; there is no closure."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+                update = self.orthogonal(matrix.grad.lerp(mean, momentum), group)
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.add_(update, alpha=-0.2 * math.sqrt(max(matrix.shape)) * rate)
+
+    def orthogonal(self, update, group):
+        """An update (rows, columns) with its singular values brought near to 1, by Newton-Schulz steps."""
+        a, b, c = group["ns_coefficients"]
+        tall = update.size(0) > update.size(1)
+        x = (update.T if tall else update).to(self.dtype)
+        x = x / x.norm().clamp(min=group["eps"])
+        for _ in range(group["ns_steps"]):
+            square = x @ x.T
+            x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        return x.T if tall else x
+
+
 class Optimizers:
     """The optimizers of a model's trainable parameters, which step together.
 
-    AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) for all; with `kind` muon, Muon (Jordan et al. 2024) for the
-    matrices of the blocks and AdamW for the rest.
+    AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) for all; with `kind` muon, Muon for the matrices of the blocks
+    and AdamW for the rest.
     """
 
-    def __init__(self, model, kind: str, weight_decay: float, betas: tuple[float, float], ns_steps: int):
-        """weight_decay: of matrices only. betas: AdamW's. ns_steps: Muon's Newton-Schulz steps."""
+    def __init__(self, model, kind: str, weight_decay: float, betas: tuple[float, float], ns_steps: int, dtype: str):
+        """weight_decay: of matrices only. betas: AdamW's. ns_steps: Muon's. dtype: of the training's products."""
         self.kind, self.parameters = kind, list(model.parameters())
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         in_blocks = [parameter for parameter in model.blocks.parameters() if parameter.requires_grad]
@@ -54,10 +94,8 @@ class Optimizers:
         if rest:
             self.all.append(torch.optim.AdamW(groups, betas=betas, fused=fused))
         if by_muon:
-            # match_rms_adamw: updates of AdamW's size, so that one learning rate serves both (arXiv:2502.16982)
-            self.all.append(
-                torch.optim.Muon(by_muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", ns_steps=ns_steps)
-            )
+            narrow = torch.bfloat16 if dtype == "bfloat16" else torch.float32  # float16 holds too little
+            self.all.append(Muon(by_muon, weight_decay, ns_steps, narrow))
 
     def unscaled_norm(self, scaler: torch.amp.GradScaler) -> torch.Tensor:
         """Take the loss scale out of the gradients; their length over all parameters, a scalar tensor."""

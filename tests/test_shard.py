@@ -27,7 +27,8 @@ from miniglm.parallel import join
 from model import GLMConfig, MiniGLM
 group = join("cpu", "gloo", "fsdp")
 model = group.place(MiniGLM(GLMConfig(64, 4096, 4, 4, 128)))
-optimizers, scaler = Optimizers(model, "adamw", 0.1, (0.9, 0.95), 5), torch.amp.GradScaler("cpu", enabled=False)
+optimizers = Optimizers(model, "adamw", 0.1, (0.9, 0.95), 5, "float32")
+scaler = torch.amp.GradScaler("cpu", enabled=False)
 ids = torch.arange(64)[None]
 model(ids, ids)[1].backward()
 optimizers.step(1e-3, optimizers.unscaled_norm(scaler), 1.0, scaler)

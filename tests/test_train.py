@@ -3,11 +3,13 @@
 import json
 import math
 import shutil
+from functools import partial
 
 import pytest
 import torch
 
 import data_utils
+from miniglm.optimizers import Muon
 from model import GLMConfig, MiniGLM
 from tools import SMALL, events
 
@@ -43,6 +45,27 @@ def test_fine_tuning_learns_by_heart_and_marks_the_model_as_chat(chat):
     """The loss on a few answers goes to almost nothing."""
     assert json.loads((chat / "config.json").read_text(encoding="utf-8"))["chat"] is True
     assert events(chat, "train_eval")[-1]["loss"] < 0.1
+
+
+@pytest.mark.parametrize("shape", [(48, 16), (16, 16), (16, 48)])
+def test_muon_is_pytorchs_and_more_exact_in_float32(shape):
+    """In bfloat16 to the bit, over several steps; in float32 as near to float64 as that is."""
+    first, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(4)]
+
+    def moved(kind, dtype=torch.float32, **more):
+        matrix = torch.nn.Parameter(first.to(dtype, copy=True))
+        optimizer = kind([matrix], weight_decay=0.1, ns_steps=5, **more)
+        for step, gradient in enumerate(gradients, 1):
+            optimizer.param_groups[0]["lr"] = step / 100
+            matrix.grad = gradient.to(dtype)
+            optimizer.step()
+        return matrix.detach()
+
+    torchs = moved(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
+    assert torch.equal(moved(partial(Muon, dtype=torch.bfloat16)), torchs)
+    exact = moved(partial(Muon, dtype=torch.float64), torch.float64).float()
+    torch.testing.assert_close(moved(partial(Muon, dtype=torch.float32)), exact, atol=1e-5, rtol=0)
+    assert (torchs - exact).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
